@@ -1,0 +1,1 @@
+"""Virtual immunohistochemistry staining: train, stain, measure."""

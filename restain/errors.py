@@ -1,0 +1,37 @@
+"""What can go wrong, in words a user can act on: every message says what was expected, what came, and what to do.
+
+Each error is also the built-in that a caller would expect to catch. The command line prints the message alone, without a
+traceback, and exits with status 1.
+"""
+
+
+class RestainError(Exception):
+    """Anything that restain refuses on purpose."""
+
+
+class InputError(RestainError, ValueError):
+    """An image, folder or value that cannot be used as it is."""
+
+
+class MissingError(RestainError, FileNotFoundError):
+    """A file or folder that should exist does not."""
+
+
+class ShapeError(RestainError, ValueError):
+    """A tensor whose shape does not fit."""
+
+
+class ConfigError(RestainError, ValueError):
+    """A recipe with an unknown key or an impossible value."""
+
+
+class CheckpointError(RestainError, ValueError):
+    """A weight file that is damaged, foreign, or made for something else."""
+
+
+class OutputError(RestainError, OSError):
+    """A result that could not be written; nothing is left under its final name."""
+
+
+class NonFiniteLossError(RestainError, ArithmeticError):
+    """A loss became infinite or not a number; names the step, the term and the last good checkpoint."""
