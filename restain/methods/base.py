@@ -1,0 +1,148 @@
+"""What every method is: networks, their optimisers, and one step that reads like the paper's algorithm.
+
+A method is composed, never inherited from another method. It keeps no state besides its weights: everything that changes from
+step to step (the pair, the optimisers, where training stands) is an argument.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from restain.data.pairs import Pair
+from restain.randomness import generator as derived_generator
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands; together with the seed it determines every random draw of a step."""
+
+    seed: int
+    step: int
+    """Steps done so far, over all epochs; the first step sees 0."""
+    steps: int
+    """Steps of the whole training."""
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done so far, a fraction inside an epoch."""
+        return self.step / self.steps_per_epoch
+
+    def generator(self, *keys: int | str) -> torch.Generator:
+        """A CPU generator for one purpose of this step, named by `keys`."""
+        return derived_generator(self.seed, self.step, *keys)
+
+    def image_generators(self, pair: Pair, *keys: int | str) -> list[torch.Generator]:
+        """One generator per image, derived from its place in the data set, so that no image's draws depend on its batch."""
+        return [self.generator(*keys, index) for index in pair.index.tolist()]
+
+
+@dataclass(frozen=True)
+class AuxiliaryModel:
+    """A model that must be trained before a method can start."""
+
+    method: str
+    """Name of the method that trains it."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of that method."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What to change in the recipe's data settings."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What to change in the training settings' defaults."""
+
+
+class Method(nn.Module, ABC):
+    """One paper: its networks and its step."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]]
+
+    @classmethod
+    def auxiliary(cls, config: Any) -> dict[str, AuxiliaryModel]:
+        """Models to train first, by the name under which the constructor takes them; none for most methods."""
+        return {}
+
+    @abstractmethod
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Fresh optimisers by name, each with its base learning rate; called once per run."""
+
+    @abstractmethod
+    def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
+        """Learn from one batch.
+
+        Returns:
+            Detached scalar losses, on the device; keys such as `generator/gan` are the log.
+        """
+
+    @abstractmethod
+    def product(self) -> nn.Module:
+        """The network that training is for; it is what the final checkpoint holds."""
+
+    @abstractmethod
+    def sample(self, pair: Pair) -> dict[str, Tensor]:
+        """Images to look at, N x 3 x H x W in [-1, 1], by column name in order."""
+
+
+def adam(*modules: nn.Module, lr: float, betas: tuple[float, float] = (0.5, 0.999)) -> Adam:
+    """Adam over the learnable weights of `modules`; beta1 = 0.5 is the habit of adversarial training."""
+    return Adam([weight for module in modules for weight in module.parameters()], lr=lr, betas=betas)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Within the context the weights of `modules` take no gradient; gradients still flow through to their inputs."""
+    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def descend(loss: Tensor, *optimizers: Optimizer) -> None:
+    """Zero the gradients, go backward, average the gradients over the ranks, step.
+
+    Only the weights that the optimisers hold are averaged and moved. The backward pass runs outside autocast, as PyTorch advises.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(loss.device.type, enabled=False):
+        loss.backward()  # type: ignore[no-untyped-call]  # torch ships this method without annotations
+    average_gradients(*optimizers)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def average_gradients(*optimizers: Optimizer) -> None:
+    """Replace each gradient by its mean over the ranks, in one message; nothing to do in a single process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    weights = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def detached(terms: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Losses as the log wants them: without gradient, under `prefix/`."""
+    return {f"{prefix}/{name}": term.detach() for name, term in terms.items()}
