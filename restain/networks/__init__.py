@@ -1,0 +1,1 @@
+"""The networks: they know tensors, and nothing of methods, files or slides."""

@@ -1,0 +1,179 @@
+"""The small parts that the networks share: blurred resampling, residual blocks, initial weights, chains of named stages."""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from restain.errors import ConfigError
+
+NormName = Literal["instance", "batch"]
+
+
+class Staged(nn.Module):
+    """A network that is a chain of named stages. A tap is the name of a stage and means that stage's output.
+
+    `inject` adds a tensor to the output of a stage (the tap then includes it). `after` continues from a known output: the
+    input is then the output of that stage, not yet injected, and only what follows is run. Nothing past the last wanted stage is
+    evaluated.
+    """
+
+    stages: nn.ModuleDict
+
+    def forward(self, x: Tensor, inject: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Run the whole chain."""
+        return self.forward_with_features(x, (), inject=inject)[0]
+
+    def features(
+        self,
+        x: Tensor,
+        taps: Collection[str],
+        *,
+        inject: Mapping[str, Tensor] | None = None,
+        after: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Outputs of the stages named in `taps`, in the order of the chain; stops at the last of them."""
+        names = list(self.stages)
+        last = max((names.index(self._known(tap)) for tap in taps), default=-1)
+        return self._run(x, names[: last + 1], taps, inject or {}, after)[1]
+
+    def forward_with_features(
+        self,
+        x: Tensor,
+        taps: Collection[str],
+        *,
+        inject: Mapping[str, Tensor] | None = None,
+        after: str | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The output and, from the same pass, the features at `taps`."""
+        for tap in taps:
+            self._known(tap)
+        return self._run(x, list(self.stages), taps, inject or {}, after)
+
+    def _run(
+        self, x: Tensor, names: list[str], taps: Collection[str], inject: Mapping[str, Tensor], after: str | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        for name in inject:
+            self._known(name)
+        start = 0 if after is None else names.index(self._known(after))
+        found = {}
+        for name in names[start:]:
+            if name != after:
+                x = self.stages[name](x)
+            if name in inject:
+                x = x + inject[name]
+            if name in taps:
+                found[name] = x
+        return x, found
+
+    def _known(self, name: str) -> str:
+        if name not in self.stages:
+            raise ConfigError(f"{type(self).__name__} has no stage {name!r}; its stages are {', '.join(self.stages)}")
+        return name
+
+
+class BlurDown(nn.Module):
+    """Halve height and width after a binomial [1, 2, 1] blur (Zhang 2019, "Making convolutional networks shift-invariant again")."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", _binomial(3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x C x ceil(H/2) x ceil(W/2); borders are reflected."""
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+class BlurUp(nn.Module):
+    """Double height and width by a transposed binomial [1, 3, 3, 1] blur, the counterpart of `BlurDown`."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", _binomial(4) * 4, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x C x 2H x 2W; borders are replicated."""
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(padded, kernel, stride=2, padding=2, groups=x.shape[1])[:, :, 1:-1, 1:-1]
+
+
+def _binomial(size: int) -> Tensor:
+    row = torch.ones(1)
+    for _ in range(size - 1):
+        row = F.pad(row, (1, 0)) + F.pad(row, (0, 1))
+    return (torch.outer(row, row) / row.sum() ** 2)[None, None]
+
+
+class ResidualBlock(nn.Module):
+    """x + body(x), or x + ReLU(body(x)) with `activated`, where body is two reflected 3x3 convolutions with norms."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        norm: NormName = "instance",
+        spectral: bool = False,
+        dropout: float = 0.0,
+        activated: bool = False,
+    ) -> None:
+        super().__init__()
+        self.activated = activated
+        middle: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+        self.body = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            convolution(channels, channels, 3, norm=norm, spectral=spectral),
+            normalisation(norm, channels),
+            nn.ReLU(),
+            *middle,
+            nn.ReflectionPad2d(1),
+            convolution(channels, channels, 3, norm=norm, spectral=spectral),
+            normalisation(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to the same shape."""
+        change = self.body(x)
+        return x + (F.relu(change) if self.activated else change)
+
+
+def convolution(
+    channels_in: int,
+    channels_out: int,
+    size: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    norm: NormName | None = None,
+    spectral: bool = False,
+) -> nn.Conv2d:
+    """A convolution with zero padding; without bias where a batch norm follows, which brings its own."""
+    layer = nn.Conv2d(channels_in, channels_out, size, stride, padding, bias=norm != "batch")
+    return spectral_norm(layer) if spectral else layer
+
+
+def normalisation(norm: NormName, channels: int) -> nn.Module:
+    """Instance norm without weights or running statistics, or batch norm with both."""
+    return nn.InstanceNorm2d(channels) if norm == "instance" else nn.BatchNorm2d(channels)
+
+
+def initialise(network: nn.Module, gain: float = 0.02) -> None:
+    """Xavier-normal weights and zero biases, drawn from the global generator; batch norms start near 1."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            with torch.no_grad():
+                weight = layer.parametrizations.weight.original if hasattr(layer, "parametrizations") else layer.weight
+                nn.init.xavier_normal_(weight, gain)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1.0, gain)
+            nn.init.zeros_(layer.bias)
