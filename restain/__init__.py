@@ -1,1 +1,37 @@
-"""Virtual immunohistochemistry staining: train, stain, measure."""
+"""Virtual immunohistochemistry staining: train, stain, measure.
+
+The public names are imported on first use, so that `import restain` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from restain.checkpoint import load_generator as load_generator
+    from restain.metrics import evaluate as evaluate
+    from restain.slides.images import stain as stain
+    from restain.training import train as train
+
+_HOMES = {
+    "evaluate": "restain.metrics",
+    "load_generator": "restain.checkpoint",
+    "stain": "restain.slides.images",
+    "train": "restain.training",
+}
+
+__all__ = ["__version__", "evaluate", "load_generator", "stain", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module where it lives."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("restain")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'restain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
