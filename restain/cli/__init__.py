@@ -1,8 +1,9 @@
-"""The command line: one file per verb, each with one function `command`, imported here and registered under its name."""
+"""The command line: one file per verb, each with one function `command` that is registered here under the verb."""
 
 import importlib
 import importlib.util
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -23,16 +24,19 @@ VERBS = {
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("restain"))
+        raise typer.Exit
+
+
 @app.callback()
 def restain(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     """Virtual immunohistochemistry staining: train, stain, measure."""
-    if version:
-        from importlib.metadata import version as installed_version
-
-        typer.echo(installed_version("restain"))
-        raise typer.Exit
 
 
 for verb, module in VERBS.items():

@@ -1,0 +1,50 @@
+"""What tests share: golden numbers, development images, a small drawn data set, bounded threads."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Two workers share two cores; more threads than that make every test slower, and one thread makes sums repeatable.
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "restain",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("restain")
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The project's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, NDArray[np.float32]]]:
+    """Load `tests/golden/NAME.npz`: numbers that the methods' published code computed on fixed inputs."""
+
+    def load(name: str) -> dict[str, NDArray[np.float32]]:
+        with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as file:
+            return dict(file)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of development images beside the project; tests that need it are skipped where it is missing."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the development images are not beside the project")
+    return folder
