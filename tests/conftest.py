@@ -1,5 +1,6 @@
 """What tests share: golden numbers, development images, a small drawn data set, bounded threads."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Two workers share two cores; more threads than that make every test slower, and one thread makes sums repeatable.
+# Two workers share two cores: more threads make every test slower, and one thread makes sums repeatable.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 settings.register_profile(
     "restain",
