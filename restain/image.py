@@ -1,0 +1,224 @@
+"""Images: load, save, convert. The only place between H x W x 3 uint8 RGB and N x 3 x H x W float in [-1, 1]."""
+
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
+
+from restain.errors import InputError, MissingError, OutputError, RestainError, ShapeError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+"""Endings, in lower case, of the files that count as images."""
+
+MAX_PIXELS = 2**30
+"""The largest image that is read whole: 32,768 px square, 3 GiB as RGB.
+
+Pillow warns from 89 million pixels on, which is an ordinary size in pathology, so its limit is raised to this one,
+for the whole process. Anything larger is a slide and is read in regions.
+"""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+_READ_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_WRITE_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+_OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})
+_ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files that lie directly in a folder, sorted by name; hidden files are left out.
+
+    Raises:
+        MissingError: the folder does not exist.
+        InputError: it is a file, or cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except FileNotFoundError as error:
+        raise MissingError(f"{folder} does not exist; a folder of images is expected") from error
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read as a folder: {error.strerror}") from error
+    return [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
+
+
+def load_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as H x W x 3 RGB.
+
+    Palette, grey and fully opaque alpha become RGB without loss. The orientation tag is respected, a colour profile is
+    not applied.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: not an image, damaged, cut short, more than 8 bits per channel, CMYK, transparent, several pages, or
+            more than `MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        image.load()
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema() != (255, 255):
+                raise InputError(f"{path} has transparent pixels; flatten it onto white and save it again")
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in px as `load_image` returns them; reads the header only.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: the header already shows that `load_image` would refuse the file.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (height, width) if _lies_on_its_side(image) else (width, height)
+
+
+def save_image(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write H x W x 3 RGB without loss, as PNG, TIFF or BMP by the ending of `path`; folders are made where missing.
+
+    Raises:
+        InputError: the ending is none of these.
+        ShapeError: the array is not H x W x 3 uint8.
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    file_format = _WRITE_FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise InputError(f"{path}: cannot save without loss as '{path.suffix}'; use one of {', '.join(_WRITE_FORMATS)}")
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
+        raise ShapeError(f"{path}: expected an image of H x W x 3 uint8, got {_times(rgb.shape)} {rgb.dtype}")
+    encoded = io.BytesIO()  # in memory first, because Pillow's own writing to a file hides the reason of a failure
+    options = {"compression": "tiff_adobe_deflate"} if file_format == "TIFF" else {}
+    Image.fromarray(np.ascontiguousarray(rgb)).save(encoded, format=file_format, **options)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Write a file so that under its final name it is whole or not there at all.
+
+    Yields a temporary path in the same folder, hidden and with the same ending, to write to. When the block ends well,
+    the file is flushed to the disk and takes the final name, replacing what was there; otherwise it is removed. The
+    folder is made where it is missing.
+
+    Raises:
+        OutputError: making the folder, writing or renaming failed (any OSError inside the block counts as that).
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except RestainError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write {path}: {reason}; nothing was left behind, check the disk or choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
+    """Turn RGB of H x W x 3, or N x H x W x 3, into N x 3 x H x W float32 in [-1, 1]; 0 becomes -1, 255 becomes 1.
+
+    Raises:
+        ShapeError: the array has another shape or is not uint8.
+    """
+    if rgb.ndim not in (3, 4) or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+        raise ShapeError(f"expected RGB as H x W x 3 or N x H x W x 3 uint8, got {_times(rgb.shape)} {rgb.dtype}")
+    batch = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).reshape(-1, *rgb.shape[-3:])
+    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Turn N x 3 x H x W in [-1, 1], of any float type and on any device, into N x H x W x 3 RGB, rounded and clamped.
+
+    Raises:
+        ShapeError: the tensor has another shape.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ShapeError(f"expected images of N x 3 x H x W, got {_times(images.shape)}")
+    levels = images.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    array: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return array
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image whose header is fit to use; whatever goes wrong until the block ends becomes a sentence."""
+    try:
+        with Image.open(path, formats=_READ_FORMATS) as image:
+            _check_header(path, image)
+            yield image
+    except (RestainError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} does not exist; an image file is expected") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path} is not a PNG, JPEG, TIFF, BMP or WebP image, or its beginning is damaged; copy or export it again"
+        ) from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{path} cannot be read as an image: {error.strerror}") from error
+    except Exception as error:  # a damaged file makes the decoders raise nearly any exception
+        raise InputError(f"{path} is damaged or cut short ({error}); copy or export it again") from error
+
+
+def _check_header(path: Path, image: Image.Image) -> None:
+    """Refuse what would not survive the way to 8-bit RGB."""
+    bits = _bits_per_channel(path, image)
+    if bits > 8:
+        raise InputError(f"{path} has {bits} bits per channel; export it again with 8")
+    if image.mode not in _OPAQUE_MODES | _ALPHA_MODES:
+        raise InputError(f"{path} has the colour mode {image.mode}; export it again as RGB")
+    if isinstance(image, TiffImageFile) and image.n_frames > 1:
+        raise InputError(f"{path} holds several pages; save the one that is meant as an image of its own")
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path)
+
+
+def _bits_per_channel(path: Path, image: Image.Image) -> int:
+    """The true depth; Pillow opens 16-bit RGB as if it had 8 bits and drops the rest."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]  # signature 8, chunk length 4, "IHDR" 4, width 4, height 4, bit depth 1
+    if isinstance(image, TiffImageFile):
+        return max(map(int, image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))))
+    return 8
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Whether the orientation tag swaps width and height; Pillow has already turned the size of a TIFF."""
+    if isinstance(image, TiffImageFile) or "exif" not in image.info:
+        return False
+    return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(f"{path} has more than {MAX_PIXELS:,} pixels, too many to read whole; cut it into tiles first")
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
