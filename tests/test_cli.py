@@ -1,0 +1,63 @@
+"""The frame of the command line: what it says when something is wrong."""
+
+import sys
+from importlib.metadata import version
+
+import pytest
+import typer
+
+from restain import cli
+from restain.errors import MissingError
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit status of `restain ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["restain", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def with_verb(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Give the command line a single verb, `fail`, that raises `error`."""
+    app = typer.Typer()
+
+    @app.callback()
+    def nothing() -> None:
+        """A callback makes the one command a verb."""
+
+    @app.command("fail")
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+
+
+def test_refusal_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with_verb(monkeypatch, MissingError("pairs/ has no folder he;\n  give the folder that holds he/ and ihc/"))
+    assert run(monkeypatch, "fail") == 1
+    printed = capsys.readouterr()
+    assert printed.err == "restain: pairs/ has no folder he; give the folder that holds he/ and ihc/\n"
+    assert printed.out == ""
+
+
+def test_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_verb(monkeypatch, KeyboardInterrupt())
+    assert run(monkeypatch, "fail") == 130
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_verb(monkeypatch, ZeroDivisionError("a bug"))
+    monkeypatch.setattr(sys, "argv", ["restain", "fail"])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        cli.main()
+
+
+def test_unknown_verb_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "strain") == 2
+    assert "strain" in capsys.readouterr().err
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == version("restain")

@@ -1,0 +1,42 @@
+"""House rules that a machine can check: files that can be read in one go, and nothing of anybody's machine in them."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:work|root|tmp|home|opt|Users)/\w")
+UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|NotImplementedError|set_default_device|manual_seed_all)\b|\.cuda\(")
+
+
+def tracked(project: Path, *patterns: str) -> list[Path]:
+    """Files under version control, or all files where the project came without it."""
+    run = subprocess.run(["git", "ls-files", "--", *patterns], cwd=project, capture_output=True, text=True, check=False)
+    if run.returncode:
+        pytest.skip("not a git checkout")
+    return [project / name for name in run.stdout.splitlines() if (project / name).is_file()]
+
+
+def test_no_python_file_is_longer_than_one_reads_in_one_go(project: Path) -> None:
+    long = {
+        str(file): lines for file in tracked(project, "*.py") if (lines := len(file.read_text().splitlines())) > 400
+    }
+    assert not long
+
+
+def test_no_text_file_names_a_place_on_somebodys_machine(project: Path) -> None:
+    suffixes = {".py", ".md", ".toml", ".yml", ".cff", ".html", ".css", ".json", ""}
+    files = [file for file in tracked(project) if file.suffix in suffixes and file != Path(__file__)]
+    found = [str(file) for file in files if MACHINE_PATH.search(file.read_text(encoding="utf-8"))]
+    assert not found
+
+
+def test_nothing_is_left_unfinished(project: Path) -> None:
+    found = [str(file) for file in tracked(project, "restain/*.py") if UNFINISHED.search(file.read_text())]
+    assert not found
+
+
+def test_no_large_file_is_carried(project: Path) -> None:
+    large = {str(file): file.stat().st_size for file in tracked(project) if file.stat().st_size > 2_000_000}
+    assert not large

@@ -1,0 +1,64 @@
+"""The walls of the house: imports go downwards, and help comes without the heavy libraries."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from restain.cli import VERBS, app
+
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "jinja2", "PIL", "torchvision")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter has imported after running `code`."""
+    report = "import sys; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    run = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_imports_go_downwards_only(project: Path) -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    run = subprocess.run([lint, "--no-logo", "--no-cache"], cwd=project, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = "from restain.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+    assert loaded_after(code).isdisjoint(HEAVY)
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    assert loaded_after("import restain").isdisjoint(HEAVY)
+
+
+def test_every_public_name_exists() -> None:
+    import restain
+
+    for name in restain.__all__:
+        assert getattr(restain, name)
+    with pytest.raises(AttributeError, match="no attribute 'unstain'"):
+        _ = restain.unstain
+
+
+def test_running_needs_no_torchvision() -> None:
+    everything = "from restain import evaluate, load_generator, stain, train\nfrom restain.methods import METHODS"
+    assert "torchvision" not in loaded_after(everything)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_is_one_sentence(verb: str) -> None:
+    command = get_command(app).commands[verb]
+    text = " ".join((command.help or "").split())
+    assert text.endswith(".")
+    assert text.count(". ") == 0
+    assert len(text) < 160
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_of_a_verb_is_explained(verb: str) -> None:
+    command = get_command(app).commands[verb]
+    silent = [parameter.name for parameter in command.params if not parameter.help and parameter.name != "help"]
+    assert not silent

@@ -1,0 +1,35 @@
+"""Every command in the README and the documentation is one that restain understands, and the README's example runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from restain.cli import app
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of each `restain ...` in a page's shell blocks."""
+    shell = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "bash"]
+    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index("restain") + 1 :] for line in words if "restain" in line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_name_verbs_options_and_recipes_that_exist(page: Path) -> None:
+    verbs = get_command(app).commands
+    for verb, *arguments in commands(page):
+        if verb.startswith("-"):
+            continue
+        options = {name for parameter in verbs[verb].params for name in parameter.opts + parameter.secondary_opts}
+        unknown = [word for word in arguments if word.startswith("-") and word.partition("=")[0] not in options]
+        assert not unknown, f"restain {verb} has no {unknown}"
+        missing = [word for word in arguments if word.startswith("recipes/") and not (ROOT / word).is_file()]
+        assert not missing
