@@ -1,0 +1,109 @@
+"""Stains as optical density: Beer–Lambert rendering and colour deconvolution into haematoxylin, eosin and DAB.
+
+A stain absorbs: each unit of it divides the light by a constant per colour, so densities add where light multiplies.
+Stain vectors and method: Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution" (2001).
+
+Images are RGB, N x 3 x H x W, in [0, 1] unless said otherwise. Every function is pure.
+"""
+
+import torch
+from torch import Tensor
+
+from restain.precision import full_precision
+
+STAIN_VECTORS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=torch.float64)
+"""Optical density in red, green and blue per unit of haematoxylin, eosin and DAB (rows)."""
+
+UNMIXING = torch.linalg.inv(STAIN_VECTORS)
+"""Units of haematoxylin, eosin and DAB (columns) per optical density in red, green and blue (rows)."""
+
+HED_UNIT = 6.0
+"""Optical density of one unit of `rgb_to_hed`. Light below 10^-6 counts as 10^-6, so no density exceeds it."""
+
+POSITIVE_DENSITY = 0.15
+"""DAB density above which a pixel counts as positive. On real HER2 tiles 2 % of the pixels of grades 0 and 1+ lie above
+it, 18 % of those of 2+ and 25 % of those of 3+. PSPStain (2024) too takes 0.15 for the least density that is stain."""
+
+DARKEST_MEAN = 1 / 255
+"""An image darker than one grey level on average is not brightened any further: there is nothing in it to see."""
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Bring images from [-1, 1] to [0, 1]."""
+    return (images + 1) / 2
+
+
+def from_unit(rgb: Tensor) -> Tensor:
+    """Bring images from [0, 1] to [-1, 1]."""
+    return rgb * 2 - 1
+
+
+@full_precision
+def optical_density(rgb: Tensor) -> Tensor:
+    """Turn light into optical density, -log10 of it, in [0, 6] and per colour: N x 3 x H x W."""
+    return -rgb.clamp(10**-HED_UNIT, 1).log10()
+
+
+@full_precision
+def beer_lambert(density: Tensor, stain_vectors: Tensor) -> Tensor:
+    """Let white light pass through stains.
+
+    Args:
+        density: amount of each stain, at least 0, N x S x H x W.
+        stain_vectors: optical density in red, green and blue per unit of each stain, S x 3.
+
+    Returns:
+        RGB in [0, 1], N x 3 x H x W; 1 where there is no stain.
+    """
+    return torch.pow(10, -_mix(density, stain_vectors))
+
+
+@full_precision
+def rgb_to_hed(rgb: Tensor) -> Tensor:
+    """Separate haematoxylin, eosin and DAB.
+
+    Returns:
+        Amounts in units of an optical density of 6 (as in scikit-image), N x 3 x H x W, negative ones raised to 0.
+    """
+    return _mix(optical_density(rgb), UNMIXING).clamp_min(0) / HED_UNIT
+
+
+@full_precision
+def hed_to_rgb(hed: Tensor) -> Tensor:
+    """Render amounts of haematoxylin, eosin and DAB, in the unit of `rgb_to_hed`, as RGB."""
+    return beer_lambert(hed * HED_UNIT, STAIN_VECTORS).clamp_max(1)
+
+
+def dab_density(rgb: Tensor) -> Tensor:
+    """Measure the optical density of DAB, at least 0, N x 1 x H x W."""
+    return rgb_to_hed(rgb)[:, 2:] * HED_UNIT
+
+
+def positive_mask(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
+    """Mark the pixels with more DAB than `threshold` (optical density), N x 1 x H x W, bool."""
+    return dab_density(rgb) > threshold
+
+
+def positive_fraction(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
+    """Measure the share of pixels with more DAB than `threshold` (optical density): N values in [0, 1]."""
+    return positive_mask(rgb, threshold).float().mean(dim=(1, 2, 3))
+
+
+@full_precision
+def normalise_brightness(images: Tensor) -> Tensor:
+    """Scale the light of each image so that its mean is mid-grey (VSMT, inputs of the auxiliary networks).
+
+    Args:
+        images: N x 3 x H x W in **[-1, 1]**.
+
+    Returns:
+        Images in [-1, 1]. In [0, 1] their mean is 0.5, less where bright pixels had to be clamped.
+    """
+    light = to_unit(images)
+    mean = light.mean(dim=(1, 2, 3), keepdim=True)
+    return from_unit((light * (0.5 / mean.clamp_min(DARKEST_MEAN))).clamp(0, 1))
+
+
+def _mix(channels: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply the channels of every pixel, as a row, by a matrix."""
+    return torch.einsum("nshw,sc->nchw", channels, matrix.to(channels, non_blocking=True))
