@@ -24,7 +24,7 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
         raised = [_raise(value) for value in args]
         named = {name: _raise(value) for name, value in kwargs.items()}
         with _autocast_off([*raised, *named.values()]):
-            return formula(*raised, **named)  # type: ignore[arg-type]  # the same arguments, only wider
+            return formula(*raised, **named)
 
     return in_full_precision
 
