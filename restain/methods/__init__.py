@@ -1,1 +1,10 @@
 """The methods, one file per paper, by name."""
+
+from restain.methods.base import Method
+from restain.methods.classify import Classify
+from restain.methods.cut import Cut
+from restain.methods.reconstruct import Reconstruct
+from restain.methods.vsmt import Vsmt
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Reconstruct, Classify, Cut, Vsmt)}
+"""Every method that a recipe can name."""

@@ -5,7 +5,7 @@ step to step (the pair, the optimisers, where training stands) is an argument.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -141,6 +141,11 @@ def average_gradients(*optimizers: Optimizer) -> None:
     flat /= torch.distributed.get_world_size()
     for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of scalar terms."""
+    return torch.stack(list(terms)).sum()
 
 
 def detached(terms: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

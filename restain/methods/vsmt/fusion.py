@@ -1,0 +1,66 @@
+"""Task-gap alignment (VSMT): features learned for other tasks become guidance in the generator's own terms."""
+
+import torch
+from torch import Tensor, nn
+
+from restain.networks.blocks import initialise
+
+
+class Fusion(nn.Module):
+    """M_ta at one level: multi-task features of H&E and rearranged IHC to guidance on the generator's features.
+
+    Two inputs N x 2C x h x w, output N x C x h x w. Compress each (1x1, 3x3, 3x3), concatenate, fuse (1x1, 3x3), add a residual
+    of three 3x3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.compress_he = nn.Sequential(*[_layer(2 * channels, channels, 1), *_layers(channels, 2)])
+        self.compress_ihc = nn.Sequential(*[_layer(2 * channels, channels, 1), *_layers(channels, 2)])
+        self.fuse = nn.Sequential(_layer(2 * channels, channels, 1), *_layers(channels, 1))
+        self.refine = nn.Sequential(*_layers(channels, 3))
+        initialise(self)
+
+    def forward(self, he: Tensor, ihc: Tensor) -> Tensor:
+        """Guidance to add to the generator's features."""
+        fused: Tensor = self.fuse(torch.cat([self.compress_he(he), self.compress_ihc(ihc)], dim=1))
+        return fused + self.refine(fused)
+
+
+def mean_over_tasks(he: Tensor, ihc: Tensor) -> Tensor:
+    """Guidance without task-gap alignment: the mean of the four tasks' features; N x 2C x h x w each to N x C x h x w.
+
+    The ablation rows without M_ta need features in the generator's shape without anything learned; the paper does not say how.
+    """
+    return torch.stack([*he.chunk(2, dim=1), *ihc.chunk(2, dim=1)]).mean(dim=0)
+
+
+class Projector(nn.Module):
+    """P: before features are compared, 1x1 convolution, instance norm, LeakyReLU, twice; N x C to N x C/2 channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, half, 1, bias=False),
+            nn.InstanceNorm2d(half),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(half, half, 1, bias=False),
+            nn.InstanceNorm2d(half),
+            nn.LeakyReLU(0.2),
+        )
+        initialise(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features in the space where they are compared."""
+        projected: Tensor = self.layers(features)
+        return projected
+
+
+def _layer(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
+    return nn.Sequential(conv, nn.InstanceNorm2d(channels_out), nn.LeakyReLU(0.2))
+
+
+def _layers(channels: int, count: int) -> list[nn.Module]:
+    return [_layer(channels, channels, 3) for _ in range(count)]
