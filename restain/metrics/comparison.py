@@ -1,0 +1,102 @@
+"""Figures side by side as a table of words, and the paired difference of two methods."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from restain.errors import InputError
+from restain.metrics.evaluation import SEED, Evaluation, Figure
+from restain.metrics.interval import DRAWS, bootstrap, interval
+from restain.metrics.table import METRICS
+
+_INNER = ("metric", "size", "resize", "format", "tiles", "interval")
+"""What of a protocol is not the metric's own."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, for a terminal or a page."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+    """What all figures share."""
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (self.header, tuple("─" * width for width in widths), *self.rows)
+        ]
+        return "\n".join([*lines, self.caption])
+
+
+def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
+    """One row per metric, one column per evaluation, N and the protocol beside each figure.
+
+    Two evaluations of the same tiles also get the paired difference, the second minus the first.
+
+    Args:
+        evaluations: by the name that heads the column.
+
+    Raises:
+        InputError: two figures of a row were not made in the same way.
+    """
+    first, *others = evaluations.values()
+    for other in others:
+        _check_alike(first, other)
+    pair = len(others) == 1 and first.names == others[0].names
+    rows = []
+    for name, figure in first.figures.items():
+        metric = METRICS[name]
+        arrow = "↑" if metric.higher_is_better else "↓"
+        label = f"{metric.label} {arrow}" + (f", {metric.unit}" if metric.unit else "")
+        cells = [words(evaluation.figures[name]) for evaluation in evaluations.values()]
+        if pair:
+            cells.append(words(difference(name, first, others[0])))
+        rows.append((label, *cells, str(figure.protocol["tiles"]), f"{_own_protocol(figure)} [{figure.fingerprint}]"))
+    header = ("Metric", *evaluations, *(["Difference"] if pair else []), "N", "Protocol [fingerprint]")
+    shared = next(iter(first.figures.values())).protocol
+    size, formats, resize, intervals = (shared[key] for key in ("size", "format", "resize", "interval"))
+    caption = f"Tiles of {size}, {formats}, resize: {resize}. In brackets: {intervals}."
+    return Table(header, tuple(rows), caption)
+
+
+def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
+    """By how much a figure of the second exceeds that of the first, with the paired bootstrap interval.
+
+    Both must have been measured on the same tiles: each draw takes the same tiles of both.
+    """
+    metric = METRICS[name]
+    values = [[evaluation.columns[column] for column in metric.columns] for evaluation in (first, second)]
+    before, after = (bootstrap(metric.figure, columns, DRAWS, SEED) for columns in values)
+    low, high = interval(after - before) if len(first.names) > 1 else (math.nan, math.nan)
+    old, new = first.figures[name], second.figures[name]
+    return Figure(new.value - old.value, low, high, {**old.protocol, "difference": "second minus first, paired"})
+
+
+def words(figure: Figure) -> str:
+    """`0.512 [0.480, 0.541]`, or the value alone where there is no interval."""
+    value = _number(figure.value)
+    return value if math.isnan(figure.low) else f"{value} [{_number(figure.low)}, {_number(figure.high)}]"
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _own_protocol(figure: Figure) -> str:
+    return ", ".join(f"{key} {value}" for key, value in figure.protocol.items() if key not in _INNER)
+
+
+def _check_alike(first: Evaluation, other: Evaluation) -> None:
+    for name, figure in first.figures.items():
+        theirs = other.figures[name]
+        if theirs.fingerprint != figure.fingerprint:
+            differ = [key for key in figure.protocol if theirs.protocol.get(key) != figure.protocol[key]]
+            raise InputError(
+                f"{METRICS[name].label} of {other.virtual} cannot stand beside that of {first.virtual}: they differ in"
+                f" {', '.join(differ)}; measure both in the same way"
+            )

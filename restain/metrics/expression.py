@@ -1,0 +1,68 @@
+"""Is the right amount of DAB at the right place? Tile statistics, and the figures that many tiles make together.
+
+A pathologist reads how much stain there is and where. SSIM, PSNR and FID hardly follow that (Kataria et al. 2025, arXiv
+2511.04615).
+"""
+
+import torch
+from torch import Tensor
+
+from restain.stains import dab_density, positive_mask
+
+
+def dab_densities(virtual: Tensor, real: Tensor) -> Tensor:
+    """Integrated DAB optical density per pixel of each tile: the amount of stain, whatever the size of the tile.
+
+    Args:
+        virtual: images, N x 3 x H x W in [0, 1].
+        real: their partners, same shape.
+
+    Returns:
+        N x 2: virtual, real.
+    """
+    return torch.stack([dab_density(images).mean((1, 2, 3)) for images in (virtual, real)], dim=1)
+
+
+def positive_areas(virtual: Tensor, real: Tensor) -> Tensor:
+    """Areas that count as DAB-positive, in px of each tile.
+
+    Args:
+        virtual: images, N x 3 x H x W in [0, 1].
+        real: their partners, same shape.
+
+    Returns:
+        N x 3: positive in both, in virtual, in real.
+    """
+    positive_virtual, positive_real = positive_mask(virtual), positive_mask(real)
+    areas = [mask.flatten(1).sum(1) for mask in (positive_virtual & positive_real, positive_virtual, positive_real)]
+    return torch.stack(areas, dim=1).to(virtual.dtype)
+
+
+def mean_absolute_difference(virtual: Tensor, real: Tensor) -> Tensor:
+    """Mean over tiles of the distance between two values of a tile; N and N to a scalar."""
+    return (virtual - real).abs().mean()
+
+
+def pearson(virtual: Tensor, real: Tensor) -> Tensor:
+    """Pearson correlation over tiles; N and N to a scalar, not a number where one side does not vary."""
+    virtual, real = virtual - virtual.mean(), real - real.mean()
+    return (virtual * real).sum() / (virtual.square().sum() * real.square().sum()).sqrt()
+
+
+def dice(both: Tensor, virtual: Tensor, real: Tensor) -> Tensor:
+    """Dice of all tiles' areas together, so that a tile with next to no stain weighs next to nothing.
+
+    Args:
+        both: area positive in both images of each tile, N.
+        virtual: area positive in the virtual image, N.
+        real: area positive in the real image, N.
+
+    Returns:
+        A scalar in [0, 1]; not a number where nothing is positive anywhere.
+    """
+    return 2 * both.sum() / (virtual.sum() + real.sum())
+
+
+def iou(both: Tensor, virtual: Tensor, real: Tensor) -> Tensor:
+    """Intersection over union of all tiles' areas together; arguments and result as in `dice`."""
+    return both.sum() / (virtual.sum() + real.sum() - both.sum())

@@ -1,0 +1,56 @@
+"""The metrics by name. To add one: a function of two batches, and a line in `METRICS`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from restain.metrics.expression import (
+    dab_densities,
+    dice,
+    iou,
+    mean_absolute_difference,
+    pearson,
+    positive_areas,
+)
+from restain.metrics.similarity import psnr, ssim, ssim_grey
+from restain.stains import POSITIVE_DENSITY
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to come from pairs of tiles to one figure: measure each pair, then draw all pairs together."""
+
+    label: str
+    """As a table's row says it."""
+    measure: Callable[[Tensor, Tensor], Tensor]
+    """(virtual, real), N x 3 x H x W in [0, 1] each, to one value per tile (N) or more (N x k). Metrics with the same
+    function share one run of it."""
+    columns: tuple[str, ...]
+    """Names of these values."""
+    figure: Callable[..., Tensor] = Tensor.mean
+    """The columns, N each and in order, to a scalar."""
+    higher_is_better: bool = True
+    unit: str = ""
+    protocol: Mapping[str, str | float] = field(default_factory=dict)
+    """Every choice inside the metric that changes its value."""
+
+
+_WINDOW: dict[str, str | float] = {"window": "gaussian 11 px, sigma 1.5", "range": 1}
+_DAB: dict[str, str | float] = {"stains": "Ruifrok & Johnston"}
+_POSITIVE = _DAB | {"positive above": POSITIVE_DENSITY}
+_DENSITIES = ("dab_virtual", "dab_real")
+_AREAS = ("positive_both_px", "positive_virtual_px", "positive_real_px")
+
+METRICS: dict[str, Metric] = {
+    "ssim_grey": Metric("SSIM, grey", ssim_grey, ("ssim_grey",), protocol=_WINDOW | {"grey": "BT.601"}),
+    "ssim_rgb": Metric("SSIM, RGB", ssim, ("ssim_rgb",), protocol=_WINDOW),
+    "psnr": Metric("PSNR", psnr, ("psnr",), unit="dB", protocol={"range": 1}),
+    "dab_error": Metric(
+        "DAB density error", dab_densities, _DENSITIES, mean_absolute_difference, higher_is_better=False, protocol=_DAB
+    ),
+    "dab_r": Metric("DAB density, Pearson R", dab_densities, _DENSITIES, pearson, protocol=_DAB),
+    "positive_dice": Metric("Positive area, Dice", positive_areas, _AREAS, dice, protocol=_POSITIVE),
+    "positive_iou": Metric("Positive area, IoU", positive_areas, _AREAS, iou, protocol=_POSITIVE),
+}
+"""Every metric of `evaluate`, in the order of its table."""

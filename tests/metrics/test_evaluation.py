@@ -1,0 +1,204 @@
+"""Folders in, figures out: pairing, batches, JSON, and what is refused in one sentence."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.testing import assert_close
+
+from restain import image
+from restain.errors import InputError, MissingError, OutputError
+from restain.image import save_image, to_tensor
+from restain.metrics import METRICS, Evaluation, difference, evaluate, evaluation, tabulate
+from restain.metrics.similarity import psnr
+from restain.stains import to_unit
+
+
+def picture(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
+    """Brown and blue blobs on white."""
+    random = np.random.default_rng(seed)
+    amount = np.kron(random.random((2, height // 4, width // 4)), np.ones((4, 4)))
+    density = np.einsum("shw,sc->hwc", amount * [[[0.5]], [[0.6]]], [[0.65, 0.70, 0.29], [0.27, 0.57, 0.78]])
+    return (255 * 10**-density).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Four tiles of two sizes; the virtual ones are noisy versions of the real ones."""
+    random = np.random.default_rng(0)
+    virtual, real = tmp_path / "virtual", tmp_path / "real"
+    for index, size in enumerate([(24, 20), (24, 20), (20, 24), (24, 20)]):
+        rgb = picture(index, *size)
+        noisy = np.clip(rgb + random.normal(0, 10 + 5 * index, rgb.shape), 0, 255).astype(np.uint8)
+        save_image(real / f"tile{index}.png", rgb)
+        save_image(virtual / f"tile{index}.tif", noisy)
+    return virtual, real
+
+
+def test_figures_are_those_of_the_tiles(folders: tuple[Path, Path]) -> None:
+    found = evaluate(*folders)
+    assert found.names == ("tile0", "tile1", "tile2", "tile3")
+    assert list(found.figures) == list(METRICS)
+    for index, name in enumerate(found.names):
+        virtual, real = (
+            to_unit(to_tensor(image.load_image(folder / f"{name}{ending}")))
+            for folder, ending in zip(folders, (".tif", ".png"), strict=True)
+        )
+        assert_close(found.columns["psnr"][index].item(), psnr(virtual, real).item(), rtol=1e-6, atol=0)
+    assert_close(found.figures["psnr"].value, found.columns["psnr"].mean().item())
+    expected = np.corrcoef(found.columns["dab_virtual"], found.columns["dab_real"])[0, 1]
+    assert_close(found.figures["dab_r"].value, float(expected))
+    for figure in found.figures.values():
+        assert figure.low <= figure.value <= figure.high
+
+
+def test_batches_do_not_change_anything_and_each_image_is_decoded_once(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = evaluate(*folders)
+    decoded: list[Path] = []
+
+    def count(path: Path) -> NDArray[np.uint8]:
+        decoded.append(path)
+        return image.load_image(path)
+
+    monkeypatch.setattr(evaluation, "BATCH_PX", 1)
+    monkeypatch.setattr(evaluation, "load_image", count)
+    progress: list[tuple[int, int]] = []
+    alone = evaluate(*folders, on_progress=lambda done, total: progress.append((done, total)))
+    for column, values in together.columns.items():
+        assert_close(alone.columns[column], values, rtol=1e-6, atol=1e-7)
+    assert len(decoded) == len(set(decoded)) == 8
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_folder_against_itself_is_perfect(folders: tuple[Path, Path]) -> None:
+    found = evaluate(folders[1], folders[1]).figures
+    assert found["psnr"].value == math.inf
+    assert found["dab_error"].value == 0
+    for name in ("ssim_grey", "ssim_rgb", "dab_r", "positive_dice", "positive_iou"):
+        assert_close(found[name].value, 1.0, rtol=0, atol=1e-6)
+
+
+def test_darker_and_brighter_by_the_same_amount_score_the_same(tmp_path: Path) -> None:
+    """uint8 arithmetic would wrap here: 100 - 130 is 226."""
+    for name, level in (("dark", 70), ("real", 100), ("bright", 130)):
+        save_image(tmp_path / name / "a.png", np.full((16, 16, 3), level, np.uint8))
+    dark, bright = (evaluate(tmp_path / name, tmp_path / "real").figures["psnr"].value for name in ("dark", "bright"))
+    assert_close(dark, bright, rtol=1e-6, atol=0)
+    assert_close(dark, 20 * math.log10(255 / 30), rtol=0, atol=1e-4)
+
+
+def test_json_carries_tiles_intervals_and_protocols(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    found = evaluate(*folders, out=tmp_path / "new" / "out")
+    assert [path.name for path in (tmp_path / "new" / "out").iterdir()] == ["evaluation.json"]
+    content = json.loads((tmp_path / "new" / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert [tile["name"] for tile in content["tiles"]] == list(found.names)
+    assert content["tiles"][2]["ssim_rgb"] == found.columns["ssim_rgb"][2].item()
+    for name, figure in content["figures"].items():
+        assert figure["value"] == found.figures[name].value
+        assert figure["interval"][0] <= figure["value"] <= figure["interval"][1]
+        assert figure["fingerprint"] == found.figures[name].fingerprint
+        assert figure["protocol"]["tiles"] == 4
+        assert figure["protocol"]["format"] == "tif against png"
+        assert figure["protocol"]["size"] == "20×24 px to 24×20 px".replace(" px to", " to")
+
+
+def test_what_is_not_finite_is_null_in_json_and_a_dash_in_the_table(tmp_path: Path) -> None:
+    save_image(tmp_path / "real" / "a.png", np.full((16, 16, 3), 255, np.uint8))
+    found = evaluate(tmp_path / "real", tmp_path / "real", out=tmp_path)
+    content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert content["figures"]["psnr"]["value"] is None
+    assert content["figures"]["positive_dice"]["interval"] == [None, None]
+    rows = {row[0]: row[1] for row in tabulate({"virtual": found}).rows}
+    assert rows["Positive area, Dice ↑"] == "–"
+    assert rows["PSNR ↑, dB"] == "inf"
+    assert rows["SSIM, RGB ↑"] == "1.000", "one tile has no interval"
+
+
+def test_figures_made_differently_are_refused_in_one_table(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for path in folders[0].iterdir():
+        Image.open(path).save(tmp_path / f"{path.stem}.png")
+    found, again = evaluate(*folders), evaluate(tmp_path, folders[1])
+    with pytest.raises(InputError, match=r"SSIM, grey of .* cannot stand beside .* they differ in format"):
+        tabulate({"one": found, "other": again})
+    assert found.figures["psnr"].fingerprint == evaluate(*folders).figures["psnr"].fingerprint
+
+
+def test_the_table_shows_n_protocol_and_the_paired_difference(folders: tuple[Path, Path]) -> None:
+    found = evaluate(*folders)
+    shifted = {name: column + 0.25 for name, column in found.columns.items()}
+    figures = dict(found.figures)
+    better = Evaluation(found.virtual, found.real, found.names, found.columns | {"psnr": shifted["psnr"]}, figures)
+    gain = difference("psnr", found, better)
+    assert_close([gain.low, gain.high], [0.25, 0.25])  # every draw takes the same tiles of both
+    table = tabulate({"one": found, "two": better})
+    assert table.header == ("Metric", "one", "two", "Difference", "N", "Protocol [fingerprint]")
+    text = str(table)
+    assert "4" in table.rows[0]
+    assert "gaussian 11 px, sigma 1.5" in text
+    assert found.figures["psnr"].fingerprint in text
+    assert "95% bootstrap over tiles, 1000 draws, seed 0" in text
+
+
+def test_missing_partners_are_named(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "tile1.png").unlink()
+    with pytest.raises(InputError, match=r"virtual: tile1.tif without a partner of the same name in .*real"):
+        evaluate(*folders)
+    (folders[0] / "tile1.tif").unlink()
+    (folders[0] / "tile0.tif").unlink()
+    with pytest.raises(InputError, match=r"real: tile0.png without a partner of the same name in .*virtual"):
+        evaluate(*folders)
+
+
+def test_partners_of_two_sizes_are_named(folders: tuple[Path, Path]) -> None:
+    save_image(folders[1] / "tile1.png", picture(0, 24, 24))
+    with pytest.raises(InputError, match=r"tile1.tif has 20×24 px but .*tile1.png has 24×24 px"):
+        evaluate(*folders)
+
+
+def test_folders_that_do_not_serve_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="nowhere does not exist"):
+        evaluate(tmp_path / "nowhere", folders[1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no images"):
+        evaluate(folders[0], tmp_path / "empty")
+    with pytest.raises(InputError, match=r"tile0.png cannot be read as a folder"):
+        evaluate(folders[0], folders[1] / "tile0.png")
+    save_image(folders[1] / "tile0.bmp", picture(0))
+    with pytest.raises(InputError, match=r"tile0.bmp and tile0.png; images are paired by name"):
+        evaluate(*folders)
+
+
+def test_images_that_cannot_be_measured_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (folders[1] / "tile2.png").write_bytes((folders[1] / "tile2.png").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"tile2.png is damaged"):
+        evaluate(*folders)
+    save_image(tmp_path / "small" / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(InputError, match=r"dot.png: SSIM looks through a window of 11 px; an image of 1×1 px"):
+        evaluate(tmp_path / "small", tmp_path / "small")
+
+
+def test_nothing_is_left_behind_where_the_result_cannot_be_written(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="cannot write"):
+        evaluate(*folders, out=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_intervals_narrow_with_more_tiles_and_repeat() -> None:
+    from restain.metrics.interval import bootstrap, interval
+
+    values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    low, high = interval(bootstrap(torch.mean, [values]))
+    wide_low, wide_high = interval(bootstrap(torch.mean, [values[:25]]))
+    assert wide_high - wide_low > 2 * (high - low)
+    error = values.std().item() / math.sqrt(400)
+    assert_close((high - low) / 2, 1.96 * error, rtol=0.1, atol=0)  # the normal interval of a mean
+    assert interval(bootstrap(torch.mean, [values])) == (low, high)
+    assert interval(bootstrap(torch.mean, [values], seed=1)) != (low, high)
