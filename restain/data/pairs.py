@@ -1,0 +1,206 @@
+"""Paired tiles for training: the H&E of a section, the IHC of its neighbour, and the grade of the pair."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from restain.data.augment import Augment, Change, centre_window, cut_out, draw_change, jitter_colour
+from restain.data.grades import (
+    GRADES,
+    UNKNOWN,
+    grade_limits,
+    grades_from_fractions,
+    grades_from_names,
+    measure_positive_fractions,
+)
+from restain.data.layouts import WHOLE, PairFiles, Split, find_layout, pair_files
+from restain.errors import InputError, ShapeError
+from restain.image import to_tensor
+from restain.randomness import generator
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch of N pairs of neighbouring sections."""
+
+    he: Tensor
+    """H&E, N x 3 x H x W in [-1, 1]."""
+    ihc: Tensor
+    """Real IHC of the neighbouring section, N x 3 x H x W in [-1, 1]."""
+    grade: Tensor
+    """N int64: 0, 1+, 2+, 3+ as 0 to 3; -1 where grades were left out."""
+    index: Tensor
+    """N int64, place in the data set; stays on the CPU, where random numbers are drawn."""
+    names: tuple[str, ...]
+    """File names without ending."""
+
+    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> Self:
+        """The same pairs on a device, without waiting for the copy where memory is pinned."""
+        return type(self)(
+            self.he.to(device, non_blocking=True, memory_format=memory_format),
+            self.ihc.to(device, non_blocking=True, memory_format=memory_format),
+            self.grade.to(device, non_blocking=True),
+            self.index,
+            self.names,
+        )
+
+    def pin_memory(self) -> Self:
+        """The same pairs in pinned memory; `DataLoader` calls this."""
+        return type(self)(self.he.pin_memory(), self.ihc.pin_memory(), self.grade.pin_memory(), self.index, self.names)
+
+
+class PairedTiles(Dataset[Pair]):
+    """The pairs of one part of a data set, found, matched by name and checked before the first is read.
+
+    An item depends on (seed, epoch, index) alone, never on workers or on what was read before.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: Split = "train",
+        crop_px: int | None = None,
+        seed: int = 0,
+        augment: Augment | None = None,
+        grades: Literal["auto", "none"] = "auto",
+    ) -> None:
+        """Find the pairs; only headers are read, except where grades must be measured.
+
+        Args:
+            root: the data set's folder, in any of `restain.data.layouts.LAYOUTS`.
+            split: which part; `val` and `test` both mean the held-out one. A set without parts is whole in every split.
+            crop_px: side of the square that is cut out of both stains; None gives whole tiles.
+            seed: of all random changes.
+            augment: how pairs are changed at random; the window is random too. None cuts the middle out.
+            grades: `auto` reads them from the names, or else measures the IHC and grades it by quartiles of the
+                training part, which reads each IHC image once; `none` leaves them out (-1), for methods without need.
+
+        Raises:
+            MissingError: the folder does not exist.
+            InputError: an unknown layout, a missing part, side or partner, an unreadable file, sides of different
+                size, or a tile smaller than `crop_px`.
+        """
+        self.root, self.split, self.crop_px, self.seed, self.augment = root, split, crop_px, seed, augment
+        self.layout = find_layout(root)
+        self.part = self.layout.part(split)
+        self.files = pair_files(*self.layout.folders[self.part])
+        self.sizes = [pair.size() for pair in self.files]
+        if crop_px is not None:
+            _check_crop(self.files, self.sizes, crop_px)
+        self.grades, self._grade_source = self._find_grades() if grades == "auto" else ([UNKNOWN] * len(self.files), "")
+
+    @property
+    def names(self) -> list[str]:
+        """File names without ending, in order."""
+        return [pair.name for pair in self.files]
+
+    def describe(self) -> str:
+        """What was found, in a sentence or two."""
+        he, ihc = (folder.relative_to(self.root) for folder in self.layout.folders[self.part])
+        place = f"{he} and {ihc}" if he != ihc else f"{he}, H&E left and IHC right in each image"
+        sizes = sorted(set(self.sizes))
+        size = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
+        words = f"{self.root}: {self.layout.name} layout, {len(self):,} pairs of {size} px in {place}"
+        if self.part == WHOLE:
+            words += "; it has no train and val parts, so every split is the whole set"
+        elif self.part != self.split:
+            words += f"; its {self.part} part serves as {self.split}"
+        if self._grade_source:
+            counts = Counter(self.grades)
+            words += f"; grades {self._grade_source}: " + ", ".join(
+                f"{counts[grade]} of {word}" for grade, word in enumerate(GRADES)
+            )
+        return words
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Pair:
+        """The pair as the first epoch shows it."""
+        return self.item(index, epoch=0)
+
+    def item(self, index: int, epoch: int) -> Pair:
+        """Read one pair as a batch of one.
+
+        Args:
+            index: place in the data set, from 0.
+            epoch: decides, with seed and index, how the pair is changed.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        he, ihc = self.files[index].load()
+        change = self._change(index, epoch)
+        return Pair(
+            jitter_colour(to_tensor(cut_out(he, change)), change),
+            to_tensor(cut_out(ihc, change)),
+            torch.tensor([self.grades[index]]),
+            torch.tensor([index]),
+            (self.files[index].name,),
+        )
+
+    def _change(self, index: int, epoch: int) -> Change:
+        size = self.sizes[index]
+        window = size if self.crop_px is None else (self.crop_px, self.crop_px)
+        if self.augment is None:
+            return centre_window(size, window)
+        return draw_change(self.augment, size, window, generator(self.seed, "augment", epoch, index))
+
+    def _find_grades(self) -> tuple[list[int], str]:
+        """Grades and where they come from; the training part decides too, so that they mean the same in every part."""
+        part = next((part for part in ("train", WHOLE) if part in self.layout.folders), self.part)
+        train = self.files if part == self.part else pair_files(*self.layout.folders[part])
+        named = grades_from_names([pair.name for pair in (*self.files, *train)])
+        if named is not None:
+            return named[: len(self)], "from the file names"
+        if part not in ("train", WHOLE):
+            raise InputError(f"{self.root} has no train part and no grades in its file names, so none can be derived")
+        limits = grade_limits(measure_positive_fractions(train))
+        measured = grades_from_fractions(measure_positive_fractions(self.files), limits)
+        return measured, "by quartiles of the DAB-positive fraction of the training IHC"
+
+
+def collate(pairs: Sequence[Pair]) -> Pair:
+    """Join pairs into one batch, in order.
+
+    Raises:
+        ShapeError: they differ in size.
+    """
+    first = pairs[0]
+    for other in pairs:
+        if other.he.shape[1:] != first.he.shape[1:]:
+            raise ShapeError(
+                f"{first.names[0]} is {first.he.shape[-1]} x {first.he.shape[-2]} px but {other.names[0]} is "
+                f"{other.he.shape[-1]} x {other.he.shape[-2]} px; a batch needs one size: set a crop, or a batch of 1"
+            )
+    return Pair(
+        torch.cat([pair.he for pair in pairs]),
+        torch.cat([pair.ihc for pair in pairs]),
+        torch.cat([pair.grade for pair in pairs]),
+        torch.cat([pair.index for pair in pairs]),
+        tuple(name for pair in pairs for name in pair.names),
+    )
+
+
+def epoch_order(length: int, seed: int, epoch: int, shuffle: bool = True) -> list[int]:
+    """The order in which an epoch visits a data set, each place once."""
+    if not shuffle:
+        return list(range(length))
+    order: list[int] = torch.randperm(length, generator=generator(seed, "order", epoch)).tolist()
+    return order
+
+
+def _check_crop(files: Sequence[PairFiles], sizes: Sequence[tuple[int, int]], crop_px: int) -> None:
+    if crop_px < 1:
+        raise InputError(f"crop_px is {crop_px}; it must be at least 1, or None for whole tiles")
+    for pair, (width, height) in zip(files, sizes, strict=True):
+        if min(width, height) < crop_px:
+            raise InputError(
+                f"{pair.he} is {width} x {height} px, smaller than the crop of {crop_px} px; lower the crop"
+            )
