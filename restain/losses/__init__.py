@@ -1,0 +1,1 @@
+"""Losses: pure functions of tensors, each a mean over images, computed in full precision."""

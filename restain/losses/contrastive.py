@@ -1,0 +1,52 @@
+"""Contrastive losses: a feature must be nearer to its own partner than to features of other places."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from restain.alignment import TINY, region_similarity
+from restain.precision import full_precision
+from restain.shapes import same_shape
+
+
+@full_precision
+def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
+    """Recognise each place among all places of the same image (PatchNCE; Park et al. 2020, Eq. 3).
+
+    Args:
+        query: features of the output at P places, of length 1, B x P x C.
+        key: features of the input at the same places, of length 1, B x P x C. It takes no gradient.
+        temperature: divides the cosines; small means only the hardest negatives count.
+
+    Raises:
+        ShapeError: the two shapes differ.
+    """
+    same_shape(query=query, key=key)
+    logits = query @ key.detach().mT / temperature
+    place = torch.arange(query.shape[1], device=query.device).expand(query.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), place.flatten())
+
+
+@full_precision
+def margin_info_nce(
+    anchor: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.15, margin: float = 1.2
+) -> Tensor:
+    """Keep structure and drop stain: InfoNCE with a margin on the negatives (VSMT, L_mcl).
+
+    An anchor must be nearer to the same region of the positive than to any region of the negative. The margin lets go
+    of negatives that are far enough, so that the features need not lose all they know of the stain.
+
+    Args:
+        anchor: features of the virtual IHC, B x C x h x w, of any length.
+        positive: features of a view with the same structure, B x C x h x w.
+        negative: features of a view with the same stain and another structure, B x C x h x w.
+        temperature: divides the cosines.
+        margin: taken off the cosines of the negatives.
+
+    Raises:
+        ShapeError: the shapes differ.
+    """
+    same_shape(anchor=anchor, positive=positive, negative=negative)
+    near = F.cosine_similarity(anchor, positive, dim=1, eps=TINY).flatten(1) / temperature
+    far = (region_similarity(anchor, negative) - margin) / temperature
+    return F.softplus(far.logsumexp(-1) - near).mean()  # = -log(e^near / (e^near + sum e^far))

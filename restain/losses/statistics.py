@@ -1,0 +1,30 @@
+"""Likeness of an image's overall statistics, whatever stands where."""
+
+from torch import Tensor
+
+from restain.precision import full_precision
+from restain.shapes import same_shape
+
+PUBLISHED_PIXELS = 512**2
+"""A constant of VSMT's published code, whose crops have so many pixels. It stays the same at every size of image."""
+
+
+@full_precision
+def spread_loss(virtual: Tensor, real: Tensor, weight: float = 0.01) -> Tensor:
+    """Give the virtual IHC the contrast of the real one (VSMT, L_std).
+
+    The squared difference of each colour's variance, times 512² and the weight, mean over colours. Where that is above
+    1 for an image, it is divided by its own value: the loss is then 1 and its gradient shrinks to match.
+
+    Args:
+        virtual: B x C x H x W.
+        real: B x C x H x W.
+        weight: factor that stands inside the limit of 1, as published.
+
+    Raises:
+        ShapeError: the shapes differ.
+    """
+    same_shape(virtual=virtual, real=real)
+    difference = virtual.var(dim=(2, 3), correction=0) - real.var(dim=(2, 3), correction=0)
+    terms = difference.square().mean(dim=1) * PUBLISHED_PIXELS * weight
+    return (terms / terms.detach().clamp_min(1)).mean()
