@@ -54,8 +54,8 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
         cells = [words(evaluation.figures[name]) for evaluation in evaluations.values()]
         if pair:
             cells.append(words(difference(name, first, others[0])))
-        rows.append((label, *cells, str(figure.protocol["tiles"]), f"{_own_protocol(figure)} [{figure.fingerprint}]"))
-    header = ("Metric", *evaluations, *(["Difference"] if pair else []), "N", "Protocol [fingerprint]")
+        rows.append((label, *cells, str(figure.protocol["tiles"]), _own_protocol(figure), figure.fingerprint))
+    header = ("Metric", *evaluations, *(["Difference"] if pair else []), "N", "Protocol", "Fingerprint")
     shared = next(iter(first.figures.values())).protocol
     size, formats, resize, intervals = (shared[key] for key in ("size", "format", "resize", "interval"))
     caption = f"Tiles of {size}, {formats}, resize: {resize}. In brackets: {intervals}."
@@ -77,14 +77,11 @@ def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
 
 def words(figure: Figure) -> str:
     """`0.512 [0.480, 0.541]`, or the value alone where there is no interval."""
-    value = _number(figure.value)
-    return value if math.isnan(figure.low) else f"{value} [{_number(figure.low)}, {_number(figure.high)}]"
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
+    if math.isnan(figure.value):
         return "–"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    digits = 2 if abs(figure.value) >= 10 else 3
+    value, low, high = (f"{number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
+    return value if math.isnan(figure.low) else f"{value} [{low}, {high}]"
 
 
 def _own_protocol(figure: Figure) -> str:

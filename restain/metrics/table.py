@@ -47,7 +47,13 @@ METRICS: dict[str, Metric] = {
     "ssim_rgb": Metric("SSIM, RGB", ssim, ("ssim_rgb",), protocol=_WINDOW),
     "psnr": Metric("PSNR", psnr, ("psnr",), unit="dB", protocol={"range": 1}),
     "dab_error": Metric(
-        "DAB density error", dab_densities, _DENSITIES, mean_absolute_difference, higher_is_better=False, protocol=_DAB
+        "DAB density error",
+        dab_densities,
+        _DENSITIES,
+        mean_absolute_difference,
+        higher_is_better=False,
+        unit="OD",
+        protocol=_DAB,
     ),
     "dab_r": Metric("DAB density, Pearson R", dab_densities, _DENSITIES, pearson, protocol=_DAB),
     "positive_dice": Metric("Positive area, Dice", positive_areas, _AREAS, dice, protocol=_POSITIVE),

@@ -138,7 +138,7 @@ def test_the_table_shows_n_protocol_and_the_paired_difference(folders: tuple[Pat
     gain = difference("psnr", found, better)
     assert_close([gain.low, gain.high], [0.25, 0.25])  # every draw takes the same tiles of both
     table = tabulate({"one": found, "two": better})
-    assert table.header == ("Metric", "one", "two", "Difference", "N", "Protocol [fingerprint]")
+    assert table.header == ("Metric", "one", "two", "Difference", "N", "Protocol", "Fingerprint")
     text = str(table)
     assert "4" in table.rows[0]
     assert "gaussian 11 px, sigma 1.5" in text

@@ -1,0 +1,46 @@
+"""`restain evaluate` as a user meets it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from restain.cli import main
+from restain.image import save_image
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Two grey tiles."""
+    for index in range(2):
+        save_image(tmp_path / "tiles" / f"{index}.png", np.full((16, 16, 3), 100 + index, np.uint8))
+    return tmp_path / "tiles"
+
+
+def test_it_prints_every_metric_and_says_where_the_result_is(
+    tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tiles.parent / "out"
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual {tiles} --real {tiles} --out {out}".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "SSIM, grey ↑" in printed
+    assert "gaussian 11 px, sigma 1.5" in printed
+    assert str(out / "evaluation.json") in printed
+    assert (out / "evaluation.json").is_file()
+
+
+def test_a_missing_partner_is_one_line_and_status_1(
+    tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_image(tiles.parent / "virtual" / "0.png", np.full((16, 16, 3), 100, np.uint8))
+    monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual {tiles.parent / 'virtual'} --real {tiles}".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].endswith("tiles: 1.png without a partner of the same name in " + str(tiles.parent / "virtual"))
