@@ -1,0 +1,25 @@
+"""One file holds a trained network: its weights, its shape, and where it came from."""
+
+from restain.checkpoint.file import (
+    CheckpointInfo,
+    Network,
+    fold_spectral_norm,
+    load_checkpoint,
+    load_generator,
+    read_info,
+    save_checkpoint,
+)
+from restain.checkpoint.published import import_published, load_published, published_names
+
+__all__ = [
+    "CheckpointInfo",
+    "Network",
+    "fold_spectral_norm",
+    "import_published",
+    "load_checkpoint",
+    "load_generator",
+    "load_published",
+    "published_names",
+    "read_info",
+    "save_checkpoint",
+]

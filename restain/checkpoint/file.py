@@ -1,0 +1,239 @@
+"""The checkpoint: one safetensors file with the weights, and in its header the network's shape and where it came from.
+
+Nothing in it is code, so a file from a stranger is safe to open.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from restain.errors import CheckpointError, InputError, MissingError
+from restain.image import atomic_path
+from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
+from restain.networks.generator import Generator, GeneratorConfig
+
+FORMAT = 1
+"""Raised when an older restain could no longer make sense of the file."""
+
+Network = Generator | Autoencoder | Classifier
+Kind = Literal["generator", "autoencoder", "classifier"]
+
+_NETWORKS: dict[Kind, tuple[Callable[[Any], Network], type[BaseModel]]] = {
+    "generator": (Generator, GeneratorConfig),
+    "autoencoder": (Autoencoder, AuxiliaryConfig),
+    "classifier": (Classifier, AuxiliaryConfig),
+}
+_HEADER_KEY = "restain"
+_SANE_MPP = (0.05, 10.0)
+
+
+class CheckpointInfo(BaseModel):
+    """What a checkpoint says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int
+    kind: Kind
+    network: dict[str, Any]
+    """The network's config, from which it is rebuilt."""
+    parameters: int
+    """Number of learnable weights."""
+    sha256: str
+    """Of the weights alone: the same weights have the same hash, whenever they were saved."""
+    method: str
+    """The method that trained it, or `imported`."""
+    stain: str | None = None
+    """What the virtual stain shows, such as `HER2`."""
+    mpp: float | None = None
+    """Micrometres per pixel of the images that it was trained on."""
+    created: datetime
+    versions: dict[str, str]
+    """Of restain and torch, when it was saved."""
+    extra: dict[str, Any] = {}
+
+
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    *,
+    method: str,
+    stain: str | None = None,
+    mpp: float | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> CheckpointInfo:
+    """Write a network to one file; under the final name it is whole or not there at all.
+
+    Args:
+        path: the file, usually `*.safetensors`; an existing one is replaced.
+        network: a generator, autoencoder or classifier; on any device, in any mode.
+        method: the name of the method that trained it.
+        stain: what the virtual stain shows.
+        mpp: micrometres per pixel of the training images, 0.05 to 10.
+        extra: anything else worth keeping that JSON can hold.
+
+    Raises:
+        InputError: mpp is out of range.
+        CheckpointError: the network is of a kind that no file can hold.
+        OutputError: the file cannot be written.
+    """
+    if not isinstance(network, Network):
+        raise CheckpointError(
+            f"a {type(network).__name__} cannot be saved as a checkpoint; expected one of {', '.join(_NETWORKS)}"
+        )
+    if mpp is not None and not _SANE_MPP[0] <= mpp <= _SANE_MPP[1]:
+        raise InputError(f"{mpp} micrometres per pixel is out of range; expected {_SANE_MPP[0]} to {_SANE_MPP[1]}")
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in network.state_dict().items()}
+    info = CheckpointInfo(
+        format=FORMAT,
+        kind=next(kind for kind, (network_type, _) in _NETWORKS.items() if type(network) is network_type),
+        network=network.config.model_dump(mode="json"),
+        parameters=sum(weight.numel() for weight in network.parameters()),
+        sha256=_fingerprint(weights),
+        method=method,
+        stain=stain,
+        mpp=mpp,
+        created=datetime.now(UTC).replace(microsecond=0),
+        versions={"restain": version("restain"), "torch": torch.__version__},
+        extra=dict(extra or {}),
+    )
+    contents = safetensors.torch.save(weights, {_HEADER_KEY: info.model_dump_json()})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(contents)
+    return info
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """What a checkpoint says of itself, without reading the weights.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: it is damaged, cut short, something else, or from a newer restain.
+    """
+    with _opened(path) as file:
+        return _header(path, file.metadata())
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Network, CheckpointInfo]:
+    """Rebuild the network of a checkpoint, as it was trained.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: it is damaged, cut short, something else, or from a newer restain.
+    """
+    with _opened(path) as file:
+        info = _header(path, file.metadata())
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    if _fingerprint(weights) != info.sha256:
+        raise CheckpointError(f"{path} is damaged: its weights differ from those that were saved; copy it again")
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise CheckpointError(f"{path} holds weights that are not finite; its training failed, use an earlier one")
+    network_type, config_type = _NETWORKS[info.kind]
+    try:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
+            network = network_type(config_type.model_validate(info.network))
+        network.load_state_dict(weights)
+    except (ValidationError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit the {info.kind} that its header describes, {info.network} ({error}); "
+            f"it was saved by restain {info.versions.get('restain', '?')}"
+        ) from error
+    return network.to(device), info
+
+
+def load_generator(path: Path | str, device: str | torch.device = "cpu") -> Generator:
+    """Load a generator for staining: in evaluation mode, without gradients, spectral norm folded into the weights.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: as in `load_checkpoint`, or it holds another kind of network.
+    """
+    network, info = load_checkpoint(Path(path), device)
+    if not isinstance(network, Generator):
+        raise CheckpointError(
+            f"{path} holds the {info.kind} of '{info.method}', which stains nothing; give a generator"
+        )
+    return fold_spectral_norm(network.eval()).requires_grad_(False)
+
+
+@torch.no_grad()
+def fold_spectral_norm(generator: Generator) -> Generator:
+    """Divide each weight by its singular value once and for all; changes and returns the generator.
+
+    The results are those that it gives in evaluation mode; it can no longer be trained under spectral norm.
+    """
+    training = generator.training
+    generator.eval()  # in training mode, reading a weight would move its singular vectors
+    for layer in generator.modules():
+        if is_parametrized(layer, "weight"):
+            remove_parametrizations(layer, "weight", leave_parametrized=True)
+    generator.config = generator.config.model_copy(update={"spectral_norm": False})
+    return generator.train(training)
+
+
+def _header(path: Path, metadata: Mapping[str, str] | None) -> CheckpointInfo:
+    if not metadata or _HEADER_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one of restain's: its header has no '{_HEADER_KEY}'"
+        )
+    try:
+        header = json.loads(metadata[_HEADER_KEY])
+        if header["format"] > FORMAT:
+            saved_by = header["versions"]["restain"]
+            raise CheckpointError(
+                f"{path} has format {header['format']}, saved by restain {saved_by}; this is restain "
+                f"{version('restain')}, which reads formats up to {FORMAT}: upgrade it"
+            )
+        return CheckpointInfo.model_validate(header)
+    except (ValueError, TypeError, LookupError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path}: its header is not a restain header ({error}); copy or import it again"
+        ) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; whatever is wrong with it becomes a sentence."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; a checkpoint is one file, such as model.safetensors in it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} does not exist; a checkpoint (*.safetensors) is expected") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(_what_it_is(path, error)) from error
+
+
+def _what_it_is(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        beginning = file.read(9)
+    if beginning[:2] in (b"PK", b"\x80\x02"):
+        return f"{path} is a PyTorch file; turn it into a checkpoint with: restain import {path} --out M.safetensors"
+    if beginning[8:] == b"{":
+        return f"{path} is damaged or cut short ({error}); copy it again"
+    return f"{path} is not a restain checkpoint, or cut short ({error}); give a *.safetensors file of restain's"
+
+
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        weight = weights[name]
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)};".encode())
+        digest.update(weight.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
