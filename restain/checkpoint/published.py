@@ -1,8 +1,8 @@
 """Reads the weight files of other projects: the ResNet layout that CycleGAN, pix2pix and CUT handed down.
 
 CycleGAN, PyramidP2P (batch norm), CUT, ASP, PSPStain, SIM-GAN, M2PL-GAN, MDCL and VSMT all number the layers of one
-sequence. Only those numbers and the tensors' shapes tell the variants apart; `_generator_layers` and `_auxiliary_layers`
-are the whole knowledge of it.
+sequence. Only those numbers and the tensors' shapes tell the variants apart; `_generator_layers` and
+`_auxiliary_layers` are the whole knowledge of it.
 """
 
 import hashlib
@@ -241,13 +241,19 @@ def _innermost(source: Path, found: Any) -> State:
     others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
     if others or not found:
         raise CheckpointError(
-            f"{source} holds {_first(others) or 'nothing'}; expected a state dict, names with tensors, by itself or under "
-            f"one of {', '.join(_WRAPPERS)}"
+            f"{source} holds {_first(others) or 'nothing'}; expected a state dict, names with tensors, by itself or "
+            f"under one of {', '.join(_WRAPPERS)}"
         )
     state = {str(key): value for key, value in found.items()}
     while prefix := next((prefix for prefix in _PREFIXES if any(key.startswith(prefix) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return state
+    return {key: value for key, value in state.items() if not _is_unused(key, state)}
+
+
+def _is_unused(key: str, state: State) -> bool:
+    """Whether it belongs to the statistics that PyTorch before 0.4 saved for instance norms, which never used them."""
+    layer, _, parameter = key.rpartition(".")
+    return parameter in ("running_mean", "running_var", "num_batches_tracked") and f"{layer}.weight" not in state
 
 
 def _guess(state: State) -> str:

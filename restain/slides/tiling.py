@@ -1,0 +1,72 @@
+"""Cuts an image that is too large for one pass into tiles that the network can work on one by one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from restain.errors import InputError
+
+MULTIPLE = 4
+"""Generators halve the image twice: sides and origins of what they see are multiples of this, so that all see one grid."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in px: left and top, then width and height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index an array of H x W x ... with."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+    def within(self, outer: "Box") -> "Box":
+        """The same rectangle, measured from the corner of `outer`."""
+        return Box(self.x - outer.x, self.y - outer.y, self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One piece of work: the network sees `window`, and `core` of its output is kept."""
+
+    core: Box
+    window: Box
+
+
+def tiles(size: tuple[int, int], tile_px: int, halo_px: int) -> Iterator[Tile]:
+    """Cover an image with tiles, row by row.
+
+    The cores are a grid of `tile_px` that covers each pixel once. A window is its core with `halo_px` on every side; where
+    that would leave the image, the window is moved inward instead, so that all windows have one size and the network meets
+    the border of the image only where it is. An image that one window covers is one tile.
+
+    Args:
+        size: width and height in px, multiples of 4.
+        tile_px: side of a core, a multiple of 4.
+        halo_px: how far the network looks, a multiple of 4.
+
+    Raises:
+        InputError: one of them is no multiple of 4, or the tile is not positive.
+    """
+    if tile_px < MULTIPLE or halo_px < 0 or any(value % MULTIPLE for value in (*size, tile_px, halo_px)):
+        raise InputError(
+            f"tile {tile_px} px, halo {halo_px} px, image {size[0]} x {size[1]} px: all must be multiples of {MULTIPLE}, and "
+            "the tile positive"
+        )
+    columns, rows = (list(_spans(length, tile_px, halo_px)) for length in size)
+    for (y, height), (window_y, window_height) in rows:
+        for (x, width), (window_x, window_width) in columns:
+            yield Tile(Box(x, y, width, height), Box(window_x, window_y, window_width, window_height))
+
+
+def _spans(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and length of each core and of its window, along one side."""
+    window = tile_px + 2 * halo_px
+    if length <= window:
+        yield (0, length), (0, length)
+        return
+    for start in range(0, length, tile_px):
+        yield (start, min(tile_px, length - start)), (min(max(start - halo_px, 0), length - window), window)
