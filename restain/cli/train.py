@@ -1,0 +1,33 @@
+"""`restain train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", metavar="RECIPE")],
+    data: Annotated[Path, typer.Option(help="Folder of paired tiles; its training part is learned from.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting that wins over the recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length in steps, in place of the recipe's; auxiliary models keep theirs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+) -> None:
+    """Train a method on paired tiles, or go on where the same command was stopped."""
+    from rich.console import Console
+
+    from restain.training import load_recipe, train
+
+    console = Console(stderr=True)
+    try:
+        checkpoint = train(load_recipe(recipe, settings or ()), data, out, steps=steps, device=device, console=console)
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on from the state saved last.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(checkpoint)

@@ -1,0 +1,62 @@
+"""Which pairs a step sees: a function of the seed and the step alone, so that a resumed run just goes on counting."""
+
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader, Dataset
+
+from restain.data.pairs import Pair, PairedTiles, collate, epoch_order
+from restain.errors import ConfigError
+from restain.randomness import generator
+from restain.training.config import DataConfig
+from restain.training.ranks import Ranks
+
+
+class Batches(Dataset[Pair]):
+    """The batch of every step.
+
+    Each epoch is a permutation of the pairs, drawn from (seed, epoch), cut into batches: every pair at most once. What
+    does not fill a last batch is left out of that epoch. Each of several processes takes its share of every batch, so
+    that the shares joined are exactly what one process would see.
+
+    Raises:
+        ConfigError: there are fewer pairs than fill a batch, or the processes cannot share a batch evenly.
+    """
+
+    def __init__(self, pairs: PairedTiles, config: DataConfig, seed: int, ranks: Ranks) -> None:
+        if len(pairs) < config.batch_size:
+            raise ConfigError(
+                f"batch_size in [data] is {config.batch_size}, but there are only {len(pairs)} pairs; "
+                f"use at most {len(pairs)}, as in --set data.batch_size={len(pairs)}"
+            )
+        if config.batch_size % ranks.count:
+            raise ConfigError(
+                f"batch_size in [data] is {config.batch_size}, which {ranks.count} processes cannot share evenly; "
+                f"use a multiple, as in --set data.batch_size={ranks.count}"
+            )
+        self.pairs, self.config, self.seed, self.ranks = pairs, config, seed, ranks
+        self.per_epoch = len(pairs) // config.batch_size
+
+    def indices(self, step: int) -> tuple[int, list[int]]:
+        """The epoch of a step, and the places in the data set of the pairs that this process sees in it."""
+        epoch, batch = divmod(step, self.per_epoch)
+        order = epoch_order(len(self.pairs), self.seed, epoch)
+        share = self.config.batch_size // self.ranks.count
+        start = batch * self.config.batch_size + self.ranks.rank * share
+        return epoch, order[start : start + share]
+
+    def __getitem__(self, step: int) -> Pair:
+        epoch, indices = self.indices(step)
+        return collate([self.pairs.item(index, epoch) for index in indices])
+
+    def between(self, start: int, stop: int) -> Iterator[tuple[int, Pair]]:
+        """Step numbers from `start` to before `stop`, each with its batch; read ahead by `workers` processes."""
+        steps = range(start, stop)
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.config.workers,
+            pin_memory=self.ranks.device.type == "cuda",
+            generator=generator(self.seed, "workers"),  # otherwise the loader draws from the global generator
+        )
+        return zip(steps, loader, strict=True)

@@ -1,0 +1,123 @@
+"""What a recipe may say: every setting of a training run, validated when it is read.
+
+A recipe is a TOML file with the method's name and the sections `[data]`, `[model]`, `[training]` and, where the method
+needs models that are trained first, `[auxiliary.NAME]`. What a recipe leaves out has a default here or in the method's
+`Config`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
+
+from restain.data.augment import Augment
+from restain.training.toml import Table, flat
+
+INVISIBLE = ("data.workers", "training.log_every_steps", "training.sample_every_steps", "training.save_every_steps")
+"""Settings that change nothing about the weights."""
+
+
+class Settings(BaseModel):
+    """Immutable; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Settings):
+    """`[data]`: how pairs of tiles become batches."""
+
+    crop_px: Annotated[int, Field(ge=4, multiple_of=4)] | Literal["whole"] = 512
+    """Side of the random square crop, px, a multiple of 4; `whole` takes the whole tile."""
+    batch_size: PositiveInt = 1
+    """Pairs in a step, over all processes together."""
+    augment: Augment = Augment()
+    """How pairs are changed at random: mirrored together, the H&E's colours jittered."""
+    workers: NonNegativeInt = 0
+    """Processes that read images ahead; 0 reads in the training process."""
+    stain: str | None = None
+    """Name of the stain, as HER2; kept in the checkpoint."""
+    mpp: Annotated[float, Field(ge=0.05, le=10)] | None = None
+    """Micrometres per pixel of the tiles; kept in the checkpoint."""
+
+
+class TrainingConfig(Settings):
+    """`[training]`: how long, how precise, and what is kept."""
+
+    epochs: NonNegativeInt = 60
+    """Epochs at the full learning rate."""
+    decay_epochs: NonNegativeInt = 10
+    """Epochs after those, in which the learning rate falls linearly to zero."""
+    steps: PositiveInt | None = None
+    """Length of the training in steps instead; `epochs` and `decay_epochs` then only give the share of the decay."""
+    save_every_steps: PositiveInt = 1000
+    """Steps between two saved states; what a killed run has to repeat at most."""
+    sample_every_steps: NonNegativeInt = 1000
+    """Steps between two pictures of samples; 0 for none."""
+    log_every_steps: PositiveInt = 50
+    """Steps between two lines of the log, each the mean since the line before."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the networks; `auto` is bfloat16 where the device profits. Weights and losses stay float32."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Keep channels innermost in memory; `auto` does on CUDA."""
+    compile: bool = False
+    """Compile the stages of the networks; pays for long runs at one crop size."""
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> "TrainingConfig":
+        if self.epochs + self.decay_epochs == 0:
+            raise ValueError("epochs and decay_epochs are both 0; at least one must be positive")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the training, steps."""
+        return self.steps or (self.epochs + self.decay_epochs) * steps_per_epoch
+
+    def decay_steps(self, total_steps: int) -> int:
+        """How many of the last steps lie in the decay."""
+        return round(total_steps * self.decay_epochs / (self.epochs + self.decay_epochs))
+
+
+class Pretrained(Settings):
+    """`[auxiliary.NAME]` with a file: the model is there already."""
+
+    checkpoint: Path
+    """A checkpoint of a run of the fitting method; relative to the working directory."""
+
+
+class Recipe(Settings):
+    """One training run, complete."""
+
+    method: str
+    """Name of the method."""
+    seed: int = 0
+    """Every random draw of the run derives from it."""
+    data: DataConfig = DataConfig()
+    model: SerializeAsAny[BaseModel]
+    """Settings of the method, an instance of its `Config`."""
+    training: TrainingConfig = TrainingConfig()
+    auxiliary: "dict[str, Pretrained | Recipe]" = {}
+    """By name, what the method needs first: a checkpoint, or the recipe that trains it."""
+
+    def table(self) -> Table:
+        """All settings, as `recipe.toml` in the run's folder shows them; it can be trained from again."""
+        table = self.model_dump(mode="json", exclude_none=True)
+        return table if self.auxiliary else {key: value for key, value in table.items() if key != "auxiliary"}
+
+    def with_steps(self, steps: int) -> "Recipe":
+        """The same recipe, `steps` long."""
+        training = TrainingConfig.model_validate(self.training.model_dump() | {"steps": steps})
+        return self.model_copy(update={"training": training})
+
+
+def identity(table: Mapping[str, Any]) -> Table:
+    """What determines the weights, of a recipe's table: its settings under dotted keys."""
+    return {key: value for key, value in flat(table).items() if not key.endswith(INVISIBLE)}

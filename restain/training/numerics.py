@@ -1,0 +1,62 @@
+"""How a step computes on this device: bfloat16, channels last, compiled, and with reproducible dropout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from restain.networks.blocks import Staged
+from restain.randomness import derive_seed
+from restain.training.config import TrainingConfig
+
+
+def profits_from_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices of bfloat16 in hardware: NVIDIA from Ampere on, CPUs with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _cpu_has_amx()
+
+
+def _cpu_has_amx() -> bool:
+    # 2.6 to 2.13 know it under a private name only; where a later version drops the name, `auto` means float32
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe is not None and probe())
+
+
+def computes_in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
+    """What `precision` means on this device."""
+    return config.precision == "bfloat16" or (config.precision == "auto" and profits_from_bfloat16(device))
+
+
+def memory_format(config: TrainingConfig, device: torch.device) -> torch.memory_format:
+    """What `channels_last` means on this device."""
+    wanted = device.type == "cuda" if config.channels_last == "auto" else config.channels_last
+    return torch.channels_last if wanted else torch.preserve_format
+
+
+def compile_stages(method: nn.Module) -> None:
+    """Compile every stage of every staged network in place, each for the sizes that it meets.
+
+    Stages, not networks: a method runs networks in parts, and blocks of one shape share one compilation.
+    """
+    for network in [module for module in method.modules() if isinstance(module, Staged)]:
+        for stage in network.stages.values():
+            stage.compile(dynamic=False)
+
+
+@contextmanager
+def step_numerics(device: torch.device, bfloat16: bool, seed: int, step: int, rank: int) -> Iterator[None]:
+    """The surroundings of one step: its precision and, for dropout, a random state derived from (seed, step, rank).
+
+    Dropout takes no generator, hence this use of the global state, which is put back afterwards. The rank matters:
+    processes that all dropped the same units would see too few different ones. So with dropout N processes do not
+    repeat one process exactly; everything else does.
+
+    Autocast's cache of rounded weights stays off: a step moves weights between its passes, and the cache would keep
+    the old ones.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(seed, "step", step, rank))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+            yield

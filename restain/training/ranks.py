@@ -1,0 +1,91 @@
+"""Several processes training one model, started by `torchrun`: who we are among them, and the few things done together.
+
+Gradients are averaged where they are made (`restain.methods.base.descend`), because the networks of a method are called
+in parts and in turns, which wrappers of whole modules do not fit. What is left is here: the weights start equal, logged
+losses are means over the ranks, and only the first rank writes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from restain.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all that train together."""
+
+    rank: int
+    """Number of this process, from 0."""
+    count: int
+    """How many processes there are."""
+    device: torch.device
+    """Where this process computes."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes, elementwise."""
+        if self.count > 1:
+            distributed.all_reduce(values)
+            values = values / self.count
+        return values
+
+    def share(self, module: nn.Module) -> None:
+        """Give every process the first one's weights and buffers."""
+        if self.count > 1:
+            for tensor in module.state_dict().values():
+                distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started with this one; alone without it.
+
+    Args:
+        device: `cpu`, `cuda` (with torchrun one GPU per process), or `auto`: CUDA where there is a GPU.
+
+    Raises:
+        InputError: the device is not available here.
+    """
+    chosen = _device(device)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), chosen)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "cpu":
+        return torch.device("cpu")
+    if name != "cuda":
+        raise InputError(f"--device {name}: expected auto, cpu or cuda")
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"process {local_rank} needs a GPU of its own, but PyTorch sees {torch.cuda.device_count()}; "
+            "use --device cpu, or start at most one process per GPU"
+        )
+    return torch.device("cuda", local_rank)

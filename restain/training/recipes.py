@@ -1,0 +1,153 @@
+"""Turn a recipe file into a validated `Recipe`; a mistake in it becomes a sentence that names file, section and key."""
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from restain.errors import ConfigError
+from restain.methods import METHODS
+from restain.methods.base import AuxiliaryModel
+from restain.training.config import Pretrained, Recipe
+from restain.training.toml import Table, merged, override, read_table
+
+SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "sample_every_steps", "save_every_steps")
+"""Training settings that an auxiliary model takes over from the recipe that asks for it: how to run, not how long."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and complete it with every default.
+
+    Args:
+        path: a TOML file.
+        overrides: settings such as `training.steps=10` that win over the file.
+
+    Raises:
+        MissingError: there is no such file.
+        ConfigError: the file is not TOML, or a key or value is wrong; the message names the nearest known key.
+    """
+    path = Path(path)
+    table, overridden = override(read_table(path), overrides)
+    return _recipe(table, _Origin(str(path), frozenset(overridden)), "")
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where settings came from, for messages."""
+
+    file: str
+    overridden: Collection[str]
+
+    def error(self, key: str, message: str) -> ConfigError:
+        return ConfigError(f"{'--set' if key in self.overridden else self.file}: {message}")
+
+
+def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
+    """Validate one recipe; `prefix` is its dotted place in the file, empty for the outermost."""
+    if "method" not in table:
+        raise origin.error("", f"key 'method' is missing{_inside(prefix)}; one of {', '.join(sorted(METHODS))}")
+    name = table["method"]
+    if not isinstance(name, str) or name not in METHODS:
+        raise origin.error(f"{prefix}method", f"unknown method {name!r}{_suggest(str(name), METHODS)}")
+    method = METHODS[name]
+    sections = {key: _section(table, key, origin, prefix) for key in ("data", "model", "training", "auxiliary")}
+    model = _validated(method.Config, sections["model"], origin, f"{prefix}model.")
+    auxiliary = _auxiliary(method.auxiliary(model), table, sections, origin, prefix)
+    return _validated(Recipe, {**table, "model": model, "auxiliary": auxiliary}, origin, prefix)
+
+
+def _auxiliary(
+    proposals: Mapping[str, AuxiliaryModel], table: Table, sections: Mapping[str, Table], origin: _Origin, prefix: str
+) -> dict[str, Pretrained | Recipe]:
+    """For every model the method needs first: the checkpoint that the recipe names, or the recipe that trains it."""
+    for name in sections["auxiliary"].keys() - proposals.keys():
+        needs = _suggest(name, proposals) if proposals else "; the method needs none"
+        raise origin.error(f"{prefix}auxiliary.{name}", f"unknown model [{prefix}auxiliary.{name}]{needs}")
+    chosen: dict[str, Pretrained | Recipe] = {}
+    for name, proposal in proposals.items():
+        place = f"{prefix}auxiliary.{name}"
+        given = _section(sections["auxiliary"], name, origin, f"{prefix}auxiliary.")
+        if "checkpoint" in given:
+            chosen[name] = _pretrained(given, origin, place)
+            continue
+        proposed = {
+            "method": proposal.method,
+            "seed": table.get("seed", 0),
+            "data": sections["data"] | dict(proposal.data),
+            "model": dict(proposal.model),
+            "training": {key: value for key, value in sections["training"].items() if key in SHARED_TRAINING}
+            | dict(proposal.training),
+        }
+        if given.get("method", proposal.method) != proposal.method:
+            raise origin.error(
+                f"{place}.method", f"method in [{place}] must be {proposal.method!r}, not {given['method']!r}"
+            )
+        chosen[name] = _recipe(merged(proposed, given), origin, f"{place}.")
+    return chosen
+
+
+def _pretrained(given: Table, origin: _Origin, place: str) -> Pretrained:
+    pretrained = _validated(Pretrained, given, origin, f"{place}.")
+    if not pretrained.checkpoint.is_file():
+        raise origin.error(
+            f"{place}.checkpoint",
+            f"checkpoint in [{place}]: no file {pretrained.checkpoint}; leave the key out to train the model first",
+        )
+    return Pretrained(checkpoint=pretrained.checkpoint.resolve())
+
+
+def _section(table: Mapping[str, Any], key: str, origin: _Origin, prefix: str) -> Table:
+    section = table.get(key, {})
+    if not isinstance(section, dict):
+        raise origin.error(f"{prefix}{key}", f"{prefix}{key} must be a section, [{prefix}{key}], not {section!r}")
+    return section
+
+
+def _validated(model: type[Model], table: Mapping[str, Any], origin: _Origin, prefix: str) -> Model:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        # a field that may be one of several kinds reports one problem for each kind; together they are one sentence
+        problems: dict[str, list[str]] = {}
+        for detail in error.errors():
+            key, message = _explain(model, dict(detail), prefix)
+            problems.setdefault(key, []).append(message)
+        key, messages = next(iter(problems.items()))
+        raise origin.error(key, " or ".join(messages)) from None
+
+
+def _explain(model: type[BaseModel], detail: dict[str, Any], prefix: str) -> tuple[str, str]:
+    """One problem that pydantic found: the dotted key, and a sentence about it."""
+    place, path = model, []
+    for part in detail["loc"]:
+        field = place.model_fields.get(str(part))
+        if field is None:
+            break
+        path.append(str(part))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            place = field.annotation
+    if detail["type"] == "extra_forbidden":
+        unknown = str(detail["loc"][-1])
+        section = ".".join([*prefix.split("."), *path]).strip(".")
+        known = _suggest(unknown, place.model_fields)
+        return f"{section}.{unknown}".strip("."), f"unknown key {unknown!r}{_inside(section)}{known}"
+    key = prefix + ".".join(path)
+    section, _, name = key.rpartition(".")
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not path:
+        return key, f"[{prefix.strip('.')}]: {message}"
+    return key, f"{name}{_inside(section)}: {message[0].lower() + message[1:]}, got {detail['input']!r}"
+
+
+def _inside(section: str) -> str:
+    return f" in [{section.strip('.')}]" if section else ""
+
+
+def _suggest(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

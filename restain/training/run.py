@@ -1,0 +1,133 @@
+"""`train`: from a recipe and a folder of pairs to a checkpoint, auxiliary models first."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from restain.data.augment import Augment
+from restain.data.layouts import Split
+from restain.data.pairs import Pair, PairedTiles, collate
+from restain.errors import InputError
+from restain.methods import METHODS
+from restain.methods.base import Method
+from restain.randomness import derive_seed
+from restain.training.auxiliary import auxiliary_folder, load_auxiliary
+from restain.training.batches import Batches
+from restain.training.config import Pretrained, Recipe
+from restain.training.fit import fit
+from restain.training.folder import MODEL, STATE, check_folder, claimed, listing
+from restain.training.ranks import Ranks, joined
+from restain.training.recipes import load_recipe
+from restain.training.state import steps_done
+
+SHOWN_PAIRS = 4
+"""Rows of a sample grid."""
+
+
+def train(
+    recipe: Recipe | Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    steps: int | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Path:
+    """Train what a recipe says; go on where an earlier call with the same arguments was killed.
+
+    Models that the method needs first and the recipe does not name are trained in `auxiliary/` beside `out` and kept
+    there for the next run. Under `torchrun`, the processes train together.
+
+    Args:
+        recipe: a recipe, or its file.
+        data: folder of the data set; its training part is learned from.
+        out: folder of the run; made where it is missing.
+        steps: length of the training in place of the recipe's.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        console: where to show progress; nowhere if None.
+
+    Returns:
+        The checkpoint of the trained network.
+
+    Raises:
+        ConfigError: the recipe is wrong, or does not fit the data.
+        InputError: the data cannot be used.
+        OutputError: `out` is something else than this run, or cannot be written.
+        NonFiniteLossError: training went astray; names step, term and the last good state.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    if steps is not None:
+        recipe = recipe.with_steps(steps)
+    with joined(device) as ranks:
+        return _run(recipe, Path(data), Path(out), ranks, console if ranks.writes else None)
+
+
+def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
+    """The recipe's method with the weights that its seed gives.
+
+    PyTorch's initialisers take no generator, so the global one is seeded meanwhile, and put back.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(recipe.seed, "weights"))
+        return METHODS[recipe.method](recipe.model, **auxiliary)
+
+
+def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console | None) -> Path:
+    """Train one recipe into one folder; its auxiliary models come here too, as recipes of their own."""
+    pairs = _pairs(recipe, root, "train", recipe.data.augment)
+    batches = Batches(pairs, recipe.data, recipe.seed, ranks)
+    steps = recipe.training.total_steps(batches.per_epoch)
+    listed = listing(pairs)
+    check_folder(out, recipe, listed)
+    ranks.wait()  # every process looks before the first one writes
+    if steps_done(out / STATE) == steps and (out / MODEL).is_file():
+        _tell(console, f"{out} is finished: {steps:,} steps")
+        return out / MODEL
+    _tell(console, pairs.describe())
+    with claimed(out, recipe, listed) if ranks.writes else nullcontext():
+        method = build(recipe, _auxiliary(recipe, root, out, listed, ranks, console))
+        fit(method, batches, recipe, out, ranks, shown=_shown(recipe, root), console=console)
+    return out / MODEL
+
+
+def _auxiliary(
+    recipe: Recipe, root: Path, out: Path, listed: str, ranks: Ranks, console: Console | None
+) -> dict[str, nn.Module]:
+    """What the method needs first, trained now or before."""
+    proposals = METHODS[recipe.method].auxiliary(recipe.model)
+    models = {}
+    for name, choice in recipe.auxiliary.items():
+        if isinstance(choice, Pretrained):
+            path = choice.checkpoint
+        else:
+            path = _run(choice, root, auxiliary_folder(name, choice, listed, out), ranks, console)
+        models[name] = load_auxiliary(name, proposals[name].method, path)
+    return models
+
+
+def _pairs(recipe: Recipe, root: Path, split: Split, augment: Augment | None = None) -> PairedTiles:
+    crop_px = None if recipe.data.crop_px == "whole" else recipe.data.crop_px
+    grades: Literal["auto", "none"] = "auto" if METHODS[recipe.method].reads_grades else "none"
+    return PairedTiles(root, split, crop_px, recipe.seed, augment, grades)
+
+
+def _shown(recipe: Recipe, root: Path) -> Pair | None:
+    """A few pairs for the sample grids, from the held-out part where there is one, spread over it, of one size."""
+    try:
+        pairs = _pairs(recipe, root, "val")
+    except InputError:
+        pairs = _pairs(recipe, root, "train")
+    alike = [index for index, size in enumerate(pairs.sizes) if size == pairs.sizes[0]]
+    chosen = alike[:: max(1, len(alike) // SHOWN_PAIRS)][:SHOWN_PAIRS]
+    return collate([pairs.item(index, epoch=0) for index in chosen])
+
+
+def _tell(console: Console | None, words: str) -> None:
+    if console:
+        console.print(words, soft_wrap=True, highlight=False, markup=False)

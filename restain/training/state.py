@@ -1,0 +1,85 @@
+"""What a run needs to go on after being killed: weights, optimisers and the number of steps done."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from restain.errors import CheckpointError, NonFiniteLossError
+from restain.image import atomic_path
+
+
+def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer], steps_done: int) -> None:
+    """Write the state in one piece: after a kill or a full disk, the file holds the old state or the new one.
+
+    Raises:
+        OutputError: it could not be written; the old state is still there.
+    """
+    state = {
+        "steps_done": steps_done,
+        "method": method.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+    }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a failed write
+            raise OSError(f"writing failed ({str(error).splitlines()[0]}), perhaps the disk is full") from error
+
+
+def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
+    """Put weights and optimisers back, if there is a state.
+
+    Returns:
+        Steps done; 0 where there is no state yet.
+
+    Raises:
+        CheckpointError: the file is damaged or of another method.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        method.load_state_dict(state["method"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        return int(state["steps_done"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be resumed from ({reason}); remove it to start this run again") from error
+
+
+def steps_done(path: Path) -> int:
+    """Only the number of steps in a saved state, 0 where there is none; the tensors stay on the disk."""
+    if not path.is_file():
+        return 0
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["steps_done"])
+    except Exception as error:
+        raise CheckpointError(f"{path} is no saved state; remove it to start this run again") from error
+
+
+def check_finite(weights: Mapping[str, Tensor], steps_done: int, saved: int) -> None:
+    """Check what is about to be saved: a bad gradient shows in the weights before it does in a loss.
+
+    Args:
+        weights: a method's state dict.
+        steps_done: steps that led to them.
+        saved: steps done in the state that was saved last, for the message.
+
+    Raises:
+        NonFiniteLossError: names the first tensor that is not finite.
+    """
+    named = [(name, tensor) for name, tensor in weights.items() if tensor.is_floating_point()]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()
+    for (name, _), good in zip(named, finite, strict=True):
+        if not good:
+            raise astray(f"after step {steps_done} the weights {name} are not finite", saved)
+
+
+def astray(what: str, saved: int) -> NonFiniteLossError:
+    """The error for training that has gone astray, with the way back."""
+    state = f"the last good state and checkpoint are those of step {saved}" if saved else "no state was saved before"
+    return NonFiniteLossError(f"{what}; {state}. Try a lower learning rate, or --set training.precision=float32")

@@ -1,0 +1,102 @@
+"""Recipes as text: read a TOML table, change single keys in it, and write one back."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from restain.errors import ConfigError, MissingError
+
+Table = dict[str, Any]
+
+
+def read_table(path: Path) -> Table:
+    """Read a TOML file.
+
+    Raises:
+        MissingError: there is no such file.
+        ConfigError: it is not TOML; names line and column.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path}: no such recipe; give the path of a .toml file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, set[str]]:
+    """Apply `section.key=value` settings in order.
+
+    Values are read as TOML (`64`, `true`, `[1, 2]`); what is not TOML is taken as text, so that no quotes are needed.
+
+    Returns:
+        The new table, and the dotted keys that were set.
+
+    Raises:
+        ConfigError: a setting is not of the form `section.key=value`.
+    """
+    keys = set()
+    result = dict(table)
+    for setting in settings:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        names = key.split(".")
+        if not equals or not all(names):
+            raise ConfigError(f"--set {setting}: expected section.key=value, as in training.steps=500")
+        change: Any = _value(value)
+        for name in reversed(names):
+            change = {name: change}
+        result = merged(result, change)
+        keys.add(key)
+    return result, keys
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
+    """`below` with the values of `above` on top, table by table."""
+    result = dict(below)
+    for key, value in above.items():
+        lower = result.get(key)
+        both_tables = isinstance(lower, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(lower, value) if both_tables else value  # type: ignore[arg-type]  # both_tables says so
+    return result
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
+    """Nested tables as one, with dotted keys."""
+    result: Table = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def write_table(table: Mapping[str, Any], path: str = "") -> str:
+    """A table as TOML text: keys first, then the tables inside it. `None` has no TOML form and is left out."""
+    lines = [f"[{path}]"] if path else []
+    lines += [f"{key} = {_text(value)}" for key, value in table.items() if value is not None and not _is_table(value)]
+    parts = ["\n".join(lines) + "\n"] if lines else []
+    parts += [write_table(value, f"{path}.{key}" if path else key) for key, value in table.items() if _is_table(value)]
+    return "\n".join(parts)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(item) for item in value)}]"
+    if isinstance(value, float):
+        return repr(value)
+    # a JSON string, number or truth value is a TOML one, but for the one control character that JSON leaves alone
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
