@@ -74,7 +74,7 @@ def spherical_kmeans(
     centres = directions[:, starts.to(points.device, non_blocking=True)]  # B x (restarts·K) x C
 
     def closeness() -> Tensor:
-        return (directions @ centres.mT).unflatten(-1, (restarts, clusters))
+        return (directions @ centres.mT).view(batch, count, restarts, clusters)
 
     for _ in range(iterations):
         members = _members(closeness().argmax(-1), clusters, directions.dtype).flatten(2)
@@ -273,7 +273,7 @@ def expected_displacement(alignment: Tensor, size_px: float) -> Tensor:
     grid = _grid_side(alignment)
     y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     centres = torch.stack([x, y], dim=-1).view(-1, 2).to(alignment, non_blocking=True) * (size_px / grid)
-    return (alignment @ centres - centres).mT.unflatten(-1, (grid, grid))
+    return (alignment @ centres - centres).mT.reshape(-1, 2, grid, grid)
 
 
 def _grid_side(alignment: Tensor) -> int:

@@ -1,7 +1,7 @@
 """What every method is: networks, their optimisers, and one step that reads like the paper's algorithm.
 
-A method is composed, never inherited from another method. It keeps no state besides its weights: everything that changes from
-step to step (the pair, the optimisers, where training stands) is an argument.
+A method is composed, never inherited from another method. It keeps no state besides its weights: everything that
+changes from step to step (the pair, the optimisers, where training stands) is an argument.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +46,7 @@ class Progress:
         return derived_generator(self.seed, self.step, *keys)
 
     def image_generators(self, pair: Pair, *keys: int | str) -> list[torch.Generator]:
-        """One generator per image, derived from its place in the data set, so that no image's draws depend on its batch."""
+        """One generator per image, derived from its place in the data set: its draws do not depend on its batch."""
         return [self.generator(*keys, index) for index in pair.index.tolist()]
 
 
@@ -69,6 +69,8 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]]
+    reads_grades: ClassVar[bool] = False
+    """Whether a step looks at the pairs' grades, which cost a look at every IHC image where names do not carry them."""
 
     @classmethod
     def auxiliary(cls, config: Any) -> dict[str, AuxiliaryModel]:
@@ -117,7 +119,8 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 def descend(loss: Tensor, *optimizers: Optimizer) -> None:
     """Zero the gradients, go backward, average the gradients over the ranks, step.
 
-    Only the weights that the optimisers hold are averaged and moved. The backward pass runs outside autocast, as PyTorch advises.
+    Only the weights that the optimisers hold are averaged and moved. The backward pass runs outside autocast, as
+    PyTorch advises.
     """
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -139,7 +142,8 @@ def average_gradients(*optimizers: Optimizer) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    means = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 

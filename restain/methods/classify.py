@@ -1,7 +1,7 @@
-"""Train an auxiliary classifier: a tile to its grade, so that its features carry what the stain means (VSMT, stage one).
+"""Train an auxiliary classifier: a tile to its grade, so that its features carry the stain's meaning (VSMT, stage one).
 
-A ResNet-18 with ImageNet weights may teach it (Hinton et al. 2015): it learns jointly at a fifth of the rate, and its softened
-answers are the target. Without such weights at hand, plain cross-entropy.
+A ResNet-18 with ImageNet weights may teach it (Hinton et al. 2015): it learns jointly at a fifth of the rate, and its
+softened answers are the target. Without such weights at hand, plain cross-entropy.
 """
 
 from collections.abc import Mapping
@@ -45,6 +45,7 @@ class Classify(Method):
 
     name = "classify"
     Config: ClassVar[type[MethodConfig]] = ClassifyConfig
+    reads_grades = True
 
     def __init__(self, config: ClassifyConfig) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Te
 def _load_teacher(path: Path) -> ResNet18:
     if not path.is_file():
         raise MissingError(
-            f"teacher weights {path} not found; give a ResNet-18 ImageNet file, or leave out `teacher` for plain cross-entropy"
+            f"teacher weights {path} not found; give an ImageNet file for ResNet-18, or leave out `teacher`"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

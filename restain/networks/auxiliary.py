@@ -1,4 +1,4 @@
-"""The auxiliary networks whose frozen features guide VSMT: an autoencoder and a grade classifier on one encoder shape."""
+"""The auxiliary networks whose features guide VSMT: an autoencoder and a grade classifier on one encoder shape."""
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -19,8 +19,8 @@ class AuxiliaryConfig(BaseModel):
 class Autoencoder(Staged):
     """Reconstruct an image from its features at a quarter of the size (VSMT, M_hr and M_ir; 11.38 M weights).
 
-    N x 3 x H x W to N x 3 x H x W in [-1, 1]; H and W must be multiples of 4. Stages: `stem`, `down1`, `down2`, `block0` ...
-    `block8`, `up1`, `up2`, `output`.
+    N x 3 x H x W to N x 3 x H x W in [-1, 1]; H and W must be multiples of 4. Stages: `stem`, `down1`, `down2`,
+    `block0` ... `block8`, `up1`, `up2`, `output`.
     """
 
     def __init__(self, config: AuxiliaryConfig | None = None) -> None:

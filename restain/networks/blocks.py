@@ -1,4 +1,4 @@
-"""The small parts that the networks share: blurred resampling, residual blocks, initial weights, chains of named stages."""
+"""What the networks share: blurred resampling, residual blocks, initial weights, chains of named stages."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal
@@ -16,9 +16,9 @@ NormName = Literal["instance", "batch"]
 class Staged(nn.Module):
     """A network that is a chain of named stages. A tap is the name of a stage and means that stage's output.
 
-    `inject` adds a tensor to the output of a stage (the tap then includes it). `after` continues from a known output: the
-    input is then the output of that stage, not yet injected, and only what follows is run. Nothing past the last wanted stage is
-    evaluated.
+    `inject` adds a tensor to the output of a stage (the tap then includes it). `after` continues from a known output:
+    the input is then the output of that stage, not yet injected, and only what follows is run. Nothing past the last
+    wanted stage is evaluated.
     """
 
     stages: nn.ModuleDict
@@ -76,7 +76,7 @@ class Staged(nn.Module):
 
 
 class BlurDown(nn.Module):
-    """Halve height and width after a binomial [1, 2, 1] blur (Zhang 2019, "Making convolutional networks shift-invariant again")."""
+    """Halve height and width after a binomial [1, 2, 1] blur (Zhang 2019, anti-aliased convolutional networks)."""
 
     kernel: Tensor
 
@@ -157,7 +157,9 @@ def convolution(
 ) -> nn.Conv2d:
     """A convolution with zero padding; without bias where a batch norm follows, which brings its own."""
     layer = nn.Conv2d(channels_in, channels_out, size, stride, padding, bias=norm != "batch")
-    return spectral_norm(layer) if spectral else layer
+    if spectral:
+        spectral_norm(layer)
+    return layer
 
 
 def normalisation(norm: NormName, channels: int) -> nn.Module:
@@ -169,11 +171,11 @@ def initialise(network: nn.Module, gain: float = 0.02) -> None:
     """Xavier-normal weights and zero biases, drawn from the global generator; batch norms start near 1."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            with torch.no_grad():
-                weight = layer.parametrizations.weight.original if hasattr(layer, "parametrizations") else layer.weight
-                nn.init.xavier_normal_(weight, gain)
-                if layer.bias is not None:
-                    layer.bias.zero_()
+            # under spectral norm the learnt weight stands behind a parametrisation
+            weights = dict(layer.named_parameters())
+            nn.init.xavier_normal_(weights.get("parametrizations.weight.original", layer.weight), gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.weight, 1.0, gain)
             nn.init.zeros_(layer.bias)

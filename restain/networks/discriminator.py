@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from restain.errors import ShapeError
 from restain.networks.blocks import BlurDown, convolution, initialise, normalisation
 
 
@@ -13,6 +14,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int = 32, depth: int = 5, *, channels: int = 3, spectral: bool = True) -> None:
         super().__init__()
+        self.smallest_px = 4 * 2**depth
 
         def conv(channels_in: int, channels_out: int) -> nn.Conv2d:
             return convolution(channels_in, channels_out, 4, padding=1, spectral=spectral)
@@ -27,6 +29,15 @@ class Discriminator(nn.Module):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """One score per patch; a real one should score 1."""
+        """One score per patch; a real one should score 1.
+
+        Raises:
+            ShapeError: the images are so small that no patch is left after `depth` halvings.
+        """
+        if min(images.shape[-2:]) < self.smallest_px:
+            raise ShapeError(
+                f"the discriminator needs images of at least {self.smallest_px} px a side, but these are "
+                f"{images.shape[-1]} x {images.shape[-2]}; crop larger, or give it fewer stages"
+            )
         scores: Tensor = self.layers(images)
         return scores

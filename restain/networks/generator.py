@@ -1,7 +1,7 @@
 """The ResNet generator that CUT and its descendants share, with named stages.
 
-Source: Johnson et al. 2016 and Zhu et al. 2017 for the shape, Park et al. 2020 (CUT) for the blurred resampling, VSMT and ASP for
-6 blocks under spectral norm.
+Source: Johnson et al. 2016 and Zhu et al. 2017 for the shape, Park et al. 2020 (CUT) for the blurred resampling, VSMT
+and ASP for 6 blocks under spectral norm.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,8 +39,8 @@ class GeneratorConfig(BaseModel):
 class Generator(Staged):
     """H&E to virtual IHC, N x 3 x H x W to N x 3 x H x W in [-1, 1]; H and W must be multiples of 4.
 
-    Stages: `input` (reflect-padded), `stem`, `down1` and `down2` (the bare convolutions, where PatchNCE reads), `shrink1`,
-    `shrink2`, `block0` ..., `up1`, `up2`, `output`.
+    Stages: `input` (reflect-padded), `stem`, `down1` and `down2` (the bare convolutions, where PatchNCE reads),
+    `shrink1`, `shrink2`, `block0` ..., `up1`, `up2`, `output`.
     """
 
     multiple = 4
@@ -91,8 +91,9 @@ class Generator(Staged):
     def halo_px(self) -> int:
         """How far an input pixel reaches in the output, not counting instance norm, which reaches everywhere.
 
-        The reach of each stage times its pixel size: 3 for the 7x7, 1 + 1 for conv and blur at each scale on the way down, 8 per
-        residual block at a quarter of the size, the way up, 3 for the last 7x7; rounded up to the generator's multiple.
+        The reach of each stage times its pixel size: 3 for the 7x7, 1 + 1 for conv and blur at each scale on the way
+        down, 8 per residual block at a quarter of the size, the way up, 3 for the last 7x7; rounded up to the
+        generator's multiple.
         """
         down = 3 + (1 + 1) + 2 * (1 + 1)
         blocks = 4 * 2 * self.config.blocks

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016), with the names of the public ImageNet weight files, so that they load without torchvision."""
+"""ResNet-18 (He et al. 2016) with the names of the public ImageNet weights, to load them without torchvision."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Classify N x 3 x H x W images in [-1, 1] to N x classes logits; shifts them to ImageNet's mean and spread itself."""
+    """N x 3 x H x W images in [-1, 1] to N x classes logits; it shifts them to ImageNet's mean and spread itself."""
 
     mean: Tensor
     std: Tensor

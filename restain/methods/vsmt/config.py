@@ -26,6 +26,9 @@ class VsmtConfig(MethodConfig):
     width: int = Field(64, ge=2)
     """Channels of the first convolution of generator and auxiliary models; the discriminators have half as many."""
 
+    discriminator_depth: int = Field(5, ge=2)
+    """Stages of the discriminators; each halves the image, so that 5 need crops of at least 128 px."""
+
     guidance: bool = True
     """Guide the generator by multi-task features; without it only the baseline's terms remain."""
     alignment: Literal["apm", "ot", "identity"] = "apm"
@@ -91,6 +94,11 @@ class VsmtConfig(MethodConfig):
     def learns_regions(self) -> bool:
         """Whether there is a modulator to train: spatial alignment on enhanced structure."""
         return self.guidance and self.alignment != "identity" and self.structure_enhancement
+
+    @property
+    def learns_alignment(self) -> bool:
+        """Whether the alignment step has anything to train."""
+        return self.learns_regions or (self.guidance and self.task_gap)
 
     def ramp(self, epoch: float) -> float:
         """Factor on the guidance loss, 0 to 1."""

@@ -9,8 +9,8 @@ from restain.networks.blocks import initialise
 class Fusion(nn.Module):
     """M_ta at one level: multi-task features of H&E and rearranged IHC to guidance on the generator's features.
 
-    Two inputs N x 2C x h x w, output N x C x h x w. Compress each (1x1, 3x3, 3x3), concatenate, fuse (1x1, 3x3), add a residual
-    of three 3x3.
+    Two inputs N x 2C x h x w, output N x C x h x w. Compress each (1x1, 3x3, 3x3), concatenate, fuse (1x1, 3x3), add a
+    residual of three 3x3.
     """
 
     def __init__(self, channels: int) -> None:
@@ -24,13 +24,15 @@ class Fusion(nn.Module):
     def forward(self, he: Tensor, ihc: Tensor) -> Tensor:
         """Guidance to add to the generator's features."""
         fused: Tensor = self.fuse(torch.cat([self.compress_he(he), self.compress_ihc(ihc)], dim=1))
-        return fused + self.refine(fused)
+        residual: Tensor = self.refine(fused)
+        return fused + residual
 
 
 def mean_over_tasks(he: Tensor, ihc: Tensor) -> Tensor:
     """Guidance without task-gap alignment: the mean of the four tasks' features; N x 2C x h x w each to N x C x h x w.
 
-    The ablation rows without M_ta need features in the generator's shape without anything learned; the paper does not say how.
+    The ablation rows without M_ta need features in the generator's shape without anything learned; the paper does not
+    say how.
     """
     return torch.stack([*he.chunk(2, dim=1), *ihc.chunk(2, dim=1)]).mean(dim=0)
 

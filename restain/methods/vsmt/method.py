@@ -1,7 +1,7 @@
 """The step of VSMT: discriminator, dual alignment, its discriminator, generator.
 
-Every pass is run once. The features of x come with v = G(x); the guided image continues from block1; frozen networks stop at their
-last tap; keys and teachers take no gradient.
+Every pass is run once. The features of x come with v = G(x); the guided image continues from block1; frozen networks
+stop at their last tap; keys and teachers take no gradient.
 """
 
 from collections.abc import Mapping
@@ -55,9 +55,9 @@ class Evidence:
 class Vsmt(Method):
     """Virtual IHC staining with dual-aligned multi-task feature guidance (Xie et al., CVPR 2026).
 
-    Departs from the published code in three places: the second discriminator learns from the current guided image instead of an
-    earlier one, because nothing then depends on what a step left behind; k-means is spherical, because the similarities that it
-    serves are cosines; every operation is per image, so that any batch size works.
+    Departs from the published code in three places: the second discriminator learns from the current guided image
+    instead of an earlier one, because nothing then depends on what a step left behind; k-means is spherical, because
+    the similarities that it serves are cosines; every operation is per image, so that any batch size works.
     """
 
     name = "vsmt"
@@ -76,7 +76,7 @@ class Vsmt(Method):
         self.config = config
         width = config.width
         self.generator = Generator(GeneratorConfig(width=width))
-        self.discriminator = Discriminator(max(width // 2, 1))
+        self.discriminator = Discriminator(width // 2, config.discriminator_depth)
         self.sampler = Sampler(nce_channels(width))
         if not config.guidance:
             return
@@ -92,10 +92,11 @@ class Vsmt(Method):
         )
         self.spatial = SpatialAlignment(config)
         self.guidance_projector = self._projector(config.guidance_distance)
-        self.alignment_projector = self._projector(config.alignment_distance)
+        if config.learns_alignment:
+            self.alignment_projector = self._projector(config.alignment_distance)
         if config.task_gap:
             self.fusion = nn.ModuleDict({stage: Fusion(4 * width) for stage in LEVELS})
-            self.guided_discriminator = Discriminator(max(width // 2, 1))
+            self.guided_discriminator = Discriminator(width // 2, config.discriminator_depth)
 
     @classmethod
     def auxiliary(cls, config: VsmtConfig) -> dict[str, AuxiliaryModel]:
@@ -108,7 +109,7 @@ class Vsmt(Method):
             for side in ("he", "ihc")
             for kind, method, data, training in (
                 ("autoencoder", "reconstruct", {"batch_size": 1}, {"epochs": 20, "decay_epochs": 10}),
-                ("classifier", "classify", {"batch_size": 2, "crop_px": None}, {"epochs": 20, "decay_epochs": 10}),
+                ("classifier", "classify", {"batch_size": 2, "crop_px": "whole"}, {"epochs": 20, "decay_epochs": 10}),
             )
         }
 
@@ -121,10 +122,11 @@ class Vsmt(Method):
         }
         if self.config.guidance:
             parts["guidance_projector"] = [self.guidance_projector]
+        if self.config.learns_alignment:
             parts["alignment"] = [self.spatial, self.alignment_projector]
-            if self.config.task_gap:
-                parts["alignment"].append(self.fusion)
-                parts["guided_discriminator"] = [self.guided_discriminator]
+        if self.config.guidance and self.config.task_gap:
+            parts["alignment"].append(self.fusion)
+            parts["guided_discriminator"] = [self.guided_discriminator]
         return {
             name: adam(*modules, lr=self.config.lr)
             for name, modules in parts.items()
@@ -142,7 +144,8 @@ class Vsmt(Method):
         teacher = None
         if config.guidance:
             evidence = self._gather(pair, virtual.detach())
-            losses |= self._align(pair, virtual.detach(), student, positions, evidence, optimizers, progress)
+            if config.learns_alignment:
+                losses |= self._align(pair, virtual.detach(), student, positions, evidence, optimizers, progress)
             teacher = self._teach(student[FIRST_LEVEL], evidence, progress)
         return losses | self._stain(pair, virtual, student, teacher, positions, optimizers, progress)
 
@@ -222,10 +225,8 @@ class Vsmt(Method):
         optimizers: Mapping[str, Optimizer],
         progress: Progress,
     ) -> dict[str, Tensor]:
-        """Train modulator (M_sf) and fusion (M_ta) by whether the guided generator stains better; G itself stays as it is."""
+        """Train modulator (M_sf) and fusion (M_ta) by how well the guided generator stains; G itself stays as it is."""
         config = self.config
-        if not (config.learns_regions or config.task_gap):
-            return {}
         terms: dict[str, Tensor] = {}
         alignment = self._match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         moved = {tap: rearrange(alignment, feature) for tap, feature in evidence.reference.items()}
@@ -234,7 +235,6 @@ class Vsmt(Method):
                 self._alignment_distance(moved[tap], evidence.virtual[tap]) for tap in AUXILIARY_TAPS
             )
             terms["structure"] = config.lambda_structure * self._structure_loss(pair, virtual, evidence, progress)
-        learning = [optimizers[name] for name in ("alignment", "sampler") if name in optimizers]
         if not config.task_gap:
             descend(total(terms.values()), optimizers["alignment"])
             return detached(terms, "alignment")
@@ -252,7 +252,7 @@ class Vsmt(Method):
                     self._alignment_distance(guidance[stage], moved[tap]) for stage, tap in LEVELS.items()
                 ),
             }
-        descend(total(terms.values()), *learning)
+        descend(total(terms.values()), optimizers["alignment"], optimizers["sampler"])
         judged = self._judge("guided_discriminator", self.guided_discriminator, pair.ihc, guided, optimizers)
         return detached(terms, "alignment") | judged
 
@@ -264,7 +264,8 @@ class Vsmt(Method):
         modulator = self.spatial.modulator
         assert modulator is not None
         projected = modulator.head(modulator(torch.cat([evidence.virtual[tap], features])))
-        return margin_info_nce(*projected.chunk(3), config.structure_temperature, config.structure_margin)
+        anchor, positive, negative = projected.chunk(3)
+        return margin_info_nce(anchor, positive, negative, config.structure_temperature, config.structure_margin)
 
     @torch.no_grad()
     def _teach(self, first: Tensor, evidence: Evidence, progress: Progress) -> dict[str, Tensor]:

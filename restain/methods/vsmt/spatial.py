@@ -8,17 +8,21 @@ from restain.alignment import (
     active_passive_matching,
     alignment_matrix,
     choose_clusters,
-    cosine_similarity,
     identity_alignment,
+    region_similarity,
     sinkhorn_alignment,
     spherical_kmeans,
 )
 from restain.methods.vsmt.config import VsmtConfig
 from restain.methods.vsmt.structure import Modulator
 
+SINKHORN_ITERATIONS = 50
+MOST_CLUSTERS = 5
+"""The largest K that `clusters = "auto"` tries."""
+
 
 class SpatialAlignment(nn.Module):
-    """From features of the virtual IHC and of the reference to A, B x N x N; row = virtual region, column = real region."""
+    """From features of virtual IHC and reference to A, B x N x N; row = virtual region, column = real region."""
 
     def __init__(self, config: VsmtConfig) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class SpatialAlignment(nn.Module):
         self.modulator = Modulator(4 * config.width, config.region_size) if config.learns_regions else None
 
     def regions(self, features: Tensor) -> Tensor:
-        """One vector per region, N x C x h/size x w/size, by the modulator or as the plain mean (`structure_enhancement` off)."""
+        """One vector per region, N x C x h/size x w/size: by the modulator, or the plain mean without one."""
         if self.modulator is None:
             return F.avg_pool2d(features, self.config.region_size)
         regions: Tensor = self.modulator(features)
@@ -37,9 +41,17 @@ class SpatialAlignment(nn.Module):
 
         Gradients reach the regions through the similarities; classes and their matching are decided without.
         """
-        if self.config.alignment == "identity":
-            return identity_alignment(virtual)
-        if self.config.alignment == "ot":
-            return sinkhorn_alignment(virtual, reference, self.config.transport_epsilon)
-        points = torch.cat([virtual, reference], dim=-1).detach()
-        return points
+        config = self.config
+        if config.alignment == "identity":
+            return identity_alignment(len(virtual), virtual.shape[2] * virtual.shape[3], virtual)
+        if config.alignment == "ot":
+            return sinkhorn_alignment(virtual, reference, config.transport_epsilon, SINKHORN_ITERATIONS)
+        both = torch.cat([virtual.flatten(2), reference.flatten(2)], dim=2).mT.detach()
+        if config.clusters == "auto":
+            clusters, labels = MOST_CLUSTERS, choose_clusters(both, generator)
+        else:
+            clusters, labels = config.clusters, spherical_kmeans(both, config.clusters, generator)
+        virtual_labels, reference_labels = labels.chunk(2, dim=1)
+        similarity = region_similarity(virtual.detach(), reference.detach())
+        permutation = active_passive_matching(similarity, virtual_labels, reference_labels, clusters)
+        return alignment_matrix(virtual, reference, virtual_labels, reference_labels, permutation)

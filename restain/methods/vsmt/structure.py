@@ -1,7 +1,7 @@
 """Structure enhancement learning (VSMT, spatial alignment): a modulator that keeps structure and plays down stain.
 
-Anchor, positive and negative are reconstruction features of the virtual IHC, of a view that keeps its structure, and of one that
-keeps its stain. The margin leaves some stain in, which is worth more as training goes on.
+Anchor, positive and negative are reconstruction features of the virtual IHC, of a view that keeps its structure, and of
+one that keeps its stain. The margin leaves some stain in, which is worth more as training goes on.
 """
 
 import torch
@@ -41,10 +41,11 @@ def draw_views(
 
     With `he_probability` the positive is the H&E image itself: the same structure in another stain (published code).
     """
-    positive = structure_preserving(virtual, progress.image_generators(pair, "positive"), settings)
-    negative = stain_preserving(virtual, progress.image_generators(pair, "negative"), settings)
+    images = virtual.float()  # views are drawn in float32, whatever the networks compute in
+    positive = structure_preserving(images, progress.image_generators(pair, "positive"), settings).to(virtual.dtype)
+    negative = stain_preserving(images, progress.image_generators(pair, "negative"), settings).to(virtual.dtype)
     if he_probability:
         draws = torch.stack([torch.rand((), generator=g) for g in progress.image_generators(pair, "he")])
         use_he = (draws < he_probability).to(virtual.device, non_blocking=True).view(-1, 1, 1, 1)
-        positive = torch.where(use_he, pair.he, positive)
+        positive = torch.where(use_he, pair.he.to(virtual.dtype), positive)
     return positive, negative

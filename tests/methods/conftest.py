@@ -1,0 +1,73 @@
+"""Tiny pairs and tiny auxiliary models for the steps of all methods."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from restain.data.pairs import Pair
+from restain.methods import METHODS
+from restain.methods.base import Method, Progress
+from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
+
+WIDTH = 4
+
+TINY: dict[str, dict[str, Any]] = {
+    "reconstruct": {"width": WIDTH},
+    "classify": {"width": WIDTH},
+    "cut": {"width": WIDTH, "blocks": 5, "positions": 16},
+    "vsmt": {"width": WIDTH, "positions": 16, "region_size": 2, "discriminator_depth": 3},
+}
+"""Settings with which each method steps in a moment on 64 px."""
+
+
+def auxiliary_models(width: int = WIDTH) -> dict[str, nn.Module]:
+    config = AuxiliaryConfig(width=width)
+    return {
+        "he_autoencoder": Autoencoder(config),
+        "he_classifier": Classifier(config),
+        "ihc_autoencoder": Autoencoder(config),
+        "ihc_classifier": Classifier(config),
+    }
+
+
+@pytest.fixture
+def build() -> Callable[..., Method]:
+    """Build a method by name with tiny settings; the same weights every time."""
+
+    def make(name: str, **settings: Any) -> Method:
+        torch.manual_seed(0)
+        method = METHODS[name]
+        config = method.Config(**TINY[name] | settings)
+        auxiliary = auxiliary_models() if method.auxiliary(config) else {}
+        return method(config, **auxiliary).train()
+
+    return make
+
+
+@pytest.fixture
+def draw_pair() -> Callable[..., Pair]:
+    """Random smooth images; image `index` is the same in every batch."""
+
+    def draw(*indices: int, size: int = 64, dtype: torch.dtype = torch.float32) -> Pair:
+        def image(seed: int) -> torch.Tensor:
+            coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+            return nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1) * 2 - 1
+
+        return Pair(
+            he=torch.cat([image(2 * index) for index in indices]),
+            ihc=torch.cat([image(2 * index + 1) for index in indices]),
+            grade=torch.tensor([index % 4 for index in indices]),
+            index=torch.tensor(indices),
+            names=tuple(f"tile{index}" for index in indices),
+        )
+
+    return draw
+
+
+@pytest.fixture
+def progress() -> Progress:
+    """The 8th of 100 steps."""
+    return Progress(seed=0, step=7, steps=100, steps_per_epoch=2)

@@ -1,0 +1,117 @@
+"""What holds for the step of every method: who moves, batches, sizes, repeatability, learning."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from restain.data.pairs import Pair
+from restain.methods.base import Method, Progress
+
+Build = Callable[..., Method]
+DrawPair = Callable[..., Pair]
+
+VARIANTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "reconstruct": ("reconstruct", {}, {"autoencoder"}),
+    "classify": ("classify", {"side": "ihc"}, {"classifier"}),
+    "cut": ("cut", {}, {"generator", "discriminator", "sampler"}),
+    "fastcut": ("cut", {"fast": True}, {"generator", "discriminator", "sampler"}),
+}
+BASE = {"generator", "discriminator", "sampler"}
+FUSED = {"fusion", "guided_discriminator", "guidance_projector", "alignment_projector"}
+VARIANTS |= {
+    "vsmt no guidance": ("vsmt", {"guidance": False}, BASE),
+    "vsmt no alignment": ("vsmt", {"alignment": "identity", "task_gap": False}, BASE | {"guidance_projector"}),
+    "vsmt spatial only": (
+        "vsmt",
+        {"task_gap": False},
+        BASE | {"spatial", "guidance_projector", "alignment_projector"},
+    ),
+    "vsmt task-gap only": ("vsmt", {"alignment": "identity"}, BASE | FUSED),
+    "vsmt complete": ("vsmt", {}, BASE | FUSED | {"spatial"}),
+    "vsmt no structure enhancement": ("vsmt", {"structure_enhancement": False}, BASE | FUSED),
+    "vsmt optimal transport": ("vsmt", {"alignment": "ot"}, BASE | FUSED | {"spatial"}),
+    "vsmt automatic K": ("vsmt", {"clusters": "auto"}, BASE | FUSED | {"spatial"}),
+    "vsmt paper": (
+        "vsmt",
+        {"profile": "paper"},
+        BASE | {"fusion", "guided_discriminator", "spatial"},
+    ),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], set[str]]:
+    return VARIANTS[request.param]
+
+
+def moved(before: Method, after: Method) -> set[str]:
+    """Names of the parts whose weights differ."""
+    old = dict(before.named_parameters())
+    return {name.split(".")[0] for name, weight in after.named_parameters() if not torch.equal(weight, old[name])}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_exactly_the_expected_networks_move(
+    variant: tuple[str, dict[str, Any], set[str]], batch: int, build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    name, settings, expected = variant
+    method = build(name, **settings)
+    before = copy.deepcopy(method)
+    losses = method.step(draw_pair(*range(batch)), method.optimizers(), progress)
+    assert moved(before, method) == expected
+    for key, loss in losses.items():
+        assert loss.ndim == 0
+        assert not loss.requires_grad
+        assert torch.isfinite(loss), key
+    assert all(weight.requires_grad for part in expected for weight in getattr(method, part).parameters())
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one(
+    variant: tuple[str, dict[str, Any], set[str]], build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    name, settings, _ = variant
+
+    def losses(*indices: int) -> dict[str, Tensor]:
+        method = build(name, **settings).double()
+        disable_dropout(method)
+        return method.step(draw_pair(*indices, dtype=torch.float64), standing_still(method), progress)
+
+    batch, first, second = losses(3, 5), losses(3), losses(5)
+    for key, loss in batch.items():
+        assert_close(loss, (first[key] + second[key]) / 2, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_a_step_repeats_exactly(
+    variant: tuple[str, dict[str, Any], set[str]], build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    name, settings, _ = variant
+    runs = []
+    for _ in range(2):
+        method = build(name, **settings)
+        torch.manual_seed(1)  # dropout is the only draw from the global generator
+        method.step(draw_pair(1), method.optimizers(), progress)
+        runs.append(method.state_dict())
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+def test_samples_are_images(variant: tuple[str, dict[str, Any], set[str]], build: Build, draw_pair: DrawPair) -> None:
+    name, settings, _ = variant
+    for column in build(name, **settings).eval().sample(draw_pair(0, 1)).values():
+        assert column.shape == (2, 3, 64, 64)
+
+
+def standing_still(method: Method) -> dict[str, torch.optim.Optimizer]:
+    """Optimisers that move nothing, so that later terms of a step see the same weights."""
+    groups = {name: optimizer.param_groups[0]["params"] for name, optimizer in method.optimizers().items()}
+    return {name: torch.optim.SGD(weights, lr=0.0) for name, weights in groups.items()}
+
+
+def disable_dropout(method: nn.Module) -> None:
+    for layer in method.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0

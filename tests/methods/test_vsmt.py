@@ -1,0 +1,141 @@
+"""Facts about VSMT: profiles, ramp, frozen models, and that doing each piece of work once changes nothing."""
+
+import copy
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.testing import assert_close
+
+from restain.data.pairs import Pair
+from restain.errors import ConfigError
+from restain.methods.base import Method, Progress
+from restain.methods.vsmt import Vsmt, VsmtConfig
+from restain.methods.vsmt.fusion import Fusion, Projector, mean_over_tasks
+from restain.methods.vsmt.structure import Modulator
+from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig
+
+Build = Callable[..., Method]
+DrawPair = Callable[..., Pair]
+
+
+def naive_class(project: Path) -> type[Vsmt]:
+    path = project / "benchmarks" / "naive_vsmt.py"
+    spec = importlib.util.spec_from_file_location("naive_vsmt", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["naive_vsmt"] = module
+    spec.loader.exec_module(module)
+    found: type[Vsmt] = module.NaiveVsmt
+    return found
+
+
+def test_the_step_equals_one_that_runs_every_pass_naively(
+    project: Path, build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    ours = build("vsmt").double().eval()  # power iterations of spectral norm would count the passes
+    naive = copy.deepcopy(ours)
+    naive.__class__ = naive_class(project)
+    pair = draw_pair(0, 1, dtype=torch.float64)
+    losses = ours.step(pair, ours.optimizers(), progress)
+    expected = naive.step(pair, naive.optimizers(), progress)
+    assert losses.keys() == expected.keys()
+    for key, loss in losses.items():
+        assert_close(loss, expected[key], msg=lambda text, key=key: f"{key}: {text}")
+    for (name, weight), other in zip(ours.named_parameters(), naive.parameters(), strict=True):
+        # Adam turns rounding into a small move where the true gradient is 0, as for a bias before a norm
+        assert_close(weight, other, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_profile_is_a_set_of_defaults() -> None:
+    published, paper = VsmtConfig(), VsmtConfig(profile="paper")
+    assert (published.reference, paper.reference) == ("restained", "ihc")
+    assert (published.views.channel_swap, paper.views.channel_swap) == (0.0, 0.5)
+    kept = VsmtConfig(profile="paper", reference="restained", views={"channel_swap": 0.25})
+    assert (kept.reference, kept.guidance_distance) == ("restained", "l2")
+    assert (kept.views.channel_swap, kept.views.rgb_jitter) == (0.25, 0.5)
+    assert VsmtConfig.model_validate(kept.model_dump()) == kept, "a resolved recipe means the same when read again"
+
+
+def test_impossible_settings_are_refused() -> None:
+    for wrong in ({"clusters": 6}, {"region_size": 3}, {"lambda_nse": 1.0}, {"alignment": "none"}):
+        with pytest.raises(ValidationError):
+            VsmtConfig(**wrong)
+
+
+def test_the_ramp_starts_at_zero_and_stays_at_one() -> None:
+    config = VsmtConfig()
+    assert config.ramp(0) == 0
+    assert config.ramp(2.5) == pytest.approx(0.5**10)
+    assert config.ramp(5) == config.ramp(70) == 1
+    assert VsmtConfig(ramp_epochs=0).ramp(0) == 1
+
+
+def test_the_auxiliary_models_stay_in_evaluation_mode_and_frozen(build: Build) -> None:
+    method = build("vsmt")
+    method.train()
+    assert method.generator.training
+    assert not any(module.training for module in method.tasks.modules())
+    assert not any(weight.requires_grad for weight in method.tasks.parameters())
+
+
+def test_auxiliary_models_of_another_width_are_refused() -> None:
+    narrow = Autoencoder(AuxiliaryConfig(width=2))
+    with pytest.raises(ConfigError, match="he_classifier has width 2, the method 4"):
+        Vsmt(
+            VsmtConfig(width=4),
+            he_autoencoder=narrow,
+            he_classifier=narrow,  # type: ignore[arg-type]
+            ihc_autoencoder=narrow,
+            ihc_classifier=narrow,  # type: ignore[arg-type]
+        )
+
+
+def test_without_guidance_nothing_must_be_trained_first() -> None:
+    assert Vsmt.auxiliary(VsmtConfig(guidance=False)) == {}
+    assert set(Vsmt.auxiliary(VsmtConfig())) == {"he_autoencoder", "he_classifier", "ihc_autoencoder", "ihc_classifier"}
+
+
+@torch.no_grad()
+def test_shapes_of_the_parts() -> None:
+    features = torch.randn(2, 16, 32, 32)
+    modulator = Modulator(16, region_size=8)
+    assert modulator(features).shape == (2, 8, 4, 4)
+    assert modulator.head(modulator(features)).shape == (2, 8, 4, 4)
+    wide = torch.randn(2, 32, 32, 32)
+    assert Fusion(16)(wide, wide).shape == (2, 16, 32, 32)
+    assert Projector(16)(features).shape == (2, 8, 32, 32)
+
+
+def test_a_region_sees_nothing_outside_itself_but_for_the_norm() -> None:
+    modulator = Modulator(8, region_size=4)
+    for layer in list(modulator.layers):
+        if isinstance(layer, torch.nn.InstanceNorm2d):
+            layer.forward = lambda x: x
+    features = torch.randn(1, 8, 8, 8, requires_grad=True)
+    modulator(features)[0, :, 1, 0].sum().backward()
+    assert features.grad is not None
+    seen = features.grad.abs().sum(dim=(0, 1)) > 0
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[4:, :4] = True
+    assert torch.equal(seen, expected)
+
+
+def test_the_mean_over_tasks_is_their_mean() -> None:
+    he, ihc = torch.full((1, 4, 2, 2), 1.0), torch.full((1, 4, 2, 2), 3.0)
+    he[:, 2:] = 5.0
+    assert_close(mean_over_tasks(he, ihc), torch.full((1, 2, 2, 2), 3.0))
+
+
+def test_align_gives_one_matrix_per_pair(build: Build, draw_pair: DrawPair) -> None:
+    method = build("vsmt").eval()
+    assert isinstance(method, Vsmt)
+    pair = draw_pair(0, 1)
+    matrix = method.align(pair.he, pair.ihc, torch.Generator().manual_seed(0))
+    assert matrix.shape == (2, 64, 64)
+    assert_close(matrix.sum(-1), torch.ones(2, 64))
