@@ -1,0 +1,100 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
+from torch import Tensor
+from torch.testing import assert_close
+
+from restain.errors import ShapeError
+from restain.losses.pyramid import LEVEL_WEIGHTS, gaussian_pyramid_loss
+from restain.randomness import generator
+
+Golden = Callable[[str], dict[str, NDArray[np.float32]]]
+SEEDS = st.integers(0, 10**6)
+
+
+def images(seed: int, height: int = 36, width: int = 40) -> Tensor:
+    return 2 * torch.rand(2, 3, height, width, generator=generator(seed, "images"), dtype=torch.float64) - 1
+
+
+def test_published_levels_and_loss(golden: Golden) -> None:
+    expected = {name: torch.from_numpy(array) for name, array in golden("gaussian_pyramid").items()}
+    virtual, real = expected["fake"], expected["real"]
+    assert_close(gaussian_pyramid_loss(virtual, real), expected["loss"], atol=1e-5, rtol=0)
+    for level, size in enumerate(expected["levels"]):
+        only = [6.0 if index == level else 0.0 for index in range(6)]
+        assert_close(gaussian_pyramid_loss(virtual, real, only).double(), size, atol=1e-5, rtol=0)
+
+
+@given(SEEDS, st.integers(33, 45))
+def test_by_scipy_on_each_image_by_itself(seed: int, height: int) -> None:
+    virtual, real = images(seed, height), images(seed + 1, height)
+    total = 0.0
+    for index, weight in enumerate(LEVEL_WEIGHTS):
+        levels = []
+        for stack in (virtual.numpy(), real.numpy()):
+            level = stack
+            for step in range(index + 1):
+                if step < 5:  # the last level has no blur of its own
+                    blurred = correlate1d(level, np.array([1, 4, 6, 4, 1]) / 16, axis=2, mode="mirror")
+                    blurred = correlate1d(blurred, np.array([1, 4, 6, 4, 1]) / 16, axis=3, mode="mirror")
+                    level = blurred if step == index else blurred[:, :, ::2, ::2]
+            levels.append(level)
+        total += weight * float(np.abs(levels[0] - levels[1]).mean()) / 6
+    assert float(gaussian_pyramid_loss(virtual, real)) == pytest.approx(total)
+
+
+@given(SEEDS)
+def test_symmetries(seed: int) -> None:
+    virtual, real = images(seed), images(seed + 1)
+    loss = gaussian_pyramid_loss(virtual, real)
+    assert_close(gaussian_pyramid_loss(real, virtual), loss)
+    assert_close(gaussian_pyramid_loss(virtual.mT, real.mT), loss)
+    assert_close(gaussian_pyramid_loss(3 * virtual + 1, 3 * real + 1), 3 * loss)
+
+
+def test_limits() -> None:
+    virtual = images(0)
+    assert gaussian_pyramid_loss(virtual, virtual) == 0
+    assert_close(gaussian_pyramid_loss(virtual, virtual + 0.5), torch.tensor(0.5 * sum(LEVEL_WEIGHTS) / 6).double())
+    assert_close(gaussian_pyramid_loss(virtual, images(1), [1.0]), (virtual - images(1)).abs().mean())
+
+
+def test_a_small_shift_costs_little_on_coarse_levels() -> None:
+    tissue = images(0, 64, 64)
+    fine, coarse = (gaussian_pyramid_loss(tissue, tissue.roll(1, 3), weights) for weights in ([1.0], [0, 0, 0, 0, 5.0]))
+    assert coarse < fine / 10
+
+
+def test_a_batch_is_the_mean_of_its_images() -> None:
+    virtual, real = images(0), images(1)
+    one_by_one = [gaussian_pyramid_loss(virtual[[image]], real[[image]]) for image in range(2)]
+    assert_close(gaussian_pyramid_loss(virtual, real), torch.stack(one_by_one).mean())
+
+
+@pytest.mark.parametrize("level", [None, 0.0], ids=["random", "equal images"])
+def test_gradients_are_finite(level: float | None) -> None:
+    virtual = (images(0) if level is None else torch.full((2, 3, 36, 40), level).double()).requires_grad_()
+    gaussian_pyramid_loss(virtual, torch.zeros_like(virtual)).backward()
+    assert virtual.grad is not None
+    assert virtual.grad.isfinite().all()
+
+
+def test_autocast_changes_nothing() -> None:
+    virtual, real = images(0).float(), images(1).float()
+    loss = gaussian_pyramid_loss(virtual, real)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(gaussian_pyramid_loss(virtual, real), loss)
+        assert gaussian_pyramid_loss(virtual.bfloat16(), real).dtype == torch.float32
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ShapeError, match="6 levels need images of at least 33 px, not 32"):
+        gaussian_pyramid_loss(images(0, 32), images(1, 32))
+    with pytest.raises(ShapeError, match="one shape"):
+        gaussian_pyramid_loss(images(0), images(1)[:1])
