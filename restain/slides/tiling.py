@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from restain.errors import InputError
 
 MULTIPLE = 4
-"""Generators halve the image twice: sides and origins of what they see are multiples of this, so that all see one grid."""
+"""Generators halve the image twice: sides and origins of what they see are multiples of this, so all see one grid."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Tile:
 def tiles(size: tuple[int, int], tile_px: int, halo_px: int) -> Iterator[Tile]:
     """Cover an image with tiles, row by row.
 
-    The cores are a grid of `tile_px` that covers each pixel once. A window is its core with `halo_px` on every side; where
-    that would leave the image, the window is moved inward instead, so that all windows have one size and the network meets
-    the border of the image only where it is. An image that one window covers is one tile.
+    The cores are a grid of `tile_px` that covers each pixel once. A window is its core with `halo_px` on every side;
+    where that would leave the image, the window is moved inward instead, so that all windows have one size and the
+    network meets the border of the image only where it is. Along a side that one window covers, there is one tile.
 
     Args:
         size: width and height in px, multiples of 4.
@@ -53,8 +53,8 @@ def tiles(size: tuple[int, int], tile_px: int, halo_px: int) -> Iterator[Tile]:
     """
     if tile_px < MULTIPLE or halo_px < 0 or any(value % MULTIPLE for value in (*size, tile_px, halo_px)):
         raise InputError(
-            f"tile {tile_px} px, halo {halo_px} px, image {size[0]} x {size[1]} px: all must be multiples of {MULTIPLE}, and "
-            "the tile positive"
+            f"tile of {tile_px} px, halo of {halo_px} px, image of {size[0]} x {size[1]} px: expected multiples of "
+            f"{MULTIPLE}, and a tile of at least that"
         )
     columns, rows = (list(_spans(length, tile_px, halo_px)) for length in size)
     for (y, height), (window_y, window_height) in rows:

@@ -1,0 +1,29 @@
+"""`restain import`: a published weight file to a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A PyTorch weight file (*.pth).", metavar="FILE", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write (*.safetensors).", metavar="FILE")],
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of the training images, such as 0.466.")
+    ] = None,
+    stain: Annotated[str | None, typer.Option(help="What the virtual stain shows, such as HER2.")] = None,
+    kind: Annotated[
+        Literal["generator", "autoencoder"],
+        typer.Option(help="What the file is, where names cannot tell: VSMT's autoencoders must be called so."),
+    ] = "generator",
+) -> None:
+    """Turn the published weights of CycleGAN, CUT, ASP, PSPStain, PyramidP2P, VSMT and their like into a checkpoint."""
+    from restain.checkpoint import import_published
+    from restain.errors import OutputError
+
+    if out.suffix != ".safetensors":
+        raise OutputError(f"--out {out}: expected a name that ends in .safetensors")
+    info = import_published(file, out, kind=kind, mpp=mpp, stain=stain)
+    shape = ", ".join(f"{name} {value}" for name, value in info.network.items())
+    typer.echo(f"{file.name} is a {info.kind} ({shape}); it is now in {out}")
