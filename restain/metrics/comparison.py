@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from restain.errors import InputError
 from restain.metrics.evaluation import SEED, Evaluation, Figure
 from restain.metrics.interval import DRAWS, bootstrap, interval
 from restain.metrics.table import METRICS
+
+Verdict = Literal["better", "worse", "unclear"]
 
 _INNER = ("metric", "size", "resize", "format", "tiles", "interval")
 """What of a protocol is not the metric's own."""
@@ -73,6 +76,16 @@ def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
     low, high = interval(after - before) if len(first.names) > 1 else (math.nan, math.nan)
     old, new = first.figures[name], second.figures[name]
     return Figure(new.value - old.value, low, high, {**old.protocol, "difference": "second minus first, paired"})
+
+
+def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
+    """Whether the second is better or worse than the first by more than chance: the paired interval leaves out 0."""
+    gain = difference(name, first, second)
+    if not METRICS[name].higher_is_better:
+        gain = replace(gain, low=-gain.high, high=-gain.low)
+    if gain.low > 0:
+        return "better"
+    return "worse" if gain.high < 0 else "unclear"
 
 
 def words(figure: Figure) -> str:

@@ -1,0 +1,1 @@
+"""`restain demo`: the whole way from drawn tissue to a page that judges two virtual stains by the truth."""

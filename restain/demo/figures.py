@@ -1,0 +1,99 @@
+"""The drawings of the demo's page, as inline SVG: displacement arrows and loss curves."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+COLOURS = ("#5661b3", "#a8571c")
+"""Of the two methods, as the page's style sheet has them: haematoxylin and DAB."""
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "restain",  # the same drawing gives the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#b8b4ae",
+    "axes.labelcolor": "#5b5750",
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": "#5b5750",
+    "ytick.color": "#5b5750",
+    "axes.grid": True,
+    "grid.color": "#ebe8e3",
+    "legend.frameon": False,
+}
+
+Curve = Sequence[tuple[int, float]]
+"""(step, value), by step."""
+
+
+def draw_curves(runs: Mapping[str, Mapping[str, Curve]], columns: int = 4) -> str:
+    """Draw each loss in a panel of its own, with one line per run that has it.
+
+    Args:
+        runs: run -> loss -> curve; the first two runs take `COLOURS`.
+        columns: panels in a row.
+    """
+    terms = list(dict.fromkeys(term for losses in runs.values() for term in losses))
+    rows = -(-len(terms) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11.4, 1.75 * rows + 0.4), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+        for panel, term in zip(panels, terms, strict=False):
+            for (name, losses), colour in zip(runs.items(), COLOURS, strict=False):
+                if term in losses:
+                    steps, values = zip(*losses[term], strict=True)
+                    panel.plot(steps, values, color=colour, linewidth=1.4, label=name)
+            panel.set_title(term, loc="left", color="#2b2823")
+        for panel in list(panels):
+            panel.set_visible(False)
+        first = figure.axes[0]
+        figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=len(runs))
+        figure.supxlabel("step", fontsize=9, color="#5b5750")
+        return _svg(figure)
+
+
+def draw_arrows(background: NDArray[np.uint8], fields: Mapping[str, Tensor], inside: Tensor) -> str:
+    """Draw displacement fields over an image, one panel each, arrows in true length.
+
+    Args:
+        background: H x H x 3 RGB.
+        fields: title -> (dx, dy) in px of the image, 2 x h x w.
+        inside: regions whose true place lies inside the tile, h x w; the arrows of the others are pale.
+    """
+    size_px = len(background)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6 * len(fields), 5.9), layout="constrained")
+        panels = figure.subplots(1, len(fields), squeeze=False)[0]
+        for panel, (title, field) in zip(panels, fields.items(), strict=True):
+            grid = field.shape[-1]
+            centres = (np.arange(grid) + 0.5) * size_px / grid
+            panel.imshow(background, alpha=0.45, extent=(0, size_px, size_px, 0), interpolation="bilinear")
+            panel.quiver(
+                *np.meshgrid(centres, centres),
+                *field.numpy(),
+                color=[COLOURS[0] if known else "#9b968e" for known in inside.flatten().tolist()],
+                angles="xy",
+                scale_units="xy",
+                scale=1,
+                width=0.006,
+            )
+            panel.set_title(title, loc="left", color="#2b2823", fontsize=11)
+            panel.set(xlim=(0, size_px), ylim=(size_px, 0), xticks=(), yticks=())
+            panel.grid(visible=False)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    """The `<svg>` element alone, as wide as its place allows."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

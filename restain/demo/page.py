@@ -1,0 +1,130 @@
+"""The demo's result as one HTML page that needs no other file."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from restain.demo.figures import COLOURS, Curve, draw_arrows, draw_curves
+from restain.image import atomic_path
+from restain.metrics import METRICS, Evaluation, difference, tabulate
+from restain.metrics.comparison import Verdict, verdict, words
+from restain.metrics.displacement import Recovery
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out tile in every version."""
+
+    name: str
+    caption: str
+    images: Mapping[str, NDArray[np.uint8]]
+    """Column -> H x W x 3 RGB; the same columns in every example."""
+
+
+@dataclass(frozen=True)
+class Arrows:
+    """One tile's displacement, as the alignment has it and as it is."""
+
+    name: str
+    he: NDArray[np.uint8]
+    found: Tensor
+    """2 x h x w, (dx, dy) in px."""
+    truth: Tensor
+    """2 x h x w, likewise."""
+    inside: Tensor
+    """h x w, whether the true place lies inside the tile."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What was done, and how long it took when it was done."""
+
+    words: str
+    command: str
+    """The same on the command line; empty where there is no command for it."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything on the page."""
+
+    examples: Sequence[Example]
+    evaluations: Mapping[str, Evaluation]
+    """Two methods by name, measured on the same tiles: the baseline first."""
+    curves: Mapping[str, Mapping[str, Curve]]
+    """Method -> loss -> (step, value), methods in the same order."""
+    arrows: Arrows
+    recovery: Recovery
+    """Over all held-out tiles."""
+    stages: Sequence[Stage]
+    facts: Mapping[str, str]
+    """Versions, seeds, sizes: by name."""
+
+
+HEADLINES = ("positive_dice", "dab_r", "ssim_rgb")
+"""Metrics that the page opens with."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One metric in large letters."""
+
+    label: str
+    values: Mapping[str, str]
+    difference: str
+    verdict: Verdict
+
+
+def write_page(path: Path, content: Content) -> None:
+    """Render the page and write it in one piece.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["png"] = _data_uri
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    table = tabulate(content.evaluations)
+    baseline, guided = content.evaluations.values()
+    verdicts = [verdict(name, baseline, guided) for name in guided.figures]
+    arrows = content.arrows
+    html = template.render(
+        content=content,
+        columns=list(content.examples[0].images),
+        colours=dict(zip(content.evaluations, COLOURS, strict=True)),
+        headlines=[_headline(name, content.evaluations) for name in HEADLINES],
+        tiles=len(guided.names),
+        table=table,
+        rows=list(zip(table.rows, verdicts, strict=True)),
+        curves=draw_curves(content.curves),
+        arrows=draw_arrows(
+            arrows.he,
+            {"Where the alignment sends each region": arrows.found, "Where the tissue truly lies": arrows.truth},
+            arrows.inside,
+        ),
+        seconds=sum(stage.seconds for stage in content.stages),
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def _headline(name: str, evaluations: Mapping[str, Evaluation]) -> Headline:
+    first, second = evaluations.values()
+    values = {method: f"{evaluation.figures[name].value:.3f}" for method, evaluation in evaluations.items()}
+    return Headline(METRICS[name].label, values, words(difference(name, first, second)), verdict(name, first, second))
+
+
+def _data_uri(rgb: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
