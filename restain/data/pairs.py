@@ -106,7 +106,9 @@ class PairedTiles(Dataset[Pair]):
         place = f"{he} and {ihc}" if he != ihc else f"{he}, H&E left and IHC right in each image"
         sizes = sorted(set(self.sizes))
         size = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
-        words = f"{self.root}: {self.layout.name} layout, {len(self):,} pairs of {size} px in {place}"
+        words = (
+            f"{self.root}: {self.layout.name} layout, {len(self):,} pair{'s' * (len(self) > 1)} of {size} px in {place}"
+        )
         if self.part == WHOLE:
             words += "; it has no train and val parts, so every split is the whole set"
         elif self.part != self.split:
