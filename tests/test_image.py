@@ -210,6 +210,7 @@ def test_several_pages_are_refused(tmp_path: Path, rgb: Rgb) -> None:
         load_image(tmp_path / "stack.tif")
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize(("file_format", "suffix"), ANY_FORMAT)
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.9])
 def test_a_file_cut_short_is_refused(tmp_path: Path, rgb: Rgb, file_format: str, suffix: str, kept: float) -> None:

@@ -41,11 +41,12 @@ class Pair:
     """File names without ending."""
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> Self:
-        """The same pairs on a device, without waiting for the copy where memory is pinned."""
+        """The same pairs on a device, without waiting for the copy where it starts from pinned memory."""
+        away = torch.device(device).type != "cpu"  # a copy back must be waited for
         return type(self)(
-            self.he.to(device, non_blocking=True, memory_format=memory_format),
-            self.ihc.to(device, non_blocking=True, memory_format=memory_format),
-            self.grade.to(device, non_blocking=True),
+            self.he.to(device, non_blocking=away, memory_format=memory_format),
+            self.ihc.to(device, non_blocking=away, memory_format=memory_format),
+            self.grade.to(device, non_blocking=away),
             self.index,
             self.names,
         )
@@ -190,10 +191,8 @@ def collate(pairs: Sequence[Pair]) -> Pair:
     )
 
 
-def epoch_order(length: int, seed: int, epoch: int, shuffle: bool = True) -> list[int]:
-    """The order in which an epoch visits a data set, each place once."""
-    if not shuffle:
-        return list(range(length))
+def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
+    """The random order in which an epoch visits a data set, each place once."""
     order: list[int] = torch.randperm(length, generator=generator(seed, "order", epoch)).tolist()
     return order
 
