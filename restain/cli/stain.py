@@ -8,7 +8,7 @@ import typer
 
 def command(
     inputs: Annotated[
-        list[Path], typer.Argument(help="H&E images and folders of them.", metavar="INPUT...", show_default=False)
+        list[Path], typer.Argument(help="H&E images and folders of them.", metavar="INPUT", show_default=False)
     ],
     model: Annotated[Path, typer.Option(help="Checkpoint of a generator.", metavar="FILE", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR", show_default=False)],

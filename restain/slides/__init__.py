@@ -1,1 +1,1 @@
-"""Staining: large images in tiles. Knows coordinates, and of a generator only that it maps images to images of one size."""
+"""Staining: large images in tiles. Knows coordinates, and of a generator only that it maps images to images alike."""

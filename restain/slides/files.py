@@ -30,12 +30,12 @@ def find_jobs(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> 
     Raises:
         MissingError: an input does not exist.
         InputError: a folder without images, or two images that would get the same name.
-        OutputError: `out` is a file, holds files already, cannot be made, or an image would replace itself.
+        OutputError: `out` is a file or holds files already, or an image would be replaced by a result.
     """
     if out.suffix.lower() in IMAGE_SUFFIXES or out.is_file():
         raise OutputError(f"{out} names a file; expected a folder, in which each result gets the name of its image")
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; choose another folder, or allow overwriting")
+        raise OutputError(f"{out} already holds files; choose another folder, or allow overwriting (--overwrite)")
     sources: dict[Path, Path] = {}
     for source, name in (found for given in inputs for found in _images(given, out)):
         target = out / name.with_suffix(".png")
@@ -64,3 +64,15 @@ def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
             yield path, name
     if not found:
         raise InputError(f"{given} holds no images; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder for the results where it is missing, so that it is known before the work begins that it can be.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another") from error

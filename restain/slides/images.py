@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from restain.errors import InputError, RestainError, ShapeError
 from restain.image import image_size, load_image, save_image, to_tensor, to_uint8
 from restain.networks.generator import Generator
-from restain.slides.files import Job, find_jobs
+from restain.slides.files import Job, find_jobs, make_folder
 from restain.slides.tiling import MULTIPLE, Box, tiles
 
 RGB = NDArray[np.uint8]
 T = TypeVar("T")
 
 TILE_PX = 1024
-"""Side of a tile. Tiles of the public data sets go through in one piece; at width 64 one pass takes about 2 GB."""
+"""Side of a tile. Tiles of the public data sets go through in one piece; at width 64 one pass takes about 3 GB."""
 
 SMALLEST_PX = 8
 """The shortest side that can be stained: two pixels are left at the coarsest scale, the least that can be reflected."""
@@ -102,7 +102,9 @@ def stain_files(
     """
     sizes: dict[Job, tuple[int, int]] = {}
     outcome = Outcome([], {})
-    for job in find_jobs(inputs, out, overwrite=overwrite):
+    jobs = find_jobs(inputs, out, overwrite=overwrite)
+    make_folder(out)
+    for job in jobs:
         size = _attempt(_stainable_size, job.source)
         if isinstance(size, RestainError):
             outcome.failures[job.source] = size
@@ -119,9 +121,9 @@ def stain_files(
 
     saving: list[Future[None]] = []
     with ThreadPoolExecutor() as pool:  # reads and writes beside the generator
-        for jobs in _groups(sizes):
+        for group in _groups(sizes):
             images: dict[Job, RGB] = {}
-            for job, rgb in zip(jobs, pool.map(lambda job: _attempt(load_image, job.source), jobs), strict=True):
+            for job, rgb in zip(group, pool.map(lambda job: _attempt(load_image, job.source), group), strict=True):
                 if isinstance(rgb, RestainError):
                     outcome.failures[job.source] = rgb
                     count(sizes[job][0] * sizes[job][1])
