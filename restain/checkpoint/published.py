@@ -7,6 +7,7 @@ sequence. Only those numbers and the tensors' shapes tell the variants apart; `_
 
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -212,7 +213,8 @@ def _blurs(network: Network) -> State:
 def _read(source: Path) -> State:
     """The innermost state dict of a file, its names without the prefixes that wrappers add."""
     try:
-        found = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch remarks on foreign files is said below
+            found = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise MissingError(f"{source} does not exist; a PyTorch weight file (*.pth) is expected") from error
     except (IsADirectoryError, PermissionError) as error:
@@ -259,6 +261,8 @@ def _is_unused(key: str, state: State) -> bool:
 def _guess(state: State) -> str:
     """What a foreign state dict seems to be, in words."""
     kernel = next((tensor.shape[2:] for tensor in state.values() if tensor.ndim == 4), None)
+    if any(key.startswith("stages.") for key in state):
+        return "a network of restain already"
     if any(key.startswith("mlp_") for key in state):
         return "the feature sampler of PatchNCE"
     if any(key.startswith("model.model.") for key in state):

@@ -59,7 +59,9 @@ def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     for path in sorted(given.rglob("*")):
         name = path.relative_to(given)
         hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not hidden and out not in path.parents:
+        if hidden or path.suffix.lower() not in IMAGE_SUFFIXES or out.resolve() in path.resolve().parents:
+            continue
+        if path.is_file():
             found = True
             yield path, name
     if not found:

@@ -120,7 +120,7 @@ def stain_files(
             on_progress(done, total)
 
     saving: list[Future[None]] = []
-    with ThreadPoolExecutor() as pool:  # reads and writes beside the generator
+    with ThreadPoolExecutor() as pool:  # writes one group while the next is stained
         for group in _groups(sizes):
             images: dict[Job, RGB] = {}
             for job, rgb in zip(group, pool.map(lambda job: _attempt(load_image, job.source), group), strict=True):

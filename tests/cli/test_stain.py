@@ -1,0 +1,112 @@
+"""`restain import`, `info` and `stain` as a user meets them."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from restain.checkpoint import load_generator, published_names, save_checkpoint
+from restain.cli import main
+from restain.image import load_image, save_image
+from restain.networks.generator import Generator, GeneratorConfig
+from restain.slides.images import stain
+
+Run = Callable[..., int]
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line and give its status."""
+
+    def call(*words: object) -> int:
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["restain", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    generator = Generator(GeneratorConfig(width=2, blocks=1))
+    save_checkpoint(tmp_path / "m.safetensors", generator, method="cut", stain="HER2", mpp=0.466, extra={"seed": 1})
+    return tmp_path / "m.safetensors"
+
+
+@pytest.fixture
+def he(tmp_path: Path) -> Path:
+    for index in range(2):
+        rgb = np.random.default_rng(index).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+        save_image(tmp_path / "he" / f"{index}.png", rgb)
+    return tmp_path / "he"
+
+
+def test_a_published_file_becomes_a_model_that_stains(run: Run, he: Path, tmp_path: Path, capsys: Captured) -> None:
+    config = GeneratorConfig(width=2, blocks=6, spectral_norm=False)
+    generator = Generator(config)
+    state = generator.state_dict()
+    published = {theirs: state[ours] for ours, theirs in published_names(generator).items()}
+    torch.save(published, tmp_path / "latest_net_G.pth")
+    out = tmp_path / "m.safetensors"
+    assert run("import", tmp_path / "latest_net_G.pth", "--out", out, "--mpp", 0.466, "--stain", "HER2") == 0
+    assert "latest_net_G.pth is a generator (width 2, blocks 6, norm instance" in capsys.readouterr().out
+
+    assert run("stain", he, "--model", out, "--out", tmp_path / "virtual", "--device", "cpu") == 0
+    assert capsys.readouterr().out == f"2 of 2 images are stained, in {tmp_path / 'virtual'}\n"
+    expected = stain(load_generator(out), load_image(he / "1.png"))
+    assert np.abs(load_image(tmp_path / "virtual" / "1.png").astype(int) - expected).max() <= 1
+
+
+def test_info_shows_what_is_inside(run: Run, model: Path, capsys: Captured) -> None:
+    assert run("info", model) == 0
+    printed = capsys.readouterr().out
+    for words in ("generator", "width 2, blocks 1, norm instance", "cut", "HER2", "0.466 µm per px", "torch", "seed"):
+        assert words in printed
+
+
+def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_path: Path, capsys: Captured) -> None:
+    (he / "bad.png").write_text("no image")
+    assert run("stain", he, "--model", model, "--out", tmp_path / "virtual") == 1
+    printed = capsys.readouterr()
+    assert f"restain: not stained: {he / 'bad.png'} is not a PNG" in printed.err
+    assert "2 of 3 images are stained" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stain", "he", "--model", "he", "--out", "virtual"], "he is a folder; a checkpoint is one file"),
+        (["stain", "he", "--model", "no.safetensors", "--out", "virtual"], "no.safetensors does not exist"),
+        (["stain", "none", "--model", "m.safetensors", "--out", "virtual"], "none does not exist"),
+        (["stain", "he", "--model", "m.safetensors", "--out", "he"], "he already holds files"),
+        (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--tile-px", "30"], "expected multiples of 4"),
+        (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--device", "abacus"], "torch cannot use it"),
+        (["info", "he/0.png"], "he/0.png is not a restain checkpoint"),
+        (["import", "he/0.png", "--out", "n.safetensors"], "he/0.png is not a PyTorch weight file"),
+        (["import", "m.safetensors", "--out", "n.safetensors"], "m.safetensors holds a network of restain already"),
+        (["import", "net.pth", "--out", "net.pth"], "expected a name that ends in .safetensors"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    run: Run,
+    model: Path,
+    he: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    words: list[str],
+    message: str,
+) -> None:
+    assert model.parent == he.parent
+    monkeypatch.chdir(model.parent)
+    assert run(*words) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("restain: ")
+    assert message in line
+    assert not Path("virtual").exists() or not any(Path("virtual").iterdir())
+    assert not Path("n.safetensors").exists()
