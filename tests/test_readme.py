@@ -15,11 +15,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of each `restain ...` in a page's shell blocks."""
+    """The arguments of each `restain ...`, also by its path or as a module, in a page's shell blocks."""
     shell = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "bash"]
     lines = "\n".join(shell).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [line[line.index("restain") + 1 :] for line in words if "restain" in line]
+    found = []
+    for words in (shlex.split(line, comments=True) for line in lines):
+        calls = [place for place, word in enumerate(words) if Path(word).name in {"restain", "restain.cli"}]
+        found += [words[place + 1 :] for place in calls]
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
