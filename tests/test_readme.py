@@ -1,4 +1,4 @@
-"""Every command in the README and the documentation is one that restain understands, and the README's example runs."""
+"""Every command of the README and the documentation is one that restain understands; the README's example runs."""
 
 import re
 import shlex
@@ -36,3 +36,22 @@ def test_commands_name_verbs_options_and_recipes_that_exist(page: Path) -> None:
         assert not unknown, f"restain {verb} has no {unknown}"
         missing = [word for word in arguments if word.startswith("recipes/") and not (ROOT / word).is_file()]
         assert not missing
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four commands, one after the other, on fewer and smaller tiles and for fewer steps."""
+    models = [f"{side}_{kind}" for side in ("he", "ihc") for kind in ("autoencoder", "classifier")]
+    shorter = {
+        "phantom": ["--size", "128"],
+        "train": [
+            "--steps",
+            "2",
+            *(word for name in models for word in ("--set", f"auxiliary.{name}.training.steps=1")),
+        ],
+    }
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    example = [words for words in commands(ROOT / "README.md") if words[0] in {"phantom", "train", "stain", "evaluate"}]
+    for verb, *arguments in example[:4]:
+        app([verb, *arguments, *shorter.get(verb, [])], standalone_mode=False)
+    assert (tmp_path / "report" / "evaluation.json").is_file()
