@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from restain.networks.blocks import ResidualBlock, Staged, convolution, initialise, normalisation
+from restain.networks.blocks import ReflectionPad, ResidualBlock, Staged, convolution, initialise, normalisation
 
 
 class AuxiliaryConfig(BaseModel):
@@ -32,7 +32,7 @@ class Autoencoder(Staged):
             | {
                 "up1": _up(4 * width),
                 "up2": _up(2 * width),
-                "output": nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()),
+                "output": nn.Sequential(ReflectionPad(3), nn.Conv2d(width, 3, 7), nn.Tanh()),
             }
         )
         initialise(self)
@@ -64,9 +64,9 @@ class Classifier(Staged):
 def _encoder(config: AuxiliaryConfig, dropout: float) -> dict[str, nn.Module]:
     width = config.width
     stages: dict[str, nn.Module] = {
-        "stem": nn.Sequential(nn.ReflectionPad2d(3), *_conv(3, width, size=7)),
-        "down1": nn.Sequential(nn.ReflectionPad2d(1), *_conv(width, 2 * width, stride=2)),
-        "down2": nn.Sequential(nn.ReflectionPad2d(1), *_conv(2 * width, 4 * width, stride=2)),
+        "stem": nn.Sequential(ReflectionPad(3), *_conv(3, width, size=7)),
+        "down1": nn.Sequential(ReflectionPad(1), *_conv(width, 2 * width, stride=2)),
+        "down2": nn.Sequential(ReflectionPad(1), *_conv(2 * width, 4 * width, stride=2)),
     }
     for index in range(config.blocks):
         stages[f"block{index}"] = ResidualBlock(4 * width, dropout=dropout, activated=True)

@@ -75,6 +75,15 @@ class Staged(nn.Module):
         return name
 
 
+class ReflectionPad(nn.ReflectionPad2d):
+    """Reflection padding in the type of its input: autocast on CPU would go to float32 and back for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x C x H+2p x W+2p."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
 class BlurDown(nn.Module):
     """Halve height and width after a binomial [1, 2, 1] blur (Zhang 2019, anti-aliased convolutional networks)."""
 
@@ -83,11 +92,12 @@ class BlurDown(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", _binomial(3), persistent=False)
+        self.pad = ReflectionPad(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x C x ceil(H/2) x ceil(W/2); borders are reflected."""
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+        return F.conv2d(self.pad(x), kernel, stride=2, groups=x.shape[1])
 
 
 class BlurUp(nn.Module):
@@ -129,12 +139,12 @@ class ResidualBlock(nn.Module):
         self.activated = activated
         middle: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
         self.body = nn.Sequential(
-            nn.ReflectionPad2d(1),
+            ReflectionPad(1),
             convolution(channels, channels, 3, norm=norm, spectral=spectral),
             normalisation(norm, channels),
             nn.ReLU(),
             *middle,
-            nn.ReflectionPad2d(1),
+            ReflectionPad(1),
             convolution(channels, channels, 3, norm=norm, spectral=spectral),
             normalisation(norm, channels),
         )

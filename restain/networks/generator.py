@@ -11,6 +11,7 @@ from restain.networks.blocks import (
     BlurDown,
     BlurUp,
     NormName,
+    ReflectionPad,
     ResidualBlock,
     Staged,
     convolution,
@@ -69,7 +70,7 @@ class Generator(Staged):
         shrink: list[nn.Module] = [BlurDown()] if config.antialias else []
         stride = 1 if config.antialias else 2
         stages: dict[str, nn.Module] = {
-            "input": nn.ReflectionPad2d(3),
+            "input": ReflectionPad(3),
             "stem": nn.Sequential(conv(3, width, 7), *finish(width)),
             "down1": conv(width, 2 * width, 3, stride, padding=1),
             "shrink1": nn.Sequential(*finish(2 * width), *shrink),
@@ -82,7 +83,7 @@ class Generator(Staged):
         stages |= {
             "up1": up(4 * width),
             "up2": up(2 * width),
-            "output": nn.Sequential(nn.ReflectionPad2d(3), output, nn.Tanh()),
+            "output": nn.Sequential(ReflectionPad(3), output, nn.Tanh()),
         }
         self.stages = nn.ModuleDict(stages)
         initialise(self)
