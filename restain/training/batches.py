@@ -16,10 +16,11 @@ class Batches(Dataset[Pair]):
 
     Each epoch is a permutation of the pairs, drawn from (seed, epoch), cut into batches: every pair at most once. What
     does not fill a last batch is left out of that epoch. Each of several processes takes its share of every batch, so
-    that the shares joined are exactly what one process would see.
+    that the shares joined are exactly what one process would see. Where they cannot share it evenly, each takes the
+    whole batch, which gives the same gradients without any gain.
 
     Raises:
-        ConfigError: there are fewer pairs than fill a batch, or the processes cannot share a batch evenly.
+        ConfigError: there are fewer pairs than fill a batch.
     """
 
     def __init__(self, pairs: PairedTiles, config: DataConfig, seed: int, ranks: Ranks) -> None:
@@ -28,11 +29,6 @@ class Batches(Dataset[Pair]):
                 f"batch_size in [data] is {config.batch_size}, but there are only {len(pairs)} pairs; "
                 f"use at most {len(pairs)}, as in --set data.batch_size={len(pairs)}"
             )
-        if config.batch_size % ranks.count:
-            raise ConfigError(
-                f"batch_size in [data] is {config.batch_size}, which {ranks.count} processes cannot share evenly; "
-                f"use a multiple, as in --set data.batch_size={ranks.count}"
-            )
         self.pairs, self.config, self.seed, self.ranks = pairs, config, seed, ranks
         self.per_epoch = len(pairs) // config.batch_size
 
@@ -40,9 +36,10 @@ class Batches(Dataset[Pair]):
         """The epoch of a step, and the places in the data set of the pairs that this process sees in it."""
         epoch, batch = divmod(step, self.per_epoch)
         order = epoch_order(len(self.pairs), self.seed, epoch)
-        share = self.config.batch_size // self.ranks.count
-        start = batch * self.config.batch_size + self.ranks.rank * share
-        return epoch, order[start : start + share]
+        size, count = self.config.batch_size, self.ranks.count
+        whole = order[batch * size : (batch + 1) * size]
+        share = size // count
+        return epoch, whole if size % count else whole[self.ranks.rank * share : (self.ranks.rank + 1) * share]
 
     def __getitem__(self, step: int) -> Pair:
         epoch, indices = self.indices(step)

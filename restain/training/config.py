@@ -109,8 +109,7 @@ class Recipe(Settings):
 
     def table(self) -> Table:
         """All settings, as `recipe.toml` in the run's folder shows them; it can be trained from again."""
-        table = self.model_dump(mode="json", exclude_none=True)
-        return table if self.auxiliary else {key: value for key, value in table.items() if key != "auxiliary"}
+        return self.model_dump(mode="json", exclude_none=True)
 
     def with_steps(self, steps: int) -> "Recipe":
         """The same recipe, `steps` long."""

@@ -38,7 +38,7 @@ def listing(pairs: PairedTiles) -> str:
 
 
 def check_folder(out: Path, recipe: Recipe, listed: str) -> None:
-    """Check that a run may start in `out`, or go on there.
+    """Check that a run may start in `out`, or go on there if a state was saved.
 
     Raises:
         OutputError: `out` is a file, holds something else, or a run with another recipe or other data.
@@ -48,9 +48,9 @@ def check_folder(out: Path, recipe: Recipe, listed: str) -> None:
     if not out.is_dir():
         return
     present = {path.name for path in out.iterdir() if not _LEFT_OVER.fullmatch(path.name)}
-    if RECIPE not in present:
-        if foreign := sorted(present - {LISTING, LOCK}):
-            raise OutputError(f"{out} is not a run: it holds {_first(foreign)}; give a new or an empty folder")
+    if RECIPE not in present and (foreign := sorted(present - {LISTING, LOCK})):
+        raise OutputError(f"{out} is not a run: it holds {_first(foreign)}; give a new or an empty folder")
+    if STATE not in present:  # nothing to lose
         return
     old, new = identity(read_table(out / RECIPE)), identity(recipe.table())
     changed = [

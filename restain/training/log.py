@@ -13,6 +13,7 @@ import torch
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 
 from restain.errors import OutputError
@@ -133,7 +134,7 @@ class _Bar(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        yield Padding(self.losses, (0, 0, 0, 2), style="dim")
+        yield Padding(Text(self.losses, style="dim"), (0, 0, 0, 2))
 
 
 def keep_lines(path: Path, steps_done: int) -> None:

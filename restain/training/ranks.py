@@ -5,9 +5,8 @@ in parts and in turns, which wrappers of whole modules do not fit. What is left 
 losses are means over the ranks, and only the first rank writes.
 """
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +50,10 @@ class Ranks:
                 distributed.broadcast(tensor, src=0)
 
 
-@contextmanager
-def joined(device: str = "auto") -> Iterator[Ranks]:
+def join(device: str = "auto") -> Ranks:
     """Join the processes that `torchrun` started with this one; alone without it.
+
+    They stay joined until this process ends, because `torchrun` lets them meet once only.
 
     Args:
         device: `cpu`, `cuda` (with torchrun one GPU per process), or `auto`: CUDA where there is a GPU.
@@ -62,17 +62,14 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         InputError: the device is not available here.
     """
     chosen = _device(device)
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        yield Ranks(0, 1, chosen)
-        return
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), chosen)
-    finally:
-        distributed.destroy_process_group()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Ranks(0, 1, chosen)
+    if not distributed.is_initialized():
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), chosen)
 
 
 def _device(name: str) -> torch.device:

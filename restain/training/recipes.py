@@ -44,13 +44,14 @@ class _Origin:
     overridden: Collection[str]
 
     def error(self, key: str, message: str) -> ConfigError:
-        return ConfigError(f"{'--set' if key in self.overridden else self.file}: {message}")
+        from_command_line = any(f"{name}.".startswith(f"{key}.") for name in self.overridden)
+        return ConfigError(f"{'--set' if from_command_line else self.file}: {message}")
 
 
 def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
     """Validate one recipe; `prefix` is its dotted place in the file, empty for the outermost."""
     if "method" not in table:
-        raise origin.error("", f"key 'method' is missing{_inside(prefix)}; one of {', '.join(sorted(METHODS))}")
+        raise origin.error("", f"key 'method' is missing; it names one of {', '.join(sorted(METHODS))}")
     name = table["method"]
     if not isinstance(name, str) or name not in METHODS:
         raise origin.error(f"{prefix}method", f"unknown method {name!r}{_suggest(str(name), METHODS)}")
@@ -92,7 +93,9 @@ def _auxiliary(
 
 
 def _pretrained(given: Table, origin: _Origin, place: str) -> Pretrained:
-    pretrained = _validated(Pretrained, given, origin, f"{place}.")
+    # how it would be trained, which the recipe may say besides, matters no more
+    rest = {key: value for key, value in given.items() if key not in Recipe.model_fields}
+    pretrained = _validated(Pretrained, rest, origin, f"{place}.")
     if not pretrained.checkpoint.is_file():
         raise origin.error(
             f"{place}.checkpoint",
@@ -121,31 +124,30 @@ def _validated(model: type[Model], table: Mapping[str, Any], origin: _Origin, pr
         raise origin.error(key, " or ".join(messages)) from None
 
 
-def _explain(model: type[BaseModel], detail: dict[str, Any], prefix: str) -> tuple[str, str]:
+def _explain(model: type[BaseModel], detail: Mapping[str, Any], prefix: str) -> tuple[str, str]:
     """One problem that pydantic found: the dotted key, and a sentence about it."""
-    place, path = model, []
-    for part in detail["loc"]:
+    place, known = model, prefix.split(".")[:-1]
+    for part in detail["loc"]:  # keys, then perhaps words of pydantic's own about which kind of value did not fit
         field = place.model_fields.get(str(part))
         if field is None:
             break
-        path.append(str(part))
+        known.append(str(part))
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             place = field.annotation
+    key, section = ".".join(known), ".".join(known[:-1])
     if detail["type"] == "extra_forbidden":
         unknown = str(detail["loc"][-1])
-        section = ".".join([*prefix.split("."), *path]).strip(".")
-        known = _suggest(unknown, place.model_fields)
-        return f"{section}.{unknown}".strip("."), f"unknown key {unknown!r}{_inside(section)}{known}"
-    key = prefix + ".".join(path)
-    section, _, name = key.rpartition(".")
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if not path:
-        return key, f"[{prefix.strip('.')}]: {message}"
-    return key, f"{name}{_inside(section)}: {message[0].lower() + message[1:]}, got {detail['input']!r}"
+        return f"{key}.{unknown}".strip(
+            "."
+        ), f"unknown key {unknown!r}{_inside(key)}{_suggest(unknown, place.model_fields)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":  # about several keys together
+        return key, f"{_inside(key).strip()}: {message}"
+    return key, f"{known[-1]}{_inside(section)}: {message[0].lower() + message[1:]}, got {detail['input']!r}"
 
 
 def _inside(section: str) -> str:
-    return f" in [{section.strip('.')}]" if section else ""
+    return f" in [{section}]" if section else ""
 
 
 def _suggest(name: str, known: Collection[str]) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from restain.data.augment import Augment
 from restain.data.layouts import Split
 from restain.data.pairs import Pair, PairedTiles, collate
-from restain.errors import InputError
+from restain.errors import ConfigError, InputError
 from restain.methods import METHODS
 from restain.methods.base import Method
 from restain.randomness import derive_seed
@@ -21,7 +21,7 @@ from restain.training.batches import Batches
 from restain.training.config import Pretrained, Recipe
 from restain.training.fit import fit
 from restain.training.folder import MODEL, STATE, check_folder, claimed, listing
-from restain.training.ranks import Ranks, joined
+from restain.training.ranks import Ranks, join
 from restain.training.recipes import load_recipe
 from restain.training.state import steps_done
 
@@ -64,8 +64,13 @@ def train(
         recipe = load_recipe(recipe)
     if steps is not None:
         recipe = recipe.with_steps(steps)
-    with joined(device) as ranks:
-        return _run(recipe, Path(data), Path(out), ranks, console if ranks.writes else None)
+    ranks = join(device)
+    if recipe.data.batch_size % ranks.count:
+        raise ConfigError(
+            f"batch_size in [data] is {recipe.data.batch_size}, which {ranks.count} processes cannot share evenly; "
+            f"use a multiple, as in --set data.batch_size={ranks.count}"
+        )
+    return _run(recipe, Path(data), Path(out), ranks, console if ranks.writes else None)
 
 
 def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:

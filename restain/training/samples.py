@@ -14,7 +14,7 @@ from restain.image import save_image, to_uint8
 from restain.methods.base import Method
 
 CELL_PX = 256
-"""Longer side of an image in the grid; larger images are shown smaller."""
+"""Longer side of an image in the grid, about: larger images are shrunk, smaller ones repeat their pixels."""
 LABEL_PX = 20
 """Height of the line of labels."""
 GAP_PX = 4
@@ -30,7 +30,8 @@ def save_samples(path: Path, method: Method, pair: Pair) -> None:
         columns = {name: to_uint8(images) for name, images in method.sample(pair).items()}
     rows = len(next(iter(columns.values())))
     height, width = next(iter(columns.values())).shape[1:3]
-    scale = min(1.0, CELL_PX / max(height, width))
+    side = max(height, width)
+    scale = CELL_PX / side if side > CELL_PX else CELL_PX // side
     cell = (max(1, round(width * scale)), max(1, round(height * scale)))
     step_x, step_y = cell[0] + GAP_PX, cell[1] + GAP_PX
     grid = Image.new("RGB", (len(columns) * step_x - GAP_PX, LABEL_PX + rows * step_y - GAP_PX), "white")

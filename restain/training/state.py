@@ -1,6 +1,7 @@
 """What a run needs to go on after being killed: weights, optimisers and the number of steps done."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,25 +41,34 @@ def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
     """
     if not path.is_file():
         return 0
-    try:
+    with _refusing(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         return int(state["steps_done"])
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be resumed from ({reason}); remove it to start this run again") from error
 
 
 def steps_done(path: Path) -> int:
-    """Only the number of steps in a saved state, 0 where there is none; the tensors stay on the disk."""
+    """Only the number of steps done, 0 where there is no state yet; the tensors stay on the disk.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     if not path.is_file():
         return 0
-    try:
+    with _refusing(path):
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["steps_done"])
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or foreign file makes torch raise, and that is nearly anything, into a sentence."""
+    try:
+        yield
     except Exception as error:
-        raise CheckpointError(f"{path} is no saved state; remove it to start this run again") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path} cannot be resumed from ({reason}); remove it to start this run again") from error
 
 
 def check_finite(weights: Mapping[str, Tensor], steps_done: int, saved: int) -> None:

@@ -81,16 +81,13 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
 
 
 def write_table(table: Mapping[str, Any], path: str = "") -> str:
-    """A table as TOML text: keys first, then the tables inside it. `None` has no TOML form and is left out."""
-    lines = [f"[{path}]"] if path else []
-    lines += [f"{key} = {_text(value)}" for key, value in table.items() if value is not None and not _is_table(value)]
-    parts = ["\n".join(lines) + "\n"] if lines else []
-    parts += [write_table(value, f"{path}.{key}" if path else key) for key, value in table.items() if _is_table(value)]
-    return "\n".join(parts)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping)
+    """A table as TOML text: keys first, then the tables inside it. Keys are bare words; empty tables are left out."""
+    tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    lines = [f"{key} = {_text(value)}" for key, value in table.items() if key not in tables]
+    head = [f"[{path}]"] if path and lines else []
+    parts = ["".join(f"{line}\n" for line in head + lines)]
+    parts += [write_table(value, f"{path}.{key}" if path else key) for key, value in tables.items()]
+    return "\n".join(part for part in parts if part)
 
 
 def _text(value: Any) -> str:

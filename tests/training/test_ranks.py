@@ -1,0 +1,71 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from restain.errors import ConfigError, InputError
+from restain.training import Recipe, train
+from restain.training.ranks import join
+
+SCRIPT = Path(__file__).with_name("double_precision.py")
+Write = Callable[..., Path]
+
+
+def run(processes: int, *arguments: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_two_processes_learn_what_one_does_with_the_joined_batch(
+    write_recipe: Write, tiles: Path, tmp_path: Path
+) -> None:
+    methods = ("cut", "vsmt")
+    recipes = [write_recipe(method, data={"batch_size": 4}, training={"steps": 3}) for method in methods]
+    run(1, tiles, tmp_path / "one", *recipes)
+    # dropout differs between processes, and the auxiliary models have it: two processes find those that one has made
+    shutil.copytree(tmp_path / "one" / "auxiliary", tmp_path / "two" / "auxiliary")
+    run(2, tiles, tmp_path / "two", *recipes)
+    for method in methods:
+        one, two = tmp_path / "one" / method, tmp_path / "two" / method
+        expected, found = (torch.load(out / "state.pt", weights_only=True)["method"] for out in (one, two))
+        assert expected.keys() == found.keys()
+        for name, weight in expected.items():
+            assert weight.dtype == torch.float64 or not weight.is_floating_point()
+            # a bias before a norm learns nothing: it holds rounding errors, which Adam enlarges
+            tolerance = 1e-9 if weight.double().abs().max() > 1e-6 else 1e-8
+            torch.testing.assert_close(found[name], weight, rtol=0, atol=tolerance, msg=f"{method} {name}")
+        lines = [[json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()] for out in (one, two)]
+        assert lines[0] == [pytest.approx(line, rel=1e-5) for line in lines[1]]
+
+
+def test_alone_there_is_one_process() -> None:
+    ranks = join("cpu")
+    assert (ranks.rank, ranks.count, ranks.device, ranks.writes) == (0, 1, torch.device("cpu"), True)
+    ranks.wait()
+    assert torch.equal(ranks.mean(torch.arange(3.0)), torch.arange(3.0))
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--device tpu: expected auto, cpu or cuda"):
+        join("tpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match="process 1 needs a GPU of its own, but PyTorch sees 1"):
+        join("cuda")
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(
+    monkeypatch: pytest.MonkeyPatch, small: Callable[..., Recipe], tiles: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 3)):
+        monkeypatch.setattr(f"restain.training.ranks.distributed.{name}", lambda value=value: value)
+    with pytest.raises(ConfigError, match=r"2, which 3 processes cannot share evenly; .* --set data.batch_size=3"):
+        train(small("cut"), tiles, tmp_path / "run")

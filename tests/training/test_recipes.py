@@ -1,0 +1,161 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restain.errors import ConfigError
+from restain.training import Recipe, load_recipe, train
+from restain.training.config import Pretrained, identity
+from restain.training.run import build
+from restain.training.toml import write_table
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
+COMPLETE = next(path for path in RECIPES if path.stem == "vsmt-mist-her2")
+Write = Callable[..., Path]
+
+
+def named(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_every_recipe_is_what_its_name_says_and_builds(path: Path) -> None:
+    recipe = load_recipe(path)
+    method = "cut" if path.stem.startswith("fastcut") else path.stem.partition("-")[0]
+    assert recipe.method == method
+    narrow = load_recipe(path, ["model.width=4"])
+    recipes = {name: choice for name, choice in narrow.auxiliary.items() if isinstance(choice, Recipe)}
+    auxiliary = {name: build(choice, {}).product() for name, choice in recipes.items()}
+    assert build(narrow, auxiliary).optimizers()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_a_run_can_be_repeated_from_the_recipe_in_its_folder(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    resolved = tmp_path / "recipe.toml"
+    resolved.write_text(write_table(recipe.table()))
+    assert load_recipe(resolved) == recipe
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.endswith("-tiny")], ids=named)
+def test_tiny_recipes_train(path: Path, tmp_path: Path, tiles: Path) -> None:
+    one_step = [f"auxiliary.{name}.training.steps=1" for name in load_recipe(path).auxiliary]
+    assert train(load_recipe(path, one_step), tiles, tmp_path / "run", steps=1).is_file()
+
+
+ROWS = {
+    "no-guidance": {"model.guidance": False},
+    "no-alignment": {"model.alignment": "identity", "model.task_gap": False},
+    "spatial-only": {"model.task_gap": False},
+    "task-gap-only": {"model.alignment": "identity"},
+    "no-structure-enhancement": {"model.structure_enhancement": False},
+    "optimal-transport": {"model.alignment": "ot"},
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_of_the_ablation_differs_from_the_complete_method_in_its_switch_alone(row: str) -> None:
+    complete = identity(load_recipe(COMPLETE).table())
+    other = identity(load_recipe(COMPLETE.with_stem(f"vsmt-mist-her2-{row}")).table())
+    trains_alike = {key: value for key, value in other.items() if complete.get(key) != value}
+    assert trains_alike == ROWS[row]
+    gone = {key.split(".")[0] for key in complete.keys() - other.keys()}
+    assert gone == ({"auxiliary"} if row == "no-guidance" else set())
+
+
+def test_published_lengths() -> None:
+    recipe = load_recipe(COMPLETE)
+    assert (recipe.training.epochs, recipe.training.decay_epochs) == (60, 10)
+    assert (recipe.data.crop_px, recipe.data.batch_size) == (512, 1)
+    classifier, autoencoder = recipe.auxiliary["ihc_classifier"], recipe.auxiliary["ihc_autoencoder"]
+    assert isinstance(classifier, Recipe)
+    assert isinstance(autoencoder, Recipe)
+    assert (classifier.data.crop_px, classifier.data.batch_size) == ("whole", 2)
+    assert (autoencoder.training.epochs, autoencoder.training.decay_epochs) == (20, 10)
+
+
+MISTAKES = [
+    ({"mehtod": "cut"}, r"unknown key 'mehtod'; did you mean 'method'\?"),
+    ({"model": {"lamda_nce": 1}}, r"unknown key 'lamda_nce' in \[model\]; did you mean 'lambda_nce'\?"),
+    ({"data": {"crop": 64}}, r"unknown key 'crop' in \[data\]; did you mean 'crop_px'\?"),
+    (
+        {"data": {"augment": {"contrasts": 1}}},
+        r"unknown key 'contrasts' in \[data.augment\]; did you mean 'contrast'\?",
+    ),
+    ({"trainings": {"steps": 1}}, r"unknown key 'trainings'; did you mean 'training'\?"),
+    ({"training": {"steps": 0}}, r"steps in \[training\]: input should be greater than 0, got 0"),
+    ({"training": {"steps": "many"}}, r"steps in \[training\]: .*valid integer.*, got 'many'"),
+    ({"training": {"precision": "float16"}}, r"precision in \[training\]: .*'auto', 'float32' or 'bfloat16', got"),
+    ({"training": {"epochs": 0, "decay_epochs": 0}}, r"\[training\]: epochs and decay_epochs are both 0"),
+    ({"data": {"crop_px": 66}}, r"crop_px in \[data\]: .*multiple of 4, got 66 or .*'whole', got 66"),
+    ({"data": {"mpp": 466}}, r"mpp in \[data\]: .*less than or equal to 10, got 466"),
+    ({"training": 3}, r"training must be a section, \[training\], not 3"),
+    ({"method": "vsmtt"}, r"unknown method 'vsmtt'; did you mean 'vsmt'\?"),
+    ({"method": "x"}, r"unknown method 'x'; known: classify, cut, reconstruct, vsmt"),
+    ({"auxiliary": {"teacher": {"seed": 1}}}, r"unknown model \[auxiliary.teacher\]; the method needs none"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), MISTAKES)
+def test_a_mistake_is_named_with_its_file_section_and_key(
+    change: dict[str, Any], words: str, write_recipe: Write
+) -> None:
+    with pytest.raises(ConfigError, match=rf"cut.toml: .*{words}"):
+        load_recipe(write_recipe("cut", **change))
+
+
+VSMT_MISTAKES = [
+    ("auxiliary.he_clasifier.seed=1", r"unknown model \[auxiliary.he_clasifier\]; did you mean 'he_classifier'\?"),
+    (
+        "auxiliary.he_classifier.model.widht=1",
+        r"unknown key 'widht' in \[auxiliary.he_classifier.model\]; did you mean 'w",
+    ),
+    ("auxiliary.he_classifier.training.steps=-1", r"steps in \[auxiliary.he_classifier.training\]: .*got -1"),
+    ("auxiliary.he_classifier.method=cut", r"method in \[auxiliary.he_classifier\] must be 'classify', not 'cut'"),
+    (
+        "auxiliary.he_classifier.checkpoint=none.pt",
+        r"checkpoint in \[auxiliary.he_classifier\]: no file none.pt; leave",
+    ),
+    ("model.views.hed_jiter=1", r"unknown key 'hed_jiter' in \[model.views\]; did you mean 'hed_jitter'\?"),
+    ("model.clusters=9", r"\[model\]: clusters is 9; give 2, 3, 4, 5 or 'auto'"),
+]
+
+
+@pytest.mark.parametrize(("setting", "words"), VSMT_MISTAKES)
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(setting: str, words: str, write_recipe: Write) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_recipe(write_recipe("vsmt"), [setting])
+    assert str(caught.value).startswith("--set: ")
+
+
+def test_an_auxiliary_model_takes_over_data_and_manner_but_not_length(small: Callable[..., Recipe]) -> None:
+    changes = {"data": {"workers": 1}, "training": {"precision": "bfloat16", "epochs": 99}}
+    auxiliary = small("vsmt", auxiliary={"he_classifier": {"data": {"batch_size": 4}}}, **changes).auxiliary
+    classifier, autoencoder = auxiliary["he_classifier"], auxiliary["he_autoencoder"]
+    assert isinstance(classifier, Recipe)
+    assert isinstance(autoencoder, Recipe)
+    assert (classifier.data.workers, classifier.training.precision, classifier.training.epochs) == (1, "bfloat16", 20)
+    assert (classifier.data.batch_size, autoencoder.data.batch_size) == (4, 1)
+    assert (classifier.method, autoencoder.method) == ("classify", "reconstruct")
+
+
+def test_a_checkpoint_takes_the_place_of_a_recipe(small: Callable[..., Recipe], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "he.safetensors"
+    checkpoint.touch()
+    recipe = small("vsmt", auxiliary={"he_classifier": {"checkpoint": str(checkpoint)}})
+    assert recipe.auxiliary["he_classifier"] == Pretrained(checkpoint=checkpoint)
+
+
+def test_only_what_changes_the_weights_is_a_recipes_identity(small: Callable[..., Recipe]) -> None:
+    plain = identity(small("cut").table())
+    how = {"save_every_steps": 9, "log_every_steps": 9, "sample_every_steps": 9}
+    assert identity(small("cut", data={"workers": 3}, training=how).table()) == plain
+    assert identity(small("cut", seed=3).table()) != plain
+
+
+def test_a_length_in_steps_keeps_the_share_of_the_decay(small: Callable[..., Recipe]) -> None:
+    training = small("cut", training={"epochs": 60, "decay_epochs": 10}).training
+    by_epochs = training.model_copy(update={"steps": None})
+    assert (by_epochs.total_steps(100), by_epochs.decay_steps(7000)) == (7000, 1000)
+    assert (training.total_steps(100), training.decay_steps(70)) == (6, 10)
