@@ -21,7 +21,7 @@ def loaded_after(code: str) -> set[str]:
 
 def test_imports_go_downwards_only(project: Path) -> None:
     lint = Path(sys.executable).with_name("lint-imports")
-    run = subprocess.run([lint, "--no-logo", "--no-cache"], cwd=project, capture_output=True, text=True, check=False)
+    run = subprocess.run([lint, "--no-cache"], cwd=project, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
 
 
