@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from restain.errors import ConfigError
 
-NormName = Literal["instance", "batch"]
+NormName = Literal["instance", "batch", "none"]
 
 
 class Staged(nn.Module):
@@ -173,8 +173,9 @@ def convolution(
 
 
 def normalisation(norm: NormName, channels: int) -> nn.Module:
-    """Instance norm without weights or running statistics, or batch norm with both."""
-    return nn.InstanceNorm2d(channels) if norm == "instance" else nn.BatchNorm2d(channels)
+    """Instance norm without weights or running statistics, batch norm with both, or nothing."""
+    kinds = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}
+    return kinds[norm](channels)
 
 
 def initialise(network: nn.Module, gain: float = 0.02) -> None:

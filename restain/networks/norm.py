@@ -1,0 +1,227 @@
+"""Statistics of instance norm that many tiles share, and generators that carry such statistics in their weights.
+
+Instance norm makes a pixel depend on the whole image that the network sees, so that a tile alone comes out in other
+colours than as a part of a larger image. With fixed statistics a generator is a local function: each pixel depends on
+what lies within its receptive radius and on nothing else.
+"""
+
+import collections.abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from restain.errors import ShapeError
+from restain.networks.blocks import ResidualBlock
+from restain.networks.generator import Generator
+
+Norm = nn.InstanceNorm2d | nn.BatchNorm2d
+Convolution = nn.Conv2d | nn.ConvTranspose2d
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What one layer subtracts from each channel and divides it by the root of."""
+
+    mean: Tensor
+    """C, float32."""
+    variance: Tensor
+    """C, float32; the population variance, divided by the count."""
+
+
+NormStatistics = Mapping[str, Moments]
+"""The moments of each instance norm of a generator, by the name of the layer."""
+
+
+@torch.no_grad()
+def joint_statistics(generator: Generator, tiles: Sequence[Tensor], margin_px: int = 0) -> dict[str, Moments]:
+    """Statistics over all tiles together, as if they were one image that goes through the network once.
+
+    Mean and variance of each instance norm run over tiles, height and width, and the layers before it have already
+    normalised so. (The mean of the statistics that tiles have alone is something else, and gives wrong colours.)
+
+    All tiles go from norm to norm in step, one after the other. Between two norms each keeps its features only where
+    they are small; before the second halving they are large, and a tile starts again from its pixels instead. So a
+    tile takes at most 2 x width float32 per pixel, 128 MiB for a million pixels at width 64, plus one tile's full
+    features; and the work is about 1.3 times that of staining the tiles.
+
+    Args:
+        generator: evaluated, not changed.
+        tiles: N x 3 x H x W each, in [-1, 1]; sizes may differ, sides are multiples of 4.
+        margin_px: what is left out on each side of a tile, a multiple of 4. With tiles that overlap by the margin, the
+            generator's receptive radius, the statistics are those of the whole image in one piece.
+
+    Returns:
+        Nothing for a generator without instance norm.
+
+    Raises:
+        ShapeError: there are no tiles, or nothing is left inside the margin.
+    """
+    if not tiles or min(min(tile.shape[-2:]) for tile in tiles) <= 2 * margin_px:
+        raise ShapeError(f"statistics need at least one tile with sides of more than {2 * margin_px} px")
+    found: dict[nn.Module, Moments] = {}
+    norms = instance_norms(generator)
+    device = next(generator.parameters()).device
+    walks: list[Iterator[Tensor] | None] = [None] * len(tiles)
+    with evaluating(generator):
+        for passed, norm in enumerate(norms.values()):
+            totals = _Totals()
+            for index, tile in enumerate(tiles):
+                walk = walks[index]
+                ahead = 0 if walk else passed
+                walk = walk or _walk(generator, tile.to(device), found)
+                features = next(islice(walk, ahead, None))
+                totals.add(_inside(features, margin_px * features.shape[-1] // tile.shape[-1]))
+                is_small = features.numel() <= generator.config.width * tile.numel() // 6
+                walks[index] = walk if is_small else None
+            found[norm] = totals.moments()
+    return {name: found[norm] for name, norm in norms.items()}
+
+
+@torch.no_grad()
+def freeze(generator: Generator, statistics: NormStatistics | None = None) -> Generator:
+    """Build the generator whose norms have fixed statistics, folded into the convolutions before them.
+
+    It is a local function with less to compute: `norm = "none"`. Batch norms are folded with their own statistics.
+
+    Args:
+        generator: not changed.
+        statistics: of its instance norms; not needed for batch norm.
+
+    Returns:
+        A new generator on the same device, in evaluation mode, without gradients.
+
+    Raises:
+        ShapeError: the statistics belong to a generator of another shape.
+    """
+    statistics = statistics or {}
+    config = generator.config.model_copy(update={"norm": "none", "spectral_norm": False, "dropout": 0.0})
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
+        frozen = Generator(config)
+    check_statistics(generator, statistics)
+    with evaluating(generator):
+        targets = (layer for layer in frozen.modules() if isinstance(layer, Convolution))
+        for (source, norm, name), target in zip(_normalised_convolutions(generator), targets, strict=True):
+            scale, shift = _scale_and_shift(norm, statistics.get(name))
+            bias = 0.0 if source.bias is None else source.bias.double()
+            across = (1, -1, 1, 1) if isinstance(source, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+            target.weight.copy_(source.weight.double() * scale.view(across))
+            assert target.bias is not None
+            target.bias.copy_(bias * scale + shift)
+    return frozen.to(next(generator.parameters()).device).eval().requires_grad_(False)
+
+
+def check_statistics(generator: Generator, statistics: NormStatistics) -> None:
+    """Check that statistics fit a generator: the same instance norms, as many channels each.
+
+    Raises:
+        ShapeError: they do not.
+    """
+    expected = {name: norm.num_features for name, norm in instance_norms(generator).items()}
+    given = {name: moments.mean.numel() for name, moments in statistics.items()}
+    if expected != given:
+        raise ShapeError(
+            f"the statistics are of {len(given)} layers with {sum(given.values())} channels, the generator normalises "
+            f"{len(expected)} with {sum(expected.values())}; take statistics that were made with this generator"
+        )
+
+
+@contextmanager
+def evaluating(generator: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while; then it is as it was."""
+    training = generator.training
+    generator.eval()
+    try:
+        yield
+    finally:
+        generator.train(training)
+
+
+def instance_norms(generator: Generator) -> dict[str, nn.InstanceNorm2d]:
+    """The layers that need statistics, by name; none in a generator that is a local function already."""
+    return {name: layer for name, layer in generator.named_modules() if isinstance(layer, nn.InstanceNorm2d)}
+
+
+def _walk(generator: Generator, x: Tensor, found: Mapping[nn.Module, Moments]) -> Iterator[Tensor]:
+    """Run the network and halt before each instance norm, to show what arrives there.
+
+    When it goes on, the moments of that norm must be in `found`.
+    """
+    for stage in generator.stages.values():
+        if isinstance(stage, ResidualBlock):
+            x = x + (yield from _walk_chain(stage.body, x, found))
+        else:
+            x = yield from _walk_chain(stage if isinstance(stage, nn.Sequential) else [stage], x, found)
+
+
+def _walk_chain(
+    layers: Iterable[nn.Module], x: Tensor, found: Mapping[nn.Module, Moments]
+) -> collections.abc.Generator[Tensor, None, Tensor]:
+    for layer in layers:
+        if isinstance(layer, nn.InstanceNorm2d):
+            yield x
+            scale, shift = (part.to(x).view(-1, 1, 1) for part in _scale_and_shift(layer, found[layer]))
+            x = torch.addcmul(shift, x, scale)
+        else:
+            x = layer(x)
+    return x
+
+
+def _inside(features: Tensor, margin: int) -> Tensor:
+    height, width = features.shape[-2:]
+    return features[..., margin : height - margin, margin : width - margin]
+
+
+class _Totals:
+    """Joins means and variances of parts to those of the whole, in float64 (Chan, Golub & LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+        """Sum of squared distances from the mean."""
+
+    def add(self, features: Tensor) -> None:
+        """Take in N x C x H x W."""
+        dims = (0, 2, 3)
+        variance, mean = (part.double() for part in torch.var_mean(features.float(), dims, correction=0))
+        count = features.numel() // features.shape[1]
+        total = self.count + count
+        distance = mean - self.mean
+        self.mean = self.mean + distance * (count / total)
+        self.squares = self.squares + variance * count + distance.square() * (self.count * count / total)
+        self.count = total
+
+    def moments(self) -> Moments:
+        mean, variance = torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count)
+        return Moments(mean.float(), variance.float())
+
+
+def _normalised_convolutions(generator: Generator) -> list[tuple[Convolution, Norm | None, str]]:
+    """Each convolution, the norm that directly follows it, if any, and that norm's name; in the order of the layers."""
+    pairs: list[tuple[Convolution, Norm | None, str]] = []
+    for name, layer in generator.named_modules():
+        if isinstance(layer, Convolution):
+            pairs.append((layer, None, ""))
+        elif isinstance(layer, Norm):
+            pairs[-1] = (pairs[-1][0], layer, name)
+    return pairs
+
+
+def _scale_and_shift(norm: Norm | None, moments: Moments | None) -> tuple[Tensor, Tensor]:
+    """The norm with fixed moments as x * scale + shift, C each, float64."""
+    if norm is None:
+        return torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    if isinstance(norm, nn.BatchNorm2d):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        moments = Moments(norm.running_mean, norm.running_var)
+    assert moments is not None
+    scale = (moments.variance.double() + norm.eps).rsqrt()
+    shift = -moments.mean.double() * scale
+    if not norm.affine:
+        return scale, shift
+    return scale * norm.weight, shift * norm.weight + norm.bias
