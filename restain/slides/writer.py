@@ -1,0 +1,245 @@
+"""Writes a slide tile by tile, in any order and in any number of sittings, as a pyramidal OME-TIFF.
+
+`write_slide` is all that most callers need. `SlideWriter` is for those who make tiles at their own pace.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from restain.errors import OutputError, ShapeError
+from restain.slides.ahead import ahead
+from restain.slides.codec import RGB, Codec
+from restain.slides.layout import Layout, Position
+from restain.slides.spool import Spool
+from restain.slides.tiff import Description, write_tiff
+
+Colour = tuple[int, int, int]
+
+BACKGROUND: Colour = (242, 242, 242)
+"""Clean glass in a bright-field scanner."""
+
+THUMBNAIL_PX = 1024
+"""The longer side of the thumbnail, at most."""
+
+_TOGETHER = 32
+"""Tiles of the pyramid kept in one transaction."""
+
+
+class SlideWriter:
+    """Takes the tiles of the full size; `finish` makes the pyramid and the file.
+
+    What was put in is safe at once, also from SIGKILL: the same writer, opened again, knows it. Where no tile is put,
+    there is background, which costs nothing. Tiles may be put in any order; encoding may run in any thread, `put` is
+    called from one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        description: Description,
+        codec: Codec | None = None,
+        *,
+        background: Colour = BACKGROUND,
+        job: str = "",
+    ) -> None:
+        """Begin a slide, or go on with it.
+
+        Args:
+            path: the file, `*.ome.tif`; until it is whole, its tiles are in the folder `PATH.spool`.
+            layout: its shape.
+            description: what it says of itself.
+            codec: how tiles are compressed; JPEG in RGB of quality 90 if not given.
+            background: colour where no tile is put.
+            job: names everything that the pixels depend on. Tiles kept under another job are thrown away.
+
+        Raises:
+            OutputError: the folder cannot be written, or another process is writing this file.
+        """
+        self.path, self.layout, self.description, self.background = path, layout, description, background
+        self.codec = codec or Codec()
+        self.spool = Spool(path, f"{job} {layout} {self.codec} {background}")
+
+    def finished(self) -> set[Position]:
+        """The tiles of the full size that need not be put again."""
+        return self.spool.positions(0)
+
+    def encode(self, position: Position, rgb: RGB) -> tuple[Position, bytes]:
+        """Encode one tile.
+
+        Args:
+            position: of the tile.
+            rgb: H x W x 3 uint8; at the right and lower border as large as what is left.
+
+        Raises:
+            ShapeError: another size is needed there.
+        """
+        box = self.layout.box(position)
+        if rgb.shape != (box.height, box.width, 3) or rgb.dtype != np.uint8:
+            raise ShapeError(
+                f"tile {position}: expected {box.height} x {box.width} x 3 uint8, got "
+                f"{' x '.join(map(str, rgb.shape))} {rgb.dtype}"
+            )
+        missing = (self.layout.tile_px - box.height, self.layout.tile_px - box.width)
+        if any(missing):
+            rgb = np.pad(rgb, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+        return position, self.codec.encode(np.ascontiguousarray(rgb))
+
+    def put(self, tiles: Iterable[tuple[Position, bytes]]) -> None:
+        """Keep encoded tiles: all of them or, when it fails, none.
+
+        Raises:
+            OutputError: for instance a full disk; what was put before stays for a later run.
+        """
+        self.spool.put(tiles)
+
+    def finish(self, *, workers: int = 2) -> None:
+        """Make the smaller levels, put the file together, give it its name and remove the spool.
+
+        Each level is made from the decoded tiles of the one before, so the file is the same in one sitting or several.
+
+        Raises:
+            OutputError: the file cannot be written; the spool stays, and a later run finishes it.
+        """
+        with ThreadPoolExecutor(workers) as pool:
+            for level in range(1, len(self.layout.levels)):
+                self._make_level(level, pool, 2 * workers)
+        temporary = self.spool.folder / "whole.tif"
+        try:
+            with temporary.open("wb") as file:
+                write_tiff(
+                    file,
+                    self.layout,
+                    self.codec,
+                    [self.spool.tiles(level) for level in range(len(self.layout.levels))],
+                    self.codec.encode(self._blank(self.layout.tile_px)),
+                    self.description,
+                    self._thumbnail(),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self.path}: {error.strerror or error}; its tiles are kept in {self.spool.folder}, "
+                "make room or close the file elsewhere, and the same command finishes it"
+            ) from error
+        self.spool.remove()
+
+    def _make_level(self, level: int, pool: ThreadPoolExecutor, depth: int) -> None:
+        """Make one level from the tiles of the level before it, as far as that is still to be done."""
+        parents = {Position(level, below.row // 2, below.column // 2) for below in self.spool.positions(level - 1)}
+        todo = sorted(parents - self.spool.positions(level))
+        made: list[tuple[Position, bytes]] = []
+        for tile in ahead(pool, self._halved, todo, depth):
+            made.append(tile)
+            if len(made) == _TOGETHER:
+                self.put(made)
+                made = []
+        self.put(made)
+
+    def _halved(self, parent: Position) -> tuple[Position, bytes]:
+        """A tile from the four below it, by the mean of each 2 x 2 px."""
+        side = self.layout.tile_px
+        canvas = self._blank(2 * side)
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            below = Position(parent.level - 1, 2 * parent.row + row, 2 * parent.column + column)
+            if data := self.spool.get(below):
+                place = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+                canvas[place] = self.codec.decode(data, (side, side))
+        return parent, self.codec.encode(np.asarray(Image.fromarray(canvas).reduce(2)))
+
+    def _thumbnail(self) -> tuple[tuple[int, int], bytes]:
+        """Size and bytes of the smallest level at least as large as the thumbnail may be, made smaller."""
+        level = max((n for n, size in enumerate(self.layout.levels) if max(size) >= THUMBNAIL_PX), default=0)
+        rows, columns = self.layout.grid(level)
+        side, (width, height) = self.layout.tile_px, self.layout.levels[level]
+        canvas = np.empty((rows * side, columns * side, 3), np.uint8)
+        canvas[:] = self.background
+        for position, data in self.spool.tiles(level):
+            place = slice(position.row * side, (position.row + 1) * side)
+            canvas[place, position.column * side : (position.column + 1) * side] = self.codec.decode(data, (side, side))
+        image = Image.fromarray(canvas[:height, :width])
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        return image.size, self.codec.encode(np.asarray(image))
+
+    def _blank(self, side: int) -> RGB:
+        blank = np.empty((side, side, 3), np.uint8)
+        blank[:] = self.background
+        return blank
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.spool.close()
+
+
+def write_slide(
+    path: Path,
+    size: tuple[int, int],
+    tile: Callable[[int, int, int, int], RGB | None],
+    description: Description,
+    *,
+    codec: Codec | None = None,
+    tile_px: int = 512,
+    background: Colour = BACKGROUND,
+    job: str | None = None,
+    workers: int = 2,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Stream a slide of any size from a function into a pyramidal OME-TIFF; never more than a few tiles in memory.
+
+    Args:
+        path: the file, `*.ome.tif`; it has this name when it is whole. Until then its tiles are in `PATH.spool`.
+        size: width and height in px.
+        tile: called as `tile(x, y, width, height)`, gives these pixels as height x width x 3 uint8, or None where there
+            is background only. It is called once for each tile, in several threads, and must give the same each time.
+        description: name, micrometres per pixel and so on.
+        codec: how tiles are compressed; JPEG in RGB of quality 90 if not given.
+        tile_px: side of a tile in the file, a multiple of 16.
+        background: colour where `tile` gives None.
+        job: names everything that the pixels depend on; a run that was killed then goes on where it stopped. Without
+            it, every run starts anew.
+        workers: threads that make and encode tiles.
+        on_progress: called with the tiles done and the tiles in all.
+
+    Raises:
+        OutputError: the file cannot be written, or another process is writing it.
+        InputError: an empty size, or a tile that is no multiple of 16.
+    """
+    layout = Layout(size, tile_px)
+    with SlideWriter(path, layout, description, codec, background=background, job=job or os.urandom(8).hex()) as writer:
+
+        def make(position: Position) -> tuple[Position, bytes] | None:
+            box = layout.box(position)
+            rgb = tile(box.x, box.y, box.width, box.height)
+            return None if rgb is None else writer.encode(position, rgb)
+
+        finished = writer.finished()
+        todo = (position for position in layout.positions(0) if position not in finished)
+        total, done = math.prod(layout.grid(0)), len(finished)
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                for made in ahead(pool, make, todo, 2 * workers):
+                    if made:
+                        writer.put([made])
+                    done += 1
+                    if on_progress:
+                        on_progress(done, total)
+            writer.finish(workers=workers)
+        finally:
+            if job is None:
+                writer.spool.remove()
