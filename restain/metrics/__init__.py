@@ -1,7 +1,21 @@
 """How good is a virtual stain? Every figure comes with its number of tiles, an interval and its protocol."""
 
 from restain.metrics.comparison import Table, difference, tabulate
-from restain.metrics.evaluation import Evaluation, Figure, evaluate
+from restain.metrics.evaluation import Evaluation, evaluate
+from restain.metrics.figure import Figure
+from restain.metrics.judges import PRESETS, Judges, find_judges
 from restain.metrics.table import METRICS, Metric
 
-__all__ = ["METRICS", "Evaluation", "Figure", "Metric", "Table", "difference", "evaluate", "tabulate"]
+__all__ = [
+    "METRICS",
+    "PRESETS",
+    "Evaluation",
+    "Figure",
+    "Judges",
+    "Metric",
+    "Table",
+    "difference",
+    "evaluate",
+    "find_judges",
+    "tabulate",
+]

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from restain.errors import InputError
-from restain.metrics.evaluation import SEED, Evaluation, Figure
-from restain.metrics.interval import DRAWS, bootstrap, interval
-from restain.metrics.table import METRICS
+from restain.metrics.evaluation import Evaluation
+from restain.metrics.figure import Figure
 
 Verdict = Literal["better", "worse", "unclear"]
 
@@ -43,7 +42,7 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
         evaluations: by the name that heads the column.
 
     Raises:
-        InputError: two figures of a row were not made in the same way.
+        InputError: two figures of a row were not made in the same way, or an evaluation lacks a figure.
     """
     first, *others = evaluations.values()
     for other in others:
@@ -51,37 +50,39 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
     pair = len(others) == 1 and first.names == others[0].names
     rows = []
     for name, figure in first.figures.items():
-        metric = METRICS[name]
-        arrow = "↑" if metric.higher_is_better else "↓"
-        label = f"{metric.label} {arrow}" + (f", {metric.unit}" if metric.unit else "")
+        arrow = "↑" if figure.higher_is_better else "↓"
+        label = f"{figure.label} {arrow}" + (f", {figure.unit}" if figure.unit else "")
         cells = [words(evaluation.figures[name]) for evaluation in evaluations.values()]
         if pair:
             cells.append(words(difference(name, first, others[0])))
         rows.append((label, *cells, str(figure.protocol["tiles"]), _own_protocol(figure), figure.fingerprint))
     header = ("Metric", *evaluations, *(["Difference"] if pair else []), "N", "Protocol", "Fingerprint")
     shared = next(iter(first.figures.values())).protocol
-    size, formats, resize, intervals = (shared[key] for key in ("size", "format", "resize", "interval"))
-    caption = f"Tiles of {size}, {formats}, resize: {resize}. In brackets: {intervals}."
+    size, formats, intervals = (shared[key] for key in ("size", "format", "interval"))
+    caption = f"Tiles of {size}, {formats}, resize: none unless said. In brackets: {intervals}. ±: standard error."
     return Table(header, tuple(rows), caption)
 
 
 def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
     """By how much a figure of the second exceeds that of the first, with the paired bootstrap interval.
 
-    Both must have been measured on the same tiles: each draw takes the same tiles of both.
+    Each draw took the same tiles of both.
+
+    Raises:
+        InputError: they were not measured on the same tiles.
     """
-    metric = METRICS[name]
-    values = [[evaluation.columns[column] for column in metric.columns] for evaluation in (first, second)]
-    before, after = (bootstrap(metric.figure, columns, DRAWS, SEED) for columns in values)
-    low, high = interval(after - before) if len(first.names) > 1 else (math.nan, math.nan)
-    old, new = first.figures[name], second.figures[name]
-    return Figure(new.value - old.value, low, high, {**old.protocol, "difference": "second minus first, paired"})
+    if first.names != second.names:
+        raise InputError(
+            f"{second.virtual} and {first.virtual} hold different tiles, so no paired difference can be made; measure"
+            " both on the tiles that they share"
+        )
+    return second.figures[name].minus(first.figures[name])
 
 
 def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
     """Whether the second is better or worse than the first by more than chance: the paired interval leaves out 0."""
     gain = difference(name, first, second)
-    if not METRICS[name].higher_is_better:
+    if not gain.higher_is_better:
         gain = replace(gain, low=-gain.high, high=-gain.low)
     if gain.low > 0:
         return "better"
@@ -89,24 +90,30 @@ def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
 
 
 def words(figure: Figure) -> str:
-    """`0.512 [0.480, 0.541]`, or the value alone where there is no interval."""
+    """`0.512 [0.480, 0.541]`, with ± the standard error where there is one; the value alone without an interval."""
     if math.isnan(figure.value):
         return "–"
     digits = 2 if abs(figure.value) >= 10 else 3
     value, low, high = (f"{number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
+    if not math.isnan(figure.standard_error):
+        value += f" ± {figure.standard_error:.{digits}f}"
     return value if math.isnan(figure.low) else f"{value} [{low}, {high}]"
 
 
 def _own_protocol(figure: Figure) -> str:
-    return ", ".join(f"{key} {value}" for key, value in figure.protocol.items() if key not in _INNER)
+    shared = {key for key in _INNER if key != "resize" or figure.protocol[key] == "none"}
+    return ", ".join(f"{key} {value}" for key, value in figure.protocol.items() if key not in shared)
 
 
 def _check_alike(first: Evaluation, other: Evaluation) -> None:
+    for one, two in ((first, other), (other, first)):
+        if missing := [figure.label for name, figure in one.figures.items() if name not in two.figures]:
+            raise InputError(f"{two.virtual} has no {missing[0]} but {one.virtual} has; measure both in the same way")
     for name, figure in first.figures.items():
         theirs = other.figures[name]
         if theirs.fingerprint != figure.fingerprint:
             differ = [key for key in figure.protocol if theirs.protocol.get(key) != figure.protocol[key]]
             raise InputError(
-                f"{METRICS[name].label} of {other.virtual} cannot stand beside that of {first.virtual}: they differ in"
+                f"{figure.label} of {other.virtual} cannot stand beside that of {first.virtual}: they differ in"
                 f" {', '.join(differ)}; measure both in the same way"
             )

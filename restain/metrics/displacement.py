@@ -12,17 +12,24 @@ from restain.errors import ShapeError
 
 @dataclass(frozen=True)
 class Recovery:
-    """How far regions end from where they belong, in px; one entry per region whose true place lies inside the tile."""
+    """Displacements of regions as an alignment has them and as they are, (dx, dy) in px."""
 
-    aligned_px: Tensor
-    """Distance between where the alignment sends a region and where the truth does."""
-    identity_px: Tensor
-    """The same for an alignment that leaves every region where it is: the length of the true displacement."""
+    found: Tensor
+    """B x 2 x h x w: where the alignment sends a region, minus its own place."""
+    truth: Tensor
+    """B x 2 x h x w: where the tissue of a region truly lies, minus its own place."""
+    inside: Tensor
+    """B x h x w, whether that true place lies inside the tile; the other regions do not count."""
 
     @property
-    def median_px(self) -> tuple[float, float]:
-        """Median distance of the alignment and of the identity; not a number without regions."""
-        return self.aligned_px.median().item(), self.identity_px.median().item()
+    def aligned_px(self) -> Tensor:
+        """Distance between where the alignment sends a region and where the truth does; one entry per region inside."""
+        return (self.found - self.truth).norm(dim=1)[self.inside]
+
+    @property
+    def identity_px(self) -> Tensor:
+        """The same for leaving every region where it is, which is the length of the true displacement."""
+        return self.truth.norm(dim=1)[self.inside]
 
 
 def recovery(alignment: Tensor, truth: Tensor, size_px: float) -> Recovery:
@@ -38,14 +45,12 @@ def recovery(alignment: Tensor, truth: Tensor, size_px: float) -> Recovery:
     Raises:
         ShapeError: the batches differ, or the truth is not B x 2 x h x w.
     """
-    if truth.ndim != 4 or truth.shape[:2] != (len(alignment), 2):
-        raise ShapeError(
-            f"expected displacements of {len(alignment)} × 2 × h × w, got {' × '.join(map(str, truth.shape))}"
-        )
+    batch = len(alignment)
+    if truth.ndim != 4 or truth.shape[:2] != (batch, 2):
+        raise ShapeError(f"expected displacements of {batch} × 2 × h × w, got {' × '.join(map(str, truth.shape))}")
     found = expected_displacement(alignment, size_px)
     grid = found.shape[-1]
     truth = F.adaptive_avg_pool2d(truth.to(found), grid)
     centre = (torch.arange(grid, device=found.device) + 0.5) * (size_px / grid)
     place = torch.stack(torch.meshgrid(centre, centre, indexing="xy")) + truth
-    inside = ((place >= 0) & (place <= size_px)).all(1)
-    return Recovery((found - truth).norm(dim=1)[inside], truth.norm(dim=1)[inside])
+    return Recovery(found, truth, ((place >= 0) & (place <= size_px)).all(1))

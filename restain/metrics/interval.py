@@ -1,6 +1,9 @@
-"""How far a figure would move with other tiles: bootstrap percentile intervals (Efron 1979)."""
+"""How far a figure would move with other tiles: bootstrap percentile intervals (Efron 1979).
 
-from collections.abc import Callable, Sequence
+Tiles of one patient resemble each other. Where it is known which case a tile belongs to, whole cases are drawn.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,24 +14,48 @@ DRAWS = 1000
 COVERAGE = 0.95
 
 
-def bootstrap(figure: Callable[..., Tensor], columns: Sequence[Tensor], draws: int = DRAWS, seed: int = 0) -> Tensor:
-    """The figure of `draws` samples of the tiles, drawn with replacement.
+def samples(tiles: int, draws: int = DRAWS, seed: int = 0, cases: Sequence[Hashable] | None = None) -> list[Tensor]:
+    """Draw samples of the tiles, with replacement.
 
-    The samples depend on the seed and on the number of tiles alone, so two methods measured on the same tiles are drawn
-    alike, and the difference of their draws is the paired one.
+    They depend on these arguments alone, so two methods measured on the same tiles are drawn alike, and the difference
+    of their draws is the paired one.
+
+    Args:
+        tiles: how many there are.
+        draws: how many samples.
+        seed: of the samples.
+        cases: the case of each tile; then as many cases as there are are drawn, each with all its tiles.
+
+    Returns:
+        Indices of tiles for each draw; without cases, as many as there are tiles.
+    """
+    if cases is None:
+        return list(torch.randint(tiles, (draws, tiles), generator=generator(seed, "bootstrap", tiles)))
+    members: dict[Hashable, list[int]] = {}
+    for index, case in enumerate(cases):
+        members.setdefault(case, []).append(index)
+    groups = [torch.tensor(group) for group in members.values()]
+    drawn = torch.randint(len(groups), (draws, len(groups)), generator=generator(seed, "bootstrap", tiles))
+    return [torch.cat([groups[case] for case in draw]) for draw in drawn.tolist()]
+
+
+def counts(drawn: Sequence[Tensor], tiles: int) -> Tensor:
+    """How often each sample has each tile, draws x tiles, int16."""
+    return torch.stack([sample.bincount(minlength=tiles).to(torch.int16) for sample in drawn])
+
+
+def bootstrap(figure: Callable[..., Tensor], columns: Sequence[Tensor], drawn: Sequence[Tensor]) -> Tensor:
+    """The figure of each sample of the tiles.
 
     Args:
         figure: the columns to a scalar.
         columns: the values of the tiles, N or N x k each.
-        draws: how many samples.
-        seed: of the samples.
+        drawn: indices of tiles, as `samples` draws them.
 
     Returns:
-        The figures, `draws`.
+        The figures, one per sample.
     """
-    tiles = len(columns[0])
-    samples = torch.randint(tiles, (draws, tiles), generator=generator(seed, "bootstrap", tiles))
-    return torch.stack([figure(*(column[sample] for column in columns)) for sample in samples])
+    return torch.stack([figure(*(column[sample] for column in columns)) for sample in drawn])
 
 
 def interval(figures: Tensor, coverage: float = COVERAGE) -> tuple[float, float]:

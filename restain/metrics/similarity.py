@@ -1,4 +1,4 @@
-"""How alike two images are, pixel by pixel: SSIM and PSNR.
+"""How alike two images are, pixel by pixel: SSIM, MS-SSIM and PSNR.
 
 Both need the two images in register. On adjacent sections, where no cell lies at the same place, they say little
 about a stain.
@@ -7,6 +7,7 @@ about a stain.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from restain.errors import ShapeError
@@ -18,6 +19,11 @@ SIGMA_PX = 1.5
 """Standard deviation of SSIM's Gaussian weights."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601, as in Pillow and OpenCV)."""
+
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of MS-SSIM, the finest scale first (Wang et al. 2003, section 3.2)."""
+MS_SSIM_SMALLEST_PX = (WINDOW_PX - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
+"""Shortest side whose coarsest scale still holds SSIM's window."""
 
 
 def ssim_grey(virtual: Tensor, real: Tensor) -> Tensor:
@@ -48,6 +54,39 @@ def ssim(virtual: Tensor, real: Tensor) -> Tensor:
         raise ShapeError(f"SSIM looks through a window of {WINDOW_PX} px; an image of {width}×{height} px is too small")
     luminance, contrast_structure = _ssim_terms(virtual, real)
     return (luminance * contrast_structure).mean((1, 2, 3))
+
+
+def ms_ssim(virtual: Tensor, real: Tensor) -> Tensor:
+    """SSIM over five scales, each half the size of the one before (Wang et al. 2003, equation 7); mean over channels.
+
+    Contrast and structure count at every scale, luminance at the coarsest alone; constants as in `ssim`. A scale whose
+    mean is negative counts as 0, as in the tools of the field, since it has no real power.
+
+    Args:
+        virtual: images, N x C x H x W in [0, 1].
+        real: their partners, same shape.
+
+    Returns:
+        One value in [0, 1] per image, N.
+
+    Raises:
+        ShapeError: the shapes differ, or a side is shorter than 161 px.
+    """
+    same_shape(virtual=virtual, real=real)
+    if min(virtual.shape[-2:]) < MS_SSIM_SMALLEST_PX:
+        height, width = virtual.shape[-2:]
+        raise ShapeError(
+            f"MS-SSIM needs sides of {MS_SSIM_SMALLEST_PX} px; an image of {width}×{height} px is too small"
+        )
+    product = virtual.new_ones(virtual.shape[:2])
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        if scale:
+            odd = [length % 2 for length in virtual.shape[-2:]]
+            virtual, real = (F.avg_pool2d(x, 2, padding=odd) for x in (virtual, real))
+        luminance, contrast_structure = _ssim_terms(virtual, real)
+        whole = luminance * contrast_structure if scale == len(SCALE_WEIGHTS) - 1 else contrast_structure
+        product = product * whole.mean((2, 3)).relu() ** weight
+    return product.mean(1)
 
 
 def _ssim_terms(virtual: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from restain.metrics.expression import (
     pearson,
     positive_areas,
 )
-from restain.metrics.similarity import psnr, ssim, ssim_grey
+from restain.metrics.similarity import MS_SSIM_SMALLEST_PX, SCALE_WEIGHTS, ms_ssim, psnr, ssim, ssim_grey
 from restain.stains import POSITIVE_DENSITY
 
 
@@ -24,8 +25,8 @@ class Metric:
     label: str
     """As a table's row says it."""
     measure: Callable[[Tensor, Tensor], Tensor]
-    """(virtual, real), N x 3 x H x W in [0, 1] each, to one value per tile (N) or more (N x k). Metrics with the same
-    function share one run of it."""
+    """(virtual, partner), N x 3 x H x W in [0, 1] each, to one value per tile (N) or more (N x k). Metrics with the
+    same function share one run of it."""
     columns: tuple[str, ...]
     """Names of these values."""
     figure: Callable[..., Tensor] = Tensor.mean
@@ -34,6 +35,10 @@ class Metric:
     unit: str = ""
     protocol: Mapping[str, str | float] = field(default_factory=dict)
     """Every choice inside the metric that changes its value."""
+    partner: Literal["real", "he"] = "real"
+    """What the virtual image is held against: the real IHC, or the H&E it was made from."""
+    smallest_px: int = 0
+    """Shortest side that can be measured; where a tile's is shorter, the metric is left out, with a note."""
 
 
 _WINDOW: dict[str, str | float] = {"window": "gaussian 11 px, sigma 1.5", "range": 1}
@@ -45,6 +50,13 @@ _AREAS = ("positive_both_px", "positive_virtual_px", "positive_real_px")
 METRICS: dict[str, Metric] = {
     "ssim_grey": Metric("SSIM, grey", ssim_grey, ("ssim_grey",), protocol=_WINDOW | {"grey": "BT.601"}),
     "ssim_rgb": Metric("SSIM, RGB", ssim, ("ssim_rgb",), protocol=_WINDOW),
+    "ms_ssim": Metric(
+        "MS-SSIM, RGB",
+        ms_ssim,
+        ("ms_ssim",),
+        protocol=_WINDOW | {"scales": len(SCALE_WEIGHTS)},
+        smallest_px=MS_SSIM_SMALLEST_PX,
+    ),
     "psnr": Metric("PSNR", psnr, ("psnr",), unit="dB", protocol={"range": 1}),
     "dab_error": Metric(
         "DAB density error",

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch.testing import assert_close
 from restain import image
 from restain.errors import InputError, MissingError, OutputError
 from restain.image import save_image, to_tensor
-from restain.metrics import METRICS, Evaluation, difference, evaluate, evaluation, tabulate
+from restain.metrics import METRICS, Evaluation, difference, evaluate, tabulate, tiles
+from restain.metrics.interval import bootstrap, interval, samples
 from restain.metrics.similarity import psnr
 from restain.stains import to_unit
 
@@ -43,7 +46,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_figures_are_those_of_the_tiles(folders: tuple[Path, Path]) -> None:
     found = evaluate(*folders)
     assert found.names == ("tile0", "tile1", "tile2", "tile3")
-    assert list(found.figures) == list(METRICS)
+    assert list(found.figures) == [name for name, metric in METRICS.items() if not metric.smallest_px]
+    assert found.notes == ("MS-SSIM, RGB: needs sides of 161 px, the shortest here is 20 px.",)
     for index, name in enumerate(found.names):
         virtual, real = (
             to_unit(to_tensor(image.load_image(folder / f"{name}{ending}")))
@@ -67,8 +71,8 @@ def test_batches_do_not_change_anything_and_each_image_is_decoded_once(
         decoded.append(path)
         return image.load_image(path)
 
-    monkeypatch.setattr(evaluation, "BATCH_PX", 1)
-    monkeypatch.setattr(evaluation, "load_image", count)
+    monkeypatch.setattr(tiles, "BATCH_PX", 1)
+    monkeypatch.setattr(tiles, "load_image", count)
     progress: list[tuple[int, int]] = []
     alone = evaluate(*folders, on_progress=lambda done, total: progress.append((done, total)))
     for column, values in together.columns.items():
@@ -132,9 +136,9 @@ def test_figures_made_differently_are_refused_in_one_table(folders: tuple[Path, 
 
 def test_the_table_shows_n_protocol_and_the_paired_difference(folders: tuple[Path, Path]) -> None:
     found = evaluate(*folders)
-    shifted = {name: column + 0.25 for name, column in found.columns.items()}
-    figures = dict(found.figures)
-    better = Evaluation(found.virtual, found.real, found.names, found.columns | {"psnr": shifted["psnr"]}, figures)
+    psnr = found.figures["psnr"]
+    shifted = dict(found.figures) | {"psnr": replace(psnr, value=psnr.value + 0.25, draws=psnr.draws + 0.25)}
+    better = Evaluation(found.virtual, found.real, found.names, found.columns, shifted)
     gain = difference("psnr", found, better)
     assert_close([gain.low, gain.high], [0.25, 0.25])  # every draw takes the same tiles of both
     table = tabulate({"one": found, "two": better})
@@ -192,13 +196,30 @@ def test_nothing_is_left_behind_where_the_result_cannot_be_written(folders: tupl
 
 
 def test_intervals_narrow_with_more_tiles_and_repeat() -> None:
-    from restain.metrics.interval import bootstrap, interval
-
     values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    low, high = interval(bootstrap(torch.mean, [values]))
-    wide_low, wide_high = interval(bootstrap(torch.mean, [values[:25]]))
+    low, high = interval(bootstrap(torch.mean, [values], samples(400)))
+    wide_low, wide_high = interval(bootstrap(torch.mean, [values[:25]], samples(25)))
     assert wide_high - wide_low > 2 * (high - low)
     error = values.std().item() / math.sqrt(400)
     assert_close((high - low) / 2, 1.96 * error, rtol=0.1, atol=0)  # the normal interval of a mean
-    assert interval(bootstrap(torch.mean, [values])) == (low, high)
-    assert interval(bootstrap(torch.mean, [values], seed=1)) != (low, high)
+    assert interval(bootstrap(torch.mean, [values], samples(400))) == (low, high)
+    assert interval(bootstrap(torch.mean, [values], samples(400, seed=1))) != (low, high)
+
+
+def test_tiles_of_one_case_are_drawn_together() -> None:
+    """Ten copies of each of 40 values say no more than 40 values."""
+    cases = [str(index // 10) for index in range(400)]
+    for sample in samples(400, draws=5, cases=cases):
+        assert len(sample) == 400
+        assert all(count % 10 == 0 for count in Counter(cases[index] for index in sample.tolist()).values())
+    once = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = once.repeat_interleave(10)
+    low, high = interval(bootstrap(torch.mean, [values], samples(400, cases=cases)))
+    assert_close((high - low) / 2, 1.96 * once.std().item() / math.sqrt(40), rtol=0.1, atol=0)
+
+
+def test_cases_are_named_in_the_protocol(folders: tuple[Path, Path]) -> None:
+    found = evaluate(*folders, cases=lambda name: "a" if name in ("tile0", "tile1") else "b")
+    assert found.figures["psnr"].protocol["interval"] == "95% bootstrap over 2 cases, 1000 draws, seed 0"
+    single = evaluate(*folders, cases=lambda _: "a")
+    assert math.isnan(single.figures["psnr"].low), "one case has no interval"

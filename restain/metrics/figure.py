@@ -1,0 +1,70 @@
+"""A figure: one number about all tiles, with how sure it is and how it was made."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from restain.metrics.interval import interval
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number about all tiles, with how sure it is and how it was made."""
+
+    value: float
+    low: float
+    """Lower end of the bootstrap interval; not a number for a single tile."""
+    high: float
+    protocol: Mapping[str, str | float]
+    """Everything that decides the value besides the pixels."""
+    label: str
+    """As a table's row says it."""
+    unit: str = ""
+    higher_is_better: bool = True
+    standard_error: float = math.nan
+    """Of the value, where the metric has one of its own; not a number otherwise."""
+    draws: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
+    """The figure of each bootstrap sample. Two evaluations of the same tiles draw the same samples."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight letters that two figures share only if they were made in the same way."""
+        words = json.dumps(dict(self.protocol), sort_keys=True, ensure_ascii=False)
+        return blake2b(words.encode(), digest_size=4).hexdigest()
+
+    def minus(self, other: "Figure") -> "Figure":
+        """By how much this exceeds the other, which was measured on the same tiles, with the paired interval."""
+        draws = self.draws - other.draws
+        low, high = interval(draws)
+        return replace(
+            self,
+            value=self.value - other.value,
+            low=low,
+            high=high,
+            standard_error=math.nan,
+            draws=draws,
+            protocol={**self.protocol, "difference": "second minus first, paired"},
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Everything but the draws; what is not finite becomes null."""
+        return {
+            "label": self.label,
+            "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
+            "value": finite(self.value),
+            "interval": [finite(self.low), finite(self.high)],
+            **({} if math.isnan(self.standard_error) else {"standard_error": self.standard_error}),
+            "fingerprint": self.fingerprint,
+            "protocol": dict(self.protocol),
+        }
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is infinite or not a number."""
+    return value if math.isfinite(value) else None

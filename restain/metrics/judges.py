@@ -1,0 +1,94 @@
+"""What an evaluation can use besides the pixels: networks with their weights, and the habits of the field by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from restain.errors import CheckpointError, InputError, MissingError
+from restain.metrics.features import INCEPTION_FILE, INCEPTION_SOURCE, Extractor, extractor_from_entry, inception
+from restain.metrics.perceptual import LABELS, Perceptual, perceptual
+from restain.metrics.weights import cached_weights
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One habit of the field: how FID and KID are computed."""
+
+    resize: str = "pytorch-fid"
+    """A name in `restain.metrics.features.RESIZES`."""
+    subsets: int = 100
+    """Of KID."""
+    subset_size: int | None = None
+    """Tiles in each; None takes 100, or half of the tiles where there are fewer than 200."""
+    side_px: int | None = None
+    """Side that every tile must have."""
+
+
+PRESETS = {
+    "default": Preset(),
+    "paper-1024": Preset(subset_size=100, side_px=1024),
+    "torch-fidelity": Preset(resize="torch-fidelity", subset_size=1000),
+}
+"""`paper-1024`: whole tiles of 1024 px resized as in pytorch-fid, KID over 100 subsets of 100, as in papers on MIST
+and BCI. `torch-fidelity`: that tool's defaults, with its resize and 100 subsets of 1,000."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that judge, and what is missing."""
+
+    extractors: Sequence[Extractor] = ()
+    perceptuals: Sequence[Perceptual] = ()
+    notes: Sequence[str] = field(default=())
+    """What cannot be measured, why, and how to change that; one sentence each."""
+
+
+def find_judges(
+    inception_weights: Path | None = None,
+    lpips_weights: Path | None = None,
+    extractors: Sequence[tuple[str, Path]] = (),
+    preset: str = "default",
+    device: str = "cpu",
+) -> Judges:
+    """Load every network whose weights are there. A file that was named must be; one in the cache may be missing.
+
+    Args:
+        inception_weights: Inception's weight file; None looks into torch's cache.
+        lpips_weights: folder with LPIPS's files, as `perceptual` takes it.
+        extractors: further ones, each as entry `module:attribute` and weight file.
+        preset: a name in `PRESETS`, for the resize of Inception's input.
+        device: where the networks run.
+
+    Raises:
+        InputError: an unknown preset, or an entry that cannot be imported.
+        MissingError, CheckpointError: a file that was named is missing or holds something else.
+    """
+    found = Judges(tuple(extractor_from_entry(entry, weights, device) for entry, weights in extractors))
+    try:
+        plain = inception(inception_weights, preset_named(preset).resize, device)
+        found = replace(found, extractors=(plain, *found.extractors))
+    except MissingError:
+        if inception_weights:
+            raise
+        place = cached_weights(INCEPTION_FILE).parent
+        note = f"FID and KID: no Inception weights. Get {INCEPTION_SOURCE} into {place}, or name the file"
+        found = replace(found, notes=(*found.notes, f"{note} with --inception-weights."))
+    for backbone, label in LABELS.items():
+        try:
+            found = replace(found, perceptuals=(*found.perceptuals, perceptual(backbone, lpips_weights, device)))
+        except MissingError as error:
+            found = replace(found, notes=(*found.notes, f"{label}: {error}."))
+    if lpips_weights and not found.perceptuals:
+        raise CheckpointError(f"{lpips_weights}: {found.notes[-1]}")
+    return found
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset '{name}'; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,136 @@
+"""The tiles to measure: virtual images, their real partners, the H&E they were made from; paired by name, read once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from restain.errors import InputError
+from restain.image import image_size, list_images, load_image, to_tensor
+from restain.stains import to_unit
+
+BATCH_PX = 2**21
+"""Pixels measured at a time, which bounds memory to about half a gigabyte; a larger image is measured alone."""
+
+
+@dataclass(frozen=True)
+class TilePair:
+    """A virtual image and its real partner, not yet read."""
+
+    name: str
+    virtual: Path
+    real: Path
+    size: tuple[int, int]
+    """Width and height of both, in px."""
+    he: Path | None = None
+    """The H&E that the virtual image was made from, where it is known."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some tiles of one size, read: N x 3 x H x W in [0, 1] each."""
+
+    tiles: Sequence[TilePair]
+    virtual: Tensor
+    real: Tensor
+    he: Tensor | None
+
+
+def pair_images(virtual: Path, real: Path, he: Path | None = None) -> list[TilePair]:
+    """Find the pairs of two folders by stem, in order; check what shows without decoding.
+
+    Args:
+        virtual: folder of virtual images.
+        real: folder of real images; each has the stem and the size of its partner, the format may differ.
+        he: folder of the H&E images, likewise; it may hold more than these.
+
+    Raises:
+        MissingError: a folder does not exist.
+        InputError: a folder is empty, a partner is missing, or two partners differ in size.
+    """
+    virtual_images, real_images = _images_by_stem(virtual), _images_by_stem(real)
+    _check_all_have_partners(virtual_images, real_images, virtual, real)
+    _check_all_have_partners(real_images, virtual_images, real, virtual)
+    he_images = _images_by_stem(he) if he else {}
+    if he:
+        _check_all_have_partners(virtual_images, he_images, virtual, he)
+    return [_pair(name, path, real_images[name], he_images.get(name)) for name, path in virtual_images.items()]
+
+
+def read_batches(tiles: Sequence[TilePair]) -> Iterator[Batch]:
+    """Read neighbours of one size together, as many as `BATCH_PX` allows; each image is decoded once."""
+    for batch in _batches(tiles):
+        he = [tile.he for tile in batch if tile.he]
+        virtual, real = ([getattr(tile, side) for tile in batch] for side in ("virtual", "real"))
+        yield Batch(batch, _load(virtual), _load(real), _load(he) if he else None)
+
+
+def tile_protocol(tiles: Sequence[TilePair]) -> dict[str, str | float]:
+    """What of a figure's protocol the tiles decide: size, format, number."""
+    sizes = sorted({tile.size for tile in tiles})
+    sides = [tile.virtual for tile in tiles], [tile.real for tile in tiles]
+    formats = ["/".join(sorted({path.suffix.lower()[1:] for path in paths})) for paths in sides]
+    return {
+        "size": f"{times(sizes[0])} px" if len(sizes) == 1 else f"{times(sizes[0])} to {times(sizes[-1])} px",
+        "resize": "none",
+        "format": " against ".join(formats),
+        "tiles": len(tiles),
+    }
+
+
+def times(size: tuple[int, int]) -> str:
+    """Width and height as `512×512`."""
+    return f"{size[0]}×{size[1]}"
+
+
+def _check_all_have_partners(images: dict[str, Path], others: dict[str, Path], folder: Path, other: Path) -> None:
+    if alone := [path.name for stem, path in images.items() if stem not in others]:
+        raise InputError(f"{folder}: {_listed(alone)} without a partner of the same name in {other}")
+
+
+def _pair(name: str, virtual: Path, real: Path, he: Path | None) -> TilePair:
+    size = image_size(virtual)
+    for partner in filter(None, (real, he)):
+        partner_size = image_size(partner)
+        if size != partner_size:
+            raise InputError(
+                f"{virtual} has {times(size)} px but {partner} has {times(partner_size)} px; partners must have one"
+                " size, so resize or crop one of them"
+            )
+    return TilePair(name, virtual, real, size, he)
+
+
+def _images_by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        if path.stem in found:
+            raise InputError(
+                f"{folder} holds {found[path.stem].name} and {path.name}; images are paired by name, keep one"
+            )
+        found[path.stem] = path
+    if not found:
+        raise InputError(f"{folder} holds no images; a folder of PNG, JPEG, TIFF, BMP or WebP files is expected")
+    return found
+
+
+def _batches(tiles: Sequence[TilePair]) -> Iterator[list[TilePair]]:
+    batch: list[TilePair] = []
+    for tile in tiles:
+        full = (len(batch) + 1) * math.prod(tile.size) > BATCH_PX
+        if batch and (full or tile.size != batch[0].size):
+            yield batch
+            batch = []
+        batch.append(tile)
+    yield batch
+
+
+def _load(paths: Sequence[Path]) -> Tensor:
+    return to_unit(to_tensor(np.stack([load_image(path) for path in paths])))
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,63 @@
+"""Weight files of the networks that judge images: found where people keep them, read without running code, hashed.
+
+Nothing is ever downloaded: a figure must not depend on what a server hands out today.
+"""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from restain.errors import CheckpointError, MissingError
+
+
+def cached_weights(name: str) -> Path:
+    """Where torch keeps a downloaded file of this name: `$TORCH_HOME/hub/checkpoints`. It need not exist."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints" / name
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or from what `torch.save` wrote.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: it is damaged, or holds something other than named tensors.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist; a file of weights is expected")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as weights ({type(error).__name__}); fetch it again") from error
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(f"{path} holds {type(found).__name__}, but a dict of named tensors is expected")
+    return dict(found)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights, all of them and nothing else, and make the network ready to judge: eval mode, no gradients.
+
+    Raises:
+        CheckpointError: names or shapes do not fit; the message names the first.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        first = " ".join(str(error).split("\n")[1].split())[:200]
+        raise CheckpointError(f"{path} does not fit {type(network).__name__}: {first}") from error
+    network.eval().requires_grad_(requires_grad=False)
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
