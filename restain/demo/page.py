@@ -11,11 +11,10 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from restain.demo.figures import COLOURS, Curve, draw_arrows, draw_curves
 from restain.image import atomic_path
-from restain.metrics import METRICS, Evaluation, difference, tabulate
+from restain.metrics import Evaluation, difference, tabulate
 from restain.metrics.comparison import Verdict, verdict, words
 from restain.metrics.displacement import Recovery
 
@@ -27,21 +26,7 @@ class Example:
     name: str
     caption: str
     images: Mapping[str, NDArray[np.uint8]]
-    """Column -> H x W x 3 RGB; the same columns in every example."""
-
-
-@dataclass(frozen=True)
-class Arrows:
-    """One tile's displacement, as the alignment has it and as it is."""
-
-    name: str
-    he: NDArray[np.uint8]
-    found: Tensor
-    """2 x h x w, (dx, dy) in px."""
-    truth: Tensor
-    """2 x h x w, likewise."""
-    inside: Tensor
-    """h x w, whether the true place lies inside the tile."""
+    """Column -> H x W x 3 RGB; the same columns in every example, the H&E first."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +48,13 @@ class Content:
     """Two methods by name, measured on the same tiles: the baseline first."""
     curves: Mapping[str, Mapping[str, Curve]]
     """Method -> loss -> (step, value), methods in the same order."""
-    arrows: Arrows
     recovery: Recovery
-    """Over all held-out tiles."""
+    """Of all held-out tiles, in the order of the evaluations' names; the first example's is drawn."""
     stages: Sequence[Stage]
     facts: Mapping[str, str]
     """Versions, seeds, sizes: by name."""
+    recipes: Mapping[str, str]
+    """Method -> its recipe, TOML."""
 
 
 HEADLINES = ("positive_dice", "dab_r", "ssim_rgb")
@@ -94,24 +80,29 @@ def write_page(path: Path, content: Content) -> None:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["png"] = _data_uri
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    columns = list(content.examples[0].images)
     table = tabulate(content.evaluations)
     baseline, guided = content.evaluations.values()
     verdicts = [verdict(name, baseline, guided) for name in guided.figures]
-    arrows = content.arrows
+    drawn = content.examples[0]
+    place, recovery = guided.names.index(drawn.name), content.recovery
+    fields = {
+        "Where the alignment sends each region": recovery.found[place],
+        "Where its tissue truly lies": recovery.truth[place],
+    }
     html = template.render(
         content=content,
-        columns=list(content.examples[0].images),
+        columns=columns,
         colours=dict(zip(content.evaluations, COLOURS, strict=True)),
         headlines=[_headline(name, content.evaluations) for name in HEADLINES],
         tiles=len(guided.names),
         table=table,
         rows=list(zip(table.rows, verdicts, strict=True)),
         curves=draw_curves(content.curves),
-        arrows=draw_arrows(
-            arrows.he,
-            {"Where the alignment sends each region": arrows.found, "Where the tissue truly lies": arrows.truth},
-            arrows.inside,
-        ),
+        arrows=draw_arrows(drawn.images[columns[0]], fields, recovery.inside[place]),
+        aligned_px=recovery.aligned_px.median().item(),
+        identity_px=recovery.identity_px.median().item(),
+        regions=len(recovery.aligned_px),
         seconds=sum(stage.seconds for stage in content.stages),
     )
     with atomic_path(path) as temporary:
@@ -121,7 +112,9 @@ def write_page(path: Path, content: Content) -> None:
 def _headline(name: str, evaluations: Mapping[str, Evaluation]) -> Headline:
     first, second = evaluations.values()
     values = {method: f"{evaluation.figures[name].value:.3f}" for method, evaluation in evaluations.items()}
-    return Headline(METRICS[name].label, values, words(difference(name, first, second)), verdict(name, first, second))
+    return Headline(
+        second.figures[name].label, values, words(difference(name, first, second)), verdict(name, first, second)
+    )
 
 
 def _data_uri(rgb: NDArray[np.uint8]) -> str:

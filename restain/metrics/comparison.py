@@ -90,11 +90,15 @@ def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
 
 
 def words(figure: Figure) -> str:
-    """`0.512 [0.480, 0.541]`, with ± the standard error where there is one; the value alone without an interval."""
+    """`0.512 [0.480, 0.541]`, with ± the standard error where there is one; the value alone without an interval.
+
+    A difference always has its sign.
+    """
     if math.isnan(figure.value):
         return "–"
     digits = 2 if abs(figure.value) >= 10 else 3
-    value, low, high = (f"{number:.{digits}f}" for number in (figure.value, figure.low, figure.high))
+    sign = "+" if "difference" in figure.protocol else ""
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in (figure.value, figure.low, figure.high))
     if not math.isnan(figure.standard_error):
         value += f" ± {figure.standard_error:.{digits}f}"
     return value if math.isnan(figure.low) else f"{value} [{low}, {high}]"

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from restain.demo.figures import draw_arrows, draw_curves
-from restain.demo.page import Arrows, Content, Example, Stage, write_page
+from restain.demo.page import Content, Example, Stage, write_page
 from restain.image import save_image
 from restain.metrics import evaluate
 from restain.metrics.displacement import Recovery
 
+TILE = "1 & <b>"
 COLUMNS = ("H&E", "Real neighbour", "VSMT", "No guidance", "Truth")
 
 
@@ -29,22 +30,25 @@ def content(tmp_path: Path) -> Content:
     random = np.random.default_rng(0)
     for index in range(6):
         truth = noise(index)
-        save_image(tmp_path / "truth" / f"{index}.png", truth)
+        stem = TILE if index == 1 else f"{index}"
+        save_image(tmp_path / "truth" / f"{stem}.png", truth)
         for name, spread in (("VSMT", 3), ("No guidance", 30)):
             virtual = np.clip(truth + random.normal(0, spread, truth.shape), 0, 255).astype(np.uint8)
-            save_image(tmp_path / name / f"{index}.png", virtual)
+            save_image(tmp_path / name / f"{stem}.png", virtual)
     evaluations = {name: evaluate(tmp_path / name, tmp_path / "truth") for name in ("No guidance", "VSMT")}
-    field = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0)) * 4
+    truth = torch.zeros(6, 2, 4, 4)
+    truth[:, 0] = 9.5
+    field = truth - torch.tensor([3.0, 1.25]).view(2, 1, 1)
     curve = [(step, 1 / step) for step in range(10, 100, 10)]
     curves = {"No guidance": {"generator/gan": curve}, "VSMT": {"generator/gan": curve, "generator/guidance": curve}}
     return Content(
-        examples=[Example("tile <1>", "grade 2+", {column: noise(10) for column in COLUMNS})],
+        examples=[Example(TILE, "grade 2+", {column: noise(10) for column in COLUMNS})],
         evaluations=evaluations,
         curves=curves,
-        arrows=Arrows("tile <1>", noise(11), field, -field, torch.ones(4, 4, dtype=torch.bool)),
-        recovery=Recovery(torch.full((5,), 3.25), torch.full((5,), 9.5)),
+        recovery=Recovery(field, truth, torch.ones(6, 4, 4, dtype=torch.bool)),
         stages=[Stage("Draw tissue", "restain phantom pairs --pairs 6", 61)],
         facts={"Seed": "0"},
+        recipes={"VSMT": "method = 'vsmt' # <recipe>"},
     )
 
 
@@ -68,7 +72,7 @@ def test_the_page_shows_every_column_figure_protocol_and_step(page: str, content
     for evaluation in content.evaluations.values():
         for figure in evaluation.figures.values():
             assert figure.fingerprint in page
-    assert "3.2 px" in page
+    assert "3.2 px" in page  # of (3, 1.25)  # of (3, 1.25)
     assert "9.5 px" in page
     assert "1.0 minutes" in page
     assert "restain phantom pairs --pairs 6" in page
@@ -83,8 +87,9 @@ def test_what_is_better_and_what_is_not_clear_is_said(page: str) -> None:
 
 
 def test_names_cannot_break_the_page(page: str) -> None:
-    assert "tile &lt;1&gt;" in page
-    assert "tile <1>" not in page
+    assert "1 &amp; &lt;b&gt;" in page
+    assert TILE not in page
+    assert "&lt;recipe&gt;" in page
 
 
 def test_drawings_are_well_formed_and_repeat() -> None:
