@@ -1,0 +1,260 @@
+"""Finds tissue on a coarse image of a slide, or takes regions that someone drew."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from restain.errors import InputError, MissingError
+from restain.image import atomic_path, save_image
+from restain.slides.reader import Slide
+from restain.slides.sources import RGB
+
+MASK_MPP = 8.0
+"""Micrometres per pixel at which tissue is looked for."""
+
+_BLUR_UM, _GAP_UM, _MARGIN_UM = 12.0, 40.0, 40.0
+_SMALLEST_UM2 = 10_000.0
+"""Specks smaller than a square of 100 µm are dust."""
+_COLOUR = (12 / 255, 40 / 255)
+"""The threshold of colourfulness lies between: below is glass, above is tissue, whatever the histogram looks like."""
+_DARK = 0.15
+"""Darker than this is no tissue but the edge of the glass or a pen."""
+
+Ring = list[tuple[float, float]]
+Polygon = list[Ring]
+"""An outline, then its holes; x and y in px of the slide's first level."""
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where to stain."""
+
+    mask: NDArray[np.bool_]
+    """H x W, true on tissue."""
+    step: tuple[float, float]
+    """How many pixels of the slide's first level one pixel of the mask is wide and high."""
+
+    def touches(self, x: float, y: float, width: float, height: float) -> bool:
+        """Whether there is tissue in a box, given in px of the first level."""
+        return bool(self._part(x, y, width, height).any())
+
+    def share(self, x: float, y: float, width: float, height: float) -> float:
+        """How much of a box is tissue, 0 to 1."""
+        part = self._part(x, y, width, height)
+        return float(part.mean()) if part.size else 0.0
+
+    def _part(self, x: float, y: float, width: float, height: float) -> NDArray[np.bool_]:
+        left, top = int(max(x, 0) // self.step[0]), int(max(y, 0) // self.step[1])
+        right, bottom = -int(-(x + width) // self.step[0]), -int(-(y + height) // self.step[1])
+        return self.mask[top:bottom, left:right]
+
+    def polygons(self) -> list[Polygon]:
+        """The outlines, along the edges of the mask's pixels."""
+        labels, count = ndimage.label(self.mask)
+        boxes = ndimage.find_objects(labels)
+        return [
+            [
+                [((x + columns.start) * self.step[0], (y + rows.start) * self.step[1]) for x, y in ring]
+                for ring in _rings(labels[rows, columns] == index + 1)
+            ]
+            for index, (rows, columns) in zip(range(count), boxes, strict=True)
+        ]
+
+
+def find_tissue(slide: Slide) -> TissueMask:
+    """Find tissue by its colour: glass is grey, stained tissue is not (Otsu's threshold on max - min of RGB).
+
+    Raises:
+        InputError: there is none, or the slide is damaged.
+    """
+    mpp = max(MASK_MPP, slide.mpp)
+    rgb = slide.whole(mpp)
+    mask = tissue_of(rgb, mpp)
+    if not mask.any():
+        raise InputError(
+            f"{slide.path}: no tissue found on it; --no-tissue-mask stains all of it, --region a part of it"
+        )
+    return TissueMask(mask, (slide.size[0] / mask.shape[1], slide.size[1] / mask.shape[0]))
+
+
+def tissue_of(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
+    """Mask of the tissue on a coarse image.
+
+    Args:
+        rgb: H x W x 3 uint8.
+        mpp: its micrometres per pixel.
+
+    Returns:
+        H x W; with a margin of 40 µm, small gaps closed, specks left out.
+    """
+    low, high = (limit(rgb, axis=2).astype(np.float32) / 255 for limit in (np.min, np.max))
+    colour = ndimage.gaussian_filter((high - low) * (high > _DARK), _BLUR_UM / mpp)
+    mask = colour > np.clip(otsu(colour), *_COLOUR)
+    mask = ~_grow(~_grow(mask, _GAP_UM / mpp), _GAP_UM / mpp)  # closed
+    labels, count = ndimage.label(mask)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    return _grow(areas[labels] * mpp**2 >= _SMALLEST_UM2, _MARGIN_UM / mpp)
+
+
+def otsu(values: NDArray[np.float32]) -> float:
+    """The threshold that parts values into two groups of least variance (Otsu 1979)."""
+    counts, edges = np.histogram(values, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below, above = np.cumsum(counts), np.cumsum(counts[::-1])[::-1]
+    mean_below = np.cumsum(counts * centres) / np.maximum(below, 1)
+    mean_above = (np.cumsum((counts * centres)[::-1]) / np.maximum(above[::-1], 1))[::-1]
+    between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
+    return float(edges[int(np.argmax(between)) + 1])
+
+
+def _grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """All that lies within a radius of the mask."""
+    if radius < 1 or not mask.any():
+        return mask
+    grown: NDArray[np.bool_] = ndimage.distance_transform_edt(~mask) <= radius
+    return grown
+
+
+def _rings(mask: NDArray[np.bool_]) -> Polygon:
+    """The outline of a connected mask, then its holes; corners in px of the mask."""
+    padded = np.pad(mask, 1)
+    following: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for (row, column), (start, stop) in {
+        (-1, 0): ((0, 0), (1, 0)),
+        (0, 1): ((1, 0), (1, 1)),
+        (1, 0): ((1, 1), (0, 1)),
+        (0, -1): ((0, 1), (0, 0)),
+    }.items():  # each side of a pixel that has no neighbour there, clockwise around the mask
+        open_sides = mask & ~padded[1 + row : 1 + row + mask.shape[0], 1 + column : 1 + column + mask.shape[1]]
+        for y, x in np.argwhere(open_sides).tolist():
+            following[x + start[0], y + start[1]].append((x + stop[0], y + stop[1]))
+    rings = sorted(_follow(following), key=_area, reverse=True)
+    return [[(float(x), float(y)) for x, y in ring] for ring in rings]
+
+
+def _follow(following: dict[tuple[int, int], list[tuple[int, int]]]) -> Iterator[list[tuple[int, int]]]:
+    """Closed rings of sides, corners only."""
+    while following:
+        start = point = next(iter(following))
+        before = None
+        ring = [start]
+        while True:
+            ways = following[point]
+            # where two pixels meet at a corner only, the turn to the left keeps them in one ring
+            way = ways.pop(0 if len(ways) == 1 or before is None else _leftmost(before, point, ways))
+            if not ways:
+                del following[point]
+            before, point = point, way
+            if point == start:
+                break
+            ring.append(point)
+        corners = [
+            here
+            for last, here, after in zip(ring[-1:] + ring[:-1], ring, ring[1:] + ring[:1], strict=True)
+            if (here[0] - last[0], here[1] - last[1]) != (after[0] - here[0], after[1] - here[1])
+        ]
+        yield [*corners, corners[0]]
+
+
+def _leftmost(before: tuple[int, int], point: tuple[int, int], ways: Sequence[tuple[int, int]]) -> int:
+    dx, dy = point[0] - before[0], point[1] - before[1]
+    return min(range(len(ways)), key=lambda n: dx * (ways[n][1] - point[1]) - dy * (ways[n][0] - point[0]))
+
+
+def _area(ring: Sequence[tuple[float, float]]) -> float:
+    """Twice the area, positive for an outline and negative for a hole."""
+    return sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring))
+
+
+def save_tissue(tissue: TissueMask, slide: Slide, picture: Path, outlines: Path) -> None:
+    """Save a mask as a picture, tissue in its colours and the rest pale, and as GeoJSON for QuPath.
+
+    Args:
+        tissue: the mask.
+        slide: which it belongs to.
+        picture: the PNG to write.
+        outlines: the GeoJSON to write; px of the slide's first level.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    height, width = tissue.mask.shape
+    rgb = np.asarray(Image.fromarray(slide.thumbnail(max(width, height))).resize((width, height)))
+    pale = (rgb // 4 + 176).astype(np.uint8)
+    save_image(picture, np.where(tissue.mask[..., None], rgb, pale))
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": polygon},
+            "properties": {
+                "objectType": "annotation",
+                "classification": {"name": "Tissue", "color": [150, 75, 160]},
+                "isLocked": True,
+            },
+        }
+        for polygon in tissue.polygons()
+    ]
+    with atomic_path(outlines) as temporary:
+        temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+
+
+def load_rois(path: Path, slide: Slide) -> TissueMask:
+    """Read regions that someone drew, from GeoJSON such as QuPath exports.
+
+    Args:
+        path: polygons in px of the slide's first level.
+        slide: on which they lie.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is no GeoJSON, has no polygon, or none of them lies on the slide.
+    """
+    try:
+        polygons = list(_polygons(json.loads(path.read_text(encoding="utf-8"))))
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} does not exist; GeoJSON with polygons is expected") from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not GeoJSON ({error}); export annotations as GeoJSON, for instance in QuPath"
+        ) from error
+    step = max(1.0, MASK_MPP / slide.mpp)
+    image = Image.new("1", (max(1, round(slide.size[0] / step)), max(1, round(slide.size[1] / step))))
+    steps = slide.size[0] / image.width, slide.size[1] / image.height
+    for polygon in polygons:
+        own = Image.new("1", image.size)
+        for index, ring in enumerate(polygon):
+            corners = [(x / steps[0], y / steps[1]) for x, y, *_ in ring]
+            ImageDraw.Draw(own).polygon(corners, fill=int(index == 0), outline=int(index == 0))
+        image.paste(1, mask=own)
+    mask = np.array(image)
+    if not mask.any():
+        what = "none of its polygons lies on the slide" if polygons else "it has no polygon"
+        raise InputError(f"{path}: {what}; px of the first level are expected, {slide.size[0]} x {slide.size[1]}")
+    return TissueMask(mask, steps)
+
+
+def _polygons(node: Any) -> Iterator[Polygon]:
+    """All polygons below a GeoJSON object; QuPath writes a collection or a bare list of features."""
+    if isinstance(node, list):
+        for part in node:
+            yield from _polygons(part)
+    elif node["type"] == "FeatureCollection":
+        yield from _polygons(node["features"])
+    elif node["type"] == "Feature":
+        yield from _polygons(node["geometry"])
+    elif node["type"] == "GeometryCollection":
+        yield from _polygons(node["geometries"])
+    elif node["type"] == "MultiPolygon":
+        yield from node["coordinates"]
+    elif node["type"] == "Polygon":
+        yield node["coordinates"]
