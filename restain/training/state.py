@@ -27,7 +27,7 @@ def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # what torch makes of a failed write
-            raise OSError(f"writing failed ({str(error).splitlines()[0]}), perhaps the disk is full") from error
+            raise OSError("writing failed, perhaps because the disk is full") from error
 
 
 def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
