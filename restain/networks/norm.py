@@ -20,6 +20,8 @@ from restain.networks.generator import Generator
 
 Norm = nn.InstanceNorm2d | nn.BatchNorm2d
 Convolution = nn.Conv2d | nn.ConvTranspose2d
+Region = tuple[slice, slice]
+"""Rows and columns of an image, in px."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ NormStatistics = Mapping[str, Moments]
 
 
 @torch.no_grad()
-def joint_statistics(generator: Generator, tiles: Sequence[Tensor], margin_px: int = 0) -> dict[str, Moments]:
+def joint_statistics(
+    generator: Generator, tiles: Sequence[Tensor], inside: Sequence[Region] | None = None
+) -> dict[str, Moments]:
     """Statistics over all tiles together, as if they were one image that goes through the network once.
 
     Mean and variance of each instance norm run over tiles, height and width, and the layers before it have already
@@ -45,36 +49,39 @@ def joint_statistics(generator: Generator, tiles: Sequence[Tensor], margin_px: i
 
     All tiles go from norm to norm in step, one after the other. Between two norms each keeps its features only where
     they are small; before the second halving they are large, and a tile starts again from its pixels instead. So a
-    tile takes at most 2 x width float32 per pixel, 128 MiB for a million pixels at width 64, plus one tile's full
+    tile takes at most width / 2 float32 per pixel, 122 MiB for a million pixels at width 64, plus one tile's full
     features; and the work is about 1.3 times that of staining the tiles.
 
     Args:
         generator: evaluated, not changed.
         tiles: N x 3 x H x W each, in [-1, 1]; sizes may differ, sides are multiples of 4.
-        margin_px: what is left out on each side of a tile, a multiple of 4. With tiles that overlap by the margin, the
-            generator's receptive radius, the statistics are those of the whole image in one piece.
+        inside: what counts of each tile, rows and columns in multiples of 4; all of it, if not given. Near the edge of
+            a tile, features are what padding made of them. Where all tiles of an image see the receptive radius of the
+            generator around what counts, the statistics are those of the whole image in one piece.
 
     Returns:
-        Nothing for a generator without instance norm.
+        Moments by the name of the layer; none for a generator without instance norm.
 
     Raises:
-        ShapeError: there are no tiles, or nothing is left inside the margin.
+        ShapeError: there are no tiles.
     """
-    if not tiles or min(min(tile.shape[-2:]) for tile in tiles) <= 2 * margin_px:
-        raise ShapeError(f"statistics need at least one tile with sides of more than {2 * margin_px} px")
-    found: dict[nn.Module, Moments] = {}
-    norms = instance_norms(generator)
+    if not tiles:
+        raise ShapeError("statistics need at least one tile")
+    inside = inside or [(slice(None), slice(None))] * len(tiles)
     device = next(generator.parameters()).device
+    norms = instance_norms(generator)
+    found: dict[nn.Module, Moments] = {}
     walks: list[Iterator[Tensor] | None] = [None] * len(tiles)
     with evaluating(generator):
         for passed, norm in enumerate(norms.values()):
             totals = _Totals()
-            for index, tile in enumerate(tiles):
+            for index, (tile, region) in enumerate(zip(tiles, inside, strict=True)):
                 walk = walks[index]
                 ahead = 0 if walk else passed
                 walk = walk or _walk(generator, tile.to(device), found)
                 features = next(islice(walk, ahead, None))
-                totals.add(_inside(features, margin_px * features.shape[-1] // tile.shape[-1]))
+                rows, columns = (_at_scale(part, tile.shape[-1] // features.shape[-1]) for part in region)
+                totals.add(features[..., rows, columns])
                 is_small = features.numel() <= generator.config.width * tile.numel() // 6
                 walks[index] = walk if is_small else None
             found[norm] = totals.moments()
@@ -170,9 +177,10 @@ def _walk_chain(
     return x
 
 
-def _inside(features: Tensor, margin: int) -> Tensor:
-    height, width = features.shape[-2:]
-    return features[..., margin : height - margin, margin : width - margin]
+def _at_scale(part: slice, scale: int) -> slice:
+    """The same part of a side of features, a pixel of which is `scale` px wide."""
+    start, stop = (None if edge is None else edge // scale for edge in (part.start, part.stop))
+    return slice(start, stop)
 
 
 class _Totals:

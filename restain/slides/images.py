@@ -1,12 +1,14 @@
 """Stains images that fit in memory: arrays by `stain`, files and folders by `stain_files`.
 
 Where an image is larger than a tile, the tiles overlap by the generator's receptive radius, so that nothing is missing
-at their edges. Instance norm still takes its statistics from each tile alone, which can leave seams in colour between
-tiles; an image up to one tile is stained in one piece, and a generator with batch norm has no seams at all.
+at their edges, and share the statistics of instance norm, so that they do not differ in colour (`restain.slides.norm`).
+An image up to one tile is stained in one piece, by its own statistics.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,8 +20,10 @@ from numpy.typing import NDArray
 from restain.errors import InputError, RestainError, ShapeError
 from restain.image import image_size, load_image, save_image, to_tensor, to_uint8
 from restain.networks.generator import Generator
+from restain.networks.norm import NormStatistics, evaluating, freeze, instance_norms
 from restain.slides.files import Job, find_jobs, make_folder
-from restain.slides.tiling import MULTIPLE, Box, tiles
+from restain.slides.norm import Network, Norm, tiled_network
+from restain.slides.tiling import MULTIPLE, Box, Tile, tiles
 
 RGB = NDArray[np.uint8]
 T = TypeVar("T")
@@ -42,23 +46,34 @@ class Outcome(NamedTuple):
     """Images that could not be read or are too small, with the reason."""
 
 
-def stain(generator: Generator, rgb: RGB, *, tile_px: int = TILE_PX, halo_px: int | None = None) -> RGB:
+def stain(
+    generator: Generator,
+    rgb: RGB,
+    *,
+    tile_px: int = TILE_PX,
+    halo_px: int | None = None,
+    norm: Norm | NormStatistics = "slide",
+) -> RGB:
     """Turn H&E into virtual IHC.
 
     Sides that are no multiple of 4 are padded by reflection and cropped back. The generator runs where its weights are,
-    in evaluation mode; it is left as it was. Tiles can leave seams under instance norm, see above.
+    in evaluation mode; it is left as it was.
 
     Args:
         generator: from `load_generator`, or a method in training.
         rgb: H x W x 3 or N x H x W x 3 uint8, at the micrometres per pixel that the generator was trained at.
         tile_px: side of a tile, a multiple of 4. Larger images are stained in tiles, which bounds memory.
         halo_px: what a tile sees around itself, a multiple of 4; the receptive radius of the generator if not given.
+        norm: what images larger than a tile are normalised by: statistics that all tiles share ("slide"), that change
+            smoothly between tiles ("dense"), or the tile's own ("tile", leaves seams). Statistics that are given serve
+            every image, whatever its size.
 
     Returns:
         The same shape, uint8.
 
     Raises:
         ShapeError: the array is not H x W x 3 or N x H x W x 3 uint8.
+        ShapeError: the statistics given belong to another generator.
         InputError: a side is shorter than 8 px, or `tile_px` or `halo_px` is no multiple of 4.
     """
     if rgb.ndim not in (3, 4) or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
@@ -66,7 +81,8 @@ def stain(generator: Generator, rgb: RGB, *, tile_px: int = TILE_PX, halo_px: in
         raise ShapeError(f"expected RGB as H x W x 3 or N x H x W x 3 uint8, got {shape} {rgb.dtype}")
     images = rgb if rgb.ndim == 4 else rgb[None]
     virtual = np.empty_like(images)
-    _stain_each(generator, list(images), list(virtual), tile_px, halo_px, on_pixels=lambda _: None)
+    generator, norm = _with_statistics(generator, norm)
+    _stain_each(generator, norm, list(images), list(virtual), tile_px, halo_px, on_pixels=lambda _: None)
     return virtual.reshape(rgb.shape)
 
 
@@ -77,6 +93,7 @@ def stain_files(
     *,
     tile_px: int = TILE_PX,
     halo_px: int | None = None,
+    norm: Norm | NormStatistics = "slide",
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
@@ -90,6 +107,7 @@ def stain_files(
         out: a folder, made where it is missing.
         tile_px: as in `stain`.
         halo_px: as in `stain`.
+        norm: as in `stain`.
         overwrite: whether `out` may already hold files; those of the same name are replaced, others stay.
         on_progress: called with the pixels done and the pixels in all.
 
@@ -98,8 +116,10 @@ def stain_files(
 
     Raises:
         MissingError, InputError, OutputError: as in `find_jobs`; nothing has been done then.
+        ShapeError: the statistics given belong to another generator.
         OutputError: a result cannot be written, for instance on a full disk; what was written before is whole.
     """
+    generator, norm = _with_statistics(generator, norm)
     sizes: dict[Job, tuple[int, int]] = {}
     outcome = Outcome([], {})
     jobs = find_jobs(inputs, out, overwrite=overwrite)
@@ -130,7 +150,7 @@ def stain_files(
                 else:
                     images[job] = rgb
             virtual = [np.empty_like(rgb) for rgb in images.values()]
-            _stain_each(generator, list(images.values()), virtual, tile_px, halo_px, on_pixels=count)
+            _stain_each(generator, norm, list(images.values()), virtual, tile_px, halo_px, on_pixels=count)
             for saved in saving:
                 saved.result()
             saving = [pool.submit(save_image, job.target, rgb) for job, rgb in zip(images, virtual, strict=True)]
@@ -160,27 +180,55 @@ def _groups(sizes: Mapping[Job, tuple[int, int]]) -> Iterator[list[Job]]:
         yield from (jobs[start : start + count] for start in range(0, len(jobs), count))
 
 
+def _with_statistics(generator: Generator, norm: Norm | NormStatistics) -> tuple[Generator, Norm]:
+    """A generator with fixed statistics, where these are given, needs no policy any more."""
+    return (generator, norm) if isinstance(norm, str) else (freeze(generator, norm), "tile")
+
+
 def _stain_each(
     generator: Generator,
+    norm: Norm,
     images: Sequence[RGB],
     virtual: Sequence[RGB],
     tile_px: int,
     halo_px: int | None,
     on_pixels: Callable[[int], None],
 ) -> None:
-    """Fill `virtual` with the stained `images`, all of one size; as many windows at once as fit into one large one."""
+    """Fill `virtual` with the stained `images`, all of one size."""
     if not images:
         return
     height, width = images[0].shape[:2]
     _check_size(width, height)
     halo_px = generator.halo_px if halo_px is None else halo_px
     size = (-(-width // MULTIPLE) * MULTIPLE, -(-height // MULTIPLE) * MULTIPLE)
-    for tile in tiles(size, tile_px, halo_px):
-        count = max(1, (tile_px + 2 * halo_px) ** 2 // (tile.window.width * tile.window.height))
+    cut = list(tiles(size, tile_px, halo_px))
+    if len(cut) == 1 or not instance_norms(generator):
+        norm = "tile"
+    together = len(images) if norm == "tile" else 1  # otherwise each image has statistics of its own
+    with evaluating(generator), _memory_in_words(generator, cut[0].window):
+        for start in range(0, len(images), together):
+            network = tiled_network(generator, norm, size, partial(_read, images[start]), tile_px=tile_px)
+            some = slice(start, start + together)
+            _stain_tiles(network, images[some], virtual[some], cut, (tile_px + 2 * halo_px) ** 2, on_pixels)
+
+
+def _stain_tiles(
+    network: Network,
+    images: Sequence[RGB],
+    virtual: Sequence[RGB],
+    cut: Sequence[Tile],
+    most_px: int,
+    on_pixels: Callable[[int], None],
+) -> None:
+    """Stain tile by tile, of as many images at once as together have no more than `most_px`."""
+    for tile in cut:
+        count = max(1, most_px // (tile.window.width * tile.window.height))
         for start in range(0, len(images), count):
             windows = np.stack([_read(image, tile.window) for image in images[start : start + count]])
-            stained = _run(generator, windows)[:, *tile.core.within(tile.window).slices]
-            for image, found in zip(virtual[start : start + count], stained, strict=True):
+            with torch.inference_mode():
+                stained = to_uint8(network(to_tensor(windows), tile.window))
+            kept = stained[:, *tile.core.within(tile.window).slices]
+            for image, found in zip(virtual[start : start + count], kept, strict=True):
                 place = image[tile.core.slices]  # ends where the image does, the core may reach into its padding
                 place[...] = found[: place.shape[0], : place.shape[1]]
                 on_pixels(place.shape[0] * place.shape[1])
@@ -193,19 +241,15 @@ def _read(image: RGB, window: Box) -> RGB:
     return np.pad(inside, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect") if any(missing) else inside
 
 
-def _run(generator: Generator, windows: RGB) -> RGB:
-    device = next(generator.parameters()).device
-    training = generator.training
+@contextmanager
+def _memory_in_words(generator: Generator, window: Box) -> Iterator[None]:
     try:
-        with torch.inference_mode():
-            return to_uint8(generator.eval()(to_tensor(windows).to(device)))
+        yield
     except torch.OutOfMemoryError as error:
-        height, width = windows.shape[1:3]
         raise RestainError(
-            f"a tile of {width} x {height} px does not fit into the memory of {device}; choose a smaller tile"
+            f"a tile of {window.width} x {window.height} px does not fit into the memory of "
+            f"{next(generator.parameters()).device}; choose a smaller tile"
         ) from error
-    finally:
-        generator.train(training)
 
 
 def _check_size(width: int, height: int, name: str = "") -> None:

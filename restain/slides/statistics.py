@@ -1,40 +1,74 @@
 """Where the statistics of instance norm come from: tiles spread over a slide, or a file that another slide left."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from restain import randomness
 from restain.errors import InputError, MissingError
-from restain.image import atomic_path
-from restain.networks.norm import Moments, NormStatistics
-from restain.randomness import generator
-from restain.slides.tiling import Box
+from restain.image import atomic_path, to_tensor
+from restain.networks.generator import Generator
+from restain.networks.norm import Moments, NormStatistics, instance_norms, joint_statistics
+from restain.slides.tiling import Box, Tile
+
+RGB = NDArray[np.uint8]
+
+SAMPLE_TILES = 32
+SAMPLE_PX = 256
+"""Side of a core from which statistics are taken. 32 such tiles with their halo take 0.7 GB at width 64."""
 
 _FORMAT = "1"
 _FORMAT_KEY, _MODEL_KEY = "restain_statistics", "model"
 
 
-def choose(boxes: Sequence[Box], count: int, seed: int = 0) -> list[Box]:
-    """Draw boxes that are spread evenly over where there are any.
+def sample_statistics(
+    generator: Generator,
+    tiles: Sequence[Tile],
+    read: Callable[[Box], RGB],
+    *,
+    count: int = SAMPLE_TILES,
+    seed: int = 0,
+) -> dict[str, Moments]:
+    """Joint statistics of instance norm over a sample of tiles; see `joint_statistics` for what they are.
 
-    They are put in an order in which neighbours stay together (Morton's curve) and cut into `count` equal runs; one of
-    each run is drawn.
+    With all tiles of an image and the generator's receptive radius as halo they are those of the image in one piece.
 
     Args:
-        boxes: candidates, such as the tiles with tissue.
-        count: how many; all, where there are not more.
-        seed: the same seed draws the same boxes.
+        generator: not changed.
+        tiles: candidates, such as those with tissue. What counts is the core; the window keeps padding away from it.
+        read: the pixels of a window, H x W x 3 uint8, all windows may differ in size.
+        count: how many of the tiles are taken; all, where there are not more.
+        seed: the same seed takes the same tiles.
+
+    Returns:
+        Moments by the name of the layer; none for a generator without instance norm.
+
+    Raises:
+        ShapeError: there are no tiles.
     """
-    if len(boxes) <= count:
-        return list(boxes)
-    ordered = sorted(boxes, key=lambda box: (_morton(box.x, box.y), box.x, box.y))
-    random = generator(seed, "statistics")
-    edges = [len(ordered) * index // count for index in range(count + 1)]
-    return [ordered[int(torch.randint(start, stop, (), generator=random))] for start, stop in pairwise(edges)]
+    if not instance_norms(generator):
+        return {}
+    chosen = choose(tiles, count, seed)
+    windows = [to_tensor(read(tile.window)) for tile in chosen]
+    return joint_statistics(generator, windows, [tile.core.within(tile.window).slices for tile in chosen])
+
+
+def choose(tiles: Sequence[Tile], count: int, seed: int = 0) -> list[Tile]:
+    """Draw tiles that are spread evenly over where there are any.
+
+    They are put in an order in which neighbours stay together (Morton's curve) and cut into `count` equal runs; one of
+    each run is drawn. With `count` or fewer, all are taken.
+    """
+    if len(tiles) <= count:
+        return list(tiles)
+    ordered = sorted(tiles, key=lambda tile: _morton(tile.core.x, tile.core.y))
+    draws = torch.rand(count, generator=randomness.generator(seed, "statistics"), dtype=torch.float64)
+    return [ordered[int((run + draw) * len(ordered) / count)] for run, draw in enumerate(draws.tolist())]
 
 
 def _morton(x: int, y: int) -> int:
@@ -42,13 +76,13 @@ def _morton(x: int, y: int) -> int:
     return sum(((x >> bit & 1) | (y >> bit & 1) << 1) << 2 * bit for bit in range(32))
 
 
-def save_statistics(path: Path, statistics: NormStatistics, *, model: str) -> None:
+def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") -> None:
     """Write statistics to a safetensors file.
 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
         statistics: from `joint_statistics`.
-        model: the sha256 of the checkpoint's weights, as `CheckpointInfo` has it.
+        model: the sha256 of the checkpoint's weights, as `CheckpointInfo` has it, where it is known.
 
     Raises:
         OutputError: the file cannot be written.
@@ -62,12 +96,12 @@ def save_statistics(path: Path, statistics: NormStatistics, *, model: str) -> No
         temporary.write_bytes(contents)
 
 
-def load_statistics(path: Path, *, model: str | None = None) -> dict[str, Moments]:
+def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
     """Read statistics.
 
     Args:
         path: a file that `save_statistics` wrote.
-        model: the sha256 of the checkpoint they are meant for; not checked if not given.
+        model: the sha256 of the checkpoint they are meant for; not checked where one of the two is not known.
 
     Raises:
         MissingError: there is no such file.
@@ -82,11 +116,12 @@ def load_statistics(path: Path, *, model: str | None = None) -> dict[str, Moment
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a file of statistics, or cut short ({error}); make it again") from error
     if header.get(_FORMAT_KEY) != _FORMAT:
-        raise InputError(f"{path} holds no statistics that this restain can read; make it with --save-statistics")
-    if model is not None and header[_MODEL_KEY] != model:
+        raise InputError(f"{path} holds no statistics that this restain can read; give one that lies beside a result")
+    made_with = header.get(_MODEL_KEY)
+    if model and made_with and made_with != model:
         raise InputError(
-            f"{path} was made with another model (weights {header[_MODEL_KEY][:12]}, these are {model[:12]}); "
-            "statistics serve only the model that they were made with"
+            f"{path} was made with another model (its weights begin with {made_with[:12]}, those given with "
+            f"{model[:12]}); statistics serve only the model that they were made with"
         )
     names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
     return {name: Moments(tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name in names}

@@ -1,0 +1,48 @@
+"""What the tiles of one image are normalised by: the norm policies, each as a function that stains windows."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from restain.networks.generator import Generator
+from restain.networks.norm import freeze
+from restain.slides.dense import dense_statistics, stain_densely
+from restain.slides.statistics import SAMPLE_PX, sample_statistics
+from restain.slides.tiling import Box, tiles
+
+RGB = NDArray[np.uint8]
+
+Norm = Literal["slide", "dense", "tile"]
+"""`slide`: statistics over a sample of tiles together, the same for all. `dense`: those of single tiles, interpolated
+from pixel to pixel. `tile`: each tile has its own, as in the published code; leaves seams."""
+
+Network = Callable[[Tensor, Box], Tensor]
+"""Stains windows, N x 3 x H x W in [-1, 1] on any device, that lie at one place of N images."""
+
+
+def tiled_network(
+    generator: Generator, norm: Norm, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
+) -> Network:
+    """Prepare a generator for one image that is stained in tiles.
+
+    Args:
+        generator: in evaluation mode; not changed.
+        norm: the policy. Without instance norm in the generator, all give the same.
+        size: width and height of the image in px, multiples of 4.
+        read: the pixels of a box, H x W x 3 uint8.
+        tile_px: side of the tiles, a multiple of 4; `dense` takes its statistics from them.
+    """
+    device = next(generator.parameters()).device
+    if norm == "dense":
+        grid = dense_statistics(generator, size, read, tile_px=tile_px)
+        return lambda windows, place: torch.cat(
+            [stain_densely(generator, grid, window[None], place) for window in windows.to(device)]
+        )
+    if norm == "slide":
+        candidates = list(tiles(size, SAMPLE_PX, generator.halo_px))
+        generator = freeze(generator, sample_statistics(generator, candidates, read))
+    return lambda windows, _: generator(windows.to(device))
