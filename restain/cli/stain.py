@@ -17,6 +17,14 @@ def command(
         int | None,
         typer.Option(help="What a tile sees around itself.", show_default="the reach of the generator"),
     ] = None,
+    norm: Annotated[
+        str,
+        typer.Option(
+            help="What larger images are normalised by: slide (statistics that all tiles share), dense (they change "
+            "smoothly from tile to tile), tile (each its own; leaves seams), or a file of statistics.",
+            metavar="slide|dense|tile|FILE",
+        ),
+    ] = "slide",
     device: Annotated[
         str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
     ] = None,
@@ -27,9 +35,10 @@ def command(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from restain.checkpoint import load_generator
+    from restain.checkpoint import load_generator, read_info
     from restain.errors import InputError
     from restain.slides.images import stain_files
+    from restain.slides.norm import find_norm
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -37,6 +46,7 @@ def command(
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {place}: torch cannot use it here; 'cpu' always works") from error
     generator = load_generator(model, place)
+    policy = find_norm(norm, read_info(model).sha256)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("staining", total=None)
@@ -47,7 +57,7 @@ def command(
             progress.update(task, completed=done, total=total, description=words)
 
         written, failures = stain_files(
-            generator, inputs, out, tile_px=tile_px, halo_px=halo_px, overwrite=overwrite, on_progress=show
+            generator, inputs, out, tile_px=tile_px, halo_px=halo_px, norm=policy, overwrite=overwrite, on_progress=show
         )
 
     for reason in failures.values():

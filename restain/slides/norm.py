@@ -1,17 +1,19 @@
 """What the tiles of one image are normalised by: the norm policies, each as a function that stains windows."""
 
 from collections.abc import Callable
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from restain.errors import InputError
 from restain.networks.generator import Generator
-from restain.networks.norm import freeze
+from restain.networks.norm import NormStatistics, freeze
 from restain.slides.dense import dense_statistics, stain_densely
-from restain.slides.statistics import SAMPLE_PX, sample_statistics
+from restain.slides.statistics import SAMPLE_PX, load_statistics, sample_statistics
 from restain.slides.tiling import Box, tiles
 
 RGB = NDArray[np.uint8]
@@ -19,6 +21,8 @@ RGB = NDArray[np.uint8]
 Norm = Literal["slide", "dense", "tile"]
 """`slide`: statistics over a sample of tiles together, the same for all. `dense`: those of single tiles, interpolated
 from pixel to pixel. `tile`: each tile has its own, as in the published code; leaves seams."""
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 Network = Callable[[Tensor, Box], Tensor]
 """Stains windows, N x 3 x H x W in [-1, 1] on any device, that lie at one place of N images."""
@@ -46,3 +50,19 @@ def tiled_network(
         candidates = list(tiles(size, SAMPLE_PX, generator.halo_px))
         generator = freeze(generator, sample_statistics(generator, candidates, read))
     return lambda windows, _: generator(windows.to(device))
+
+
+def find_norm(given: str, model: str = "") -> Norm | NormStatistics:
+    """Read what a user asks for: the name of a policy, or a file of statistics.
+
+    Args:
+        given: one of `NORMS`, or a path.
+        model: as in `load_statistics`.
+
+    Raises:
+        InputError, MissingError: as in `load_statistics`; or it is neither.
+    """
+    policy: Norm | None = next((norm for norm in NORMS if norm == given), None)
+    if policy is None and not Path(given).suffix:
+        raise InputError(f"--norm {given}: expected one of {', '.join(NORMS)}, or a file of statistics (*.safetensors)")
+    return policy or load_statistics(Path(given), model=model)
