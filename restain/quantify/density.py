@@ -1,0 +1,32 @@
+"""Optical densities of one image as arrays, and smoothing whose reach is known."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from restain.image import to_tensor
+from restain.stains import HED_UNIT, rgb_to_hed, to_unit
+
+RGB = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+REACH = 3.0
+"""Where Gaussian weights end, in standard deviations."""
+
+
+def densities(rgb: RGB) -> tuple[Floats, Floats]:
+    """Optical density of haematoxylin and of DAB (Ruifrok & Johnston 2001), at least 0.
+
+    Args:
+        rgb: H x W x 3.
+
+    Returns:
+        H x W each.
+    """
+    haematoxylin, _, dab = (rgb_to_hed(to_unit(to_tensor(rgb)))[0] * HED_UNIT).numpy()
+    return haematoxylin, dab
+
+
+def smooth(values: NDArray[np.floating], sigma_px: float) -> Floats:
+    """Blur with a Gaussian that reaches `REACH` sigmas far; beyond the border the image is reflected."""
+    return np.asarray(ndimage.gaussian_filter(values, sigma_px, truncate=REACH, output=np.float32))

@@ -1,0 +1,119 @@
+"""Finds nuclei without a trained model: what is dark against its surroundings, cut at its necks.
+
+The density of what stains nuclei is compared with its mean around; what stands out is foreground. Each foreground pixel
+has a distance to the background, and a nucleus is a hill of that distance: all pixels whose steepest way up ends on the
+same top. That is the watershed of the distance transform (Vincent & Soille 1991), found by following the slope. Shape
+parts touching nuclei; texture inside a nucleus does not.
+
+Any callable from RGB (H x W x 3 uint8) to labels (H x W, 0 is background) may stand in, for instance a StarDist or
+InstanSeg model.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from restain.errors import InputError
+from restain.quantify.density import RGB, Floats, densities, smooth
+
+Labels = NDArray[np.int32]
+Segmenter = Callable[[RGB], Labels]
+Marker = Literal["nuclear", "membrane"]
+"""Where DAB lies on positive cells: in the nucleus (Ki67, ER, PR) or around it (HER2, cytokeratin)."""
+
+NUCLEUS_UM = 6.0
+"""Diameter of a typical nucleus in a section."""
+
+CONTRAST = 0.04
+"""Optical density by which a nucleus exceeds its surroundings, at the least."""
+
+SURROUNDINGS = 2.0
+"""Standard deviation of the Gaussian that defines the surroundings, in diameters of a nucleus."""
+
+SMALLEST = 0.2
+"""Area of the smallest nucleus that counts, as a share of the typical one. Smaller holes in nuclei are closed."""
+
+GRAIN_UM = 0.4
+"""Standard deviation of the blur that takes out noise and chromatin texture."""
+
+SHAPE_UM = 0.5
+"""Standard deviation of the blur of the distance to the background, so that a rough outline makes no hills."""
+
+
+def find_nuclei(rgb: RGB, mpp: float, marker: Marker = "membrane", nucleus_um: float = NUCLEUS_UM) -> Labels:
+    """Segment nuclei.
+
+    Args:
+        rgb: IHC, or H&E (with "membrane"), H x W x 3.
+        mpp: µm per pixel, at most a sixth of a nucleus.
+        marker: "nuclear" counts DAB as nuclear stain too; "membrane" looks at haematoxylin alone.
+        nucleus_um: diameter of a typical nucleus.
+
+    Returns:
+        Labels H x W: 0 is background, 1 to N are the nuclei. Each is one connected piece.
+
+    Raises:
+        InputError: the pixels are too coarse for such nuclei.
+    """
+    if mpp > nucleus_um / 6:
+        raise InputError(
+            f"at {mpp:g} µm per pixel a nucleus of {nucleus_um:g} µm has fewer than 6 px across; read the image finer,"
+            " or give the right --mpp"
+        )
+    haematoxylin, dab = densities(rgb)
+    density = haematoxylin + dab if marker == "nuclear" else haematoxylin
+    smallest_px = SMALLEST * np.pi / 4 * (nucleus_um / mpp) ** 2
+    clear = smooth(density, GRAIN_UM / mpp)
+    foreground = clear > smooth(density, SURROUNDINGS * nucleus_um / mpp) + CONTRAST
+    blob = _blob(density, nucleus_um / mpp)
+    foreground = _without_holes(foreground & (blob > 0), smallest_px)
+    distance = np.asarray(ndimage.distance_transform_edt(foreground), np.float32)
+    hills = _hills(smooth(distance, SHAPE_UM / mpp), foreground)
+    return _worthy(hills, blob, smallest_px)
+
+
+def _blob(density: Floats, diameter_px: float) -> Floats:
+    """Laplacian of Gaussian, scaled to answer most to discs of a diameter (Lindeberg 1998); positive inside them."""
+    sigma = diameter_px / 2 / np.sqrt(2)
+    response = ndimage.gaussian_laplace(density, sigma, truncate=4, output=np.float32)
+    return np.asarray(-(sigma**2) * response, np.float32)
+
+
+def _without_holes(foreground: NDArray[np.bool_], largest_px: float) -> NDArray[np.bool_]:
+    """Close what is enclosed and small, as the pale middle of a nucleus."""
+    holes, _ = ndimage.label(~foreground)
+    small = np.bincount(holes.ravel()) < largest_px
+    small[0] = False
+    return np.asarray(foreground | small[holes])
+
+
+def _hills(height: Floats, foreground: NDArray[np.bool_]) -> Labels:
+    """Give every foreground pixel the label of the top that its steepest way up leads to."""
+    rows, columns = height.shape
+    place = np.arange(height.size, dtype=np.int32).reshape(height.shape)
+    walled = np.pad(np.where(foreground, height, -np.inf).astype(np.float32), 1, constant_values=-np.inf)
+    best, up = walled[1:-1, 1:-1].copy(), place.copy()
+    for down in (0, 1, 2):
+        for right in (0, 1, 2):
+            neighbour = walled[down : down + rows, right : right + columns]
+            higher = neighbour > best
+            best[higher] = neighbour[higher]
+            up[higher] = place[higher] + np.int32((down - 1) * columns + right - 1)
+    upwards = up.ravel()
+    while not np.array_equal(further := upwards[upwards], upwards):  # each round doubles the way
+        upwards = further
+    tops = np.where(foreground, upwards.reshape(height.shape), -1)
+    names, labels = np.unique(tops, return_inverse=True)
+    return (labels.reshape(height.shape) + (names[0] >= 0)).astype(np.int32)
+
+
+def _worthy(labels: Labels, blob: Floats, smallest_px: float) -> Labels:
+    """Drop hills that are too small or stand out too little, and number the rest."""
+    areas = np.bincount(labels.ravel())
+    keep = areas >= smallest_px
+    keep &= np.asarray(ndimage.maximum(blob, labels, np.arange(len(areas)))) > CONTRAST
+    keep[0] = False
+    return (np.cumsum(keep) * keep)[labels].astype(np.int32)

@@ -1,0 +1,140 @@
+"""Measures images of any size tile by tile, in the memory of one tile, and counts every cell once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from restain.errors import InputError
+from restain.quantify.cells import Cells, measure_cells
+from restain.quantify.density import REACH, RGB
+from restain.quantify.nuclei import NUCLEUS_UM, SURROUNDINGS, Labels, Marker, Segmenter, find_nuclei
+from restain.quantify.outlines import outlines
+from restain.quantify.tally import Tally, tally
+
+Read = Callable[[tuple[int, int], tuple[int, int]], RGB]
+"""From location (x, y) and size (width, height), both in px, to H x W x 3; always inside the image."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    mpp: float
+    """µm per pixel of what is read."""
+    marker: Marker = "membrane"
+    """Where DAB lies on positive cells."""
+    nucleus_um: float = NUCLEUS_UM
+    """Diameter of a typical nucleus."""
+    segmenter: Segmenter | None = None
+    """Finds the nuclei instead of `find_nuclei`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        if not 0.05 <= self.mpp <= 10:
+            raise InputError(f"{self.mpp:g} µm per pixel is out of range; expected 0.05 to 10 (0.25 is usual at 40x)")
+        if self.marker not in ("nuclear", "membrane"):
+            raise InputError(f"marker '{self.marker}': expected 'nuclear' or 'membrane'")
+        if not 2 <= self.nucleus_um <= 50:
+            raise InputError(f"nuclei of {self.nucleus_um:g} µm: expected 2 to 50")
+
+    @property
+    def halo_px(self) -> int:
+        """What a tile sees around itself: the reach of the surroundings, and two nuclei."""
+        return int(np.ceil((REACH * SURROUNDINGS + 2) * self.nucleus_um / self.mpp))
+
+    def nuclei(self, rgb: RGB) -> Labels:
+        """Segment an image."""
+        return self.segmenter(rgb) if self.segmenter else find_nuclei(rgb, self.mpp, self.marker, self.nucleus_um)
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """One tile, measured. Everything but `location` is in px of the tile."""
+
+    location: tuple[int, int]
+    """x and y of the tile in the image."""
+    rgb: RGB
+    """The tile."""
+    labels: Labels
+    """All nuclei on the tile, those that are counted elsewhere too."""
+    seen: Cells
+    """All cells that have a nucleus on the tile."""
+    cells: Cells
+    """The cells that count for this tile, whose nucleus has its centre on it."""
+    outlines: list[NDArray[np.float64]]
+    """Of the nuclei of `cells`: closed polygons of x and y, K x 2 each, 0 at the upper left corner of the tile."""
+    settings: Settings
+
+    def tally(self, where: NDArray[np.bool_] | None = None) -> Tally:
+        """Count the tile, or the part of it where `where` (H x W) holds."""
+        cells = self.cells
+        if where is not None:
+            rows, columns = (np.rint(place).astype(int) for place in (cells.y, cells.x))
+            height, width = where.shape
+            cells = cells.chosen(where[rows.clip(0, height - 1), columns.clip(0, width - 1)])
+        return tally(self.rgb, cells, self.settings.mpp, where)
+
+
+def quantify_image(rgb: RGB, settings: Settings) -> TileResult:
+    """Measure an image in one piece.
+
+    Nuclei that touch its right or lower edge are not counted, those at its left and upper edge are: the counting frame
+    that makes counts unbiased (Gundersen 1977).
+
+    Args:
+        rgb: IHC, H x W x 3.
+        settings: how.
+
+    Raises:
+        InputError: the pixels are too coarse for the nuclei.
+    """
+    height, width = rgb.shape[:2]
+    (found,) = quantify_tiles(lambda *_: rgb, (width, height), settings, tile_px=max(width, height))
+    return found
+
+
+def quantify_tiles(read: Read, size: tuple[int, int], settings: Settings, tile_px: int = 1024) -> Iterator[TileResult]:
+    """Measure an image tile by tile, row by row.
+
+    Each tile is read with enough around it that its cells come out as in one piece, and a cell belongs to the tile that
+    its nucleus has its centre on. At the edges of the image the counting frame of `quantify_image` holds.
+
+    Args:
+        read: the image.
+        size: its width and height in px.
+        settings: how.
+        tile_px: side of a tile; those at the right and lower edge may be smaller.
+
+    Raises:
+        InputError: as in `quantify_image`.
+    """
+    width, height = size
+    for y in range(0, height, tile_px):
+        for x in range(0, width, tile_px):
+            yield _tile(read, size, settings, (x, y), (min(tile_px, width - x), min(tile_px, height - y)))
+
+
+def _tile(
+    read: Read, size: tuple[int, int], settings: Settings, location: tuple[int, int], extent: tuple[int, int]
+) -> TileResult:
+    halo = settings.halo_px
+    left, top = (max(0, place - halo) for place in location)
+    right, bottom = (min(whole, a + b + halo) for whole, a, b in zip(size, location, extent, strict=True))
+    window = read((left, top), (right - left, bottom - top))
+    labels = settings.nuclei(window)
+    cells = measure_cells(window, labels, settings.mpp, settings.marker)
+    x, y = cells.x + (left - location[0]), cells.y + (top - location[1])
+    # A centre belongs to the pixel it lies on, and pixel 0 reaches from -0.5 to 0.5.
+    own = (x >= -0.5) & (x < extent[0] - 0.5) & (y >= -0.5) & (y < extent[1] - 0.5)
+    cut: set[int] = set()
+    cut |= set(labels[:, -1].tolist()) if right == size[0] else set()
+    cut |= set(labels[-1].tolist()) if bottom == size[1] else set()
+    own &= ~np.isin(cells.label, list(cut))
+    row, column = location[1] - top, location[0] - left
+    core = slice(row, row + extent[1]), slice(column, column + extent[0])
+    shift = np.array([-column, -row], np.float64)
+    seen = replace(cells, x=x, y=y)
+    polygons = [outline + shift for outline in outlines(labels, cells.label[own])]
+    return TileResult(location, window[core], labels[core], seen, seen.chosen(own), polygons, settings)
