@@ -1,18 +1,38 @@
-"""`restain stain`: H&E images to virtual IHC."""
+"""`restain stain`: H&E images and slides to virtual IHC."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from restain.slides.settings import SlideSettings
+
+SLIDES = "Whole slides"
 
 
 def command(
     inputs: Annotated[
-        list[Path], typer.Argument(help="H&E images and folders of them.", metavar="INPUT", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="H&E images, slides, folders of them, or a CSV of slides.", metavar="INPUT", show_default=False
+        ),
     ],
     model: Annotated[Path, typer.Option(help="Checkpoint of a generator.", metavar="FILE", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR", show_default=False)],
-    tile_px: Annotated[int, typer.Option(help="Side of a tile; larger images are stained in tiles.")] = 1024,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the results, or for one slide a file that ends in .ome.tif.",
+            metavar="DIR|FILE",
+            show_default=False,
+        ),
+    ],
+    tile_px: Annotated[
+        int | None,
+        typer.Option(help="Side of a tile; larger images are stained in tiles.", show_default="1024, for slides 512"),
+    ] = None,
     halo_px: Annotated[
         int | None,
         typer.Option(help="What a tile sees around itself.", show_default="the reach of the generator"),
@@ -28,27 +48,214 @@ def command(
     device: Annotated[
         str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that the folder holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of a slide that has none or wrong ones.",
+            show_default="what the slide says",
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    model_mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel that the model was trained at.",
+            show_default="what the model says",
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            help="Stain only this part, in px of the slide's first level.",
+            metavar="X,Y,W,H",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    rois: Annotated[
+        Path | None,
+        typer.Option(
+            help="Stain only the polygons in this GeoJSON.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    no_tissue_mask: Annotated[
+        bool, typer.Option("--no-tissue-mask", help="Stain the glass as well.", rich_help_panel=SLIDES)
+    ] = False,
+    compression: Annotated[
+        Literal["jpeg", "compact", "lossless"],
+        typer.Option(help="JPEG in RGB, JPEG with colour at half size, or deflate.", rich_help_panel=SLIDES),
+    ] = "jpeg",
+    quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.", rich_help_panel=SLIDES)] = 90,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Tiles that go through the network together.",
+            min=1,
+            show_default="1 on a CPU, 8 on a GPU",
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Compute in half precision, for GPUs.", rich_help_panel=SLIDES)
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Slides at the same time, each in its process.", min=1, rich_help_panel=SLIDES)
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Only every n-th slide from the i-th on, for many machines.",
+            metavar="I/N",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
 ) -> None:
-    """Stain H&E images virtually; each result is a PNG of the same name, subfolders kept."""
+    """Stain H&E virtually: images become PNGs of the same name, slides become pyramidal OME-TIFFs."""
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from restain.checkpoint import load_generator, read_info
     from restain.errors import InputError
-    from restain.slides.images import stain_files
-    from restain.slides.norm import find_norm
+    from restain.slides.archive import is_slide
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {place}: torch cannot use it here; 'cpu' always works") from error
+
+    one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    if not one_slide and not any(map(_holds_slides, inputs)):
+        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, place, overwrite)
+        return
+    from restain.slides.codec import Codec
+    from restain.slides.settings import SlideSettings
+
+    settings = SlideSettings(
+        norm=norm,
+        codec=Codec(compression, quality),
+        tile_px=tile_px or SlideSettings.tile_px,
+        halo_px=halo_px,
+        mpp=mpp,
+        model_mpp=model_mpp,
+        region=_parse_region(region),
+        rois=rois,
+        tissue_mask=not no_tissue_mask,
+        batch=batch,
+        bfloat16=bfloat16,
+    )
+    if not one_slide:
+        _stain_slides(inputs, model, out, settings, place, overwrite, workers, shard)
+    elif len(inputs) > 1 or inputs[0].is_dir():
+        raise InputError(f"{out} is one file, but several slides were given; give a folder with --out")
+    elif not is_slide(inputs[0]) and inputs[0].suffix.lower() == ".csv":
+        raise InputError(f"{out} is one file, but {inputs[0]} lists slides; give a folder with --out")
+    else:
+        _stain_slide(inputs[0], model, out, settings, place, overwrite)
+
+
+def _holds_slides(given: Path) -> bool:
+    from restain.slides.archive import is_slide
+
+    if given.is_dir():
+        return any(is_slide(path) for path in given.rglob("*"))
+    return is_slide(given) or given.suffix.lower() == ".csv"
+
+
+def _parse_region(text: str | None) -> tuple[int, int, int, int] | None:
+    from restain.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--region {text}: expected x,y,width,height in px, such as 0,0,4096,4096") from error
+    return x, y, width, height
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _stain_slide(source: Path, model: Path, out: Path, settings: "SlideSettings", place: str, overwrite: bool) -> None:
+    from restain.slides.settings import load_model
+    from restain.slides.staining import stain_slide
+
+    loaded = load_model(model, place)
+    with _progress() as progress:
+        task = progress.add_task("reading the slide", total=None)
+
+        def show(done: int, total: int, done_mpx: float, total_mpx: float) -> None:
+            rate = progress.tasks[0].speed or 0
+            words = f"{done} of {total} tiles, {done_mpx:.0f} of {total_mpx:.0f} megapixels, {rate:.2f} per second"
+            progress.update(task, completed=done_mpx, total=total_mpx, description=words)
+
+        report = stain_slide(loaded, source, out, settings, overwrite=overwrite, on_progress=show)
+    for note in report.notes:
+        typer.echo(f"{source.name}: {note}", err=True)
+    typer.echo(f"{out} was there already, from the same slide, model and settings" if report.skipped else f"{out}")
+
+
+def _stain_slides(
+    inputs: list[Path],
+    model: Path,
+    out: Path,
+    settings: "SlideSettings",
+    place: str,
+    overwrite: bool,
+    workers: int,
+    part: str | None,
+) -> None:
+    from restain.errors import RestainError
+    from restain.slides.archive import SlideJob, find_slides, shard, stain_slides
+    from restain.slides.settings import SlideReport
+
+    jobs = find_slides(inputs, out)
+    if part:
+        jobs = shard(jobs, part)
+    with _progress() as progress:
+        task = progress.add_task("slides", total=len(jobs))
+
+        def show(job: SlideJob, result: SlideReport | RestainError) -> None:
+            became = "failed" if isinstance(result, RestainError) else "is done"
+            progress.update(task, advance=1, description=f"slides; {job.source.name} {became}")
+
+        outcome = stain_slides(model, jobs, settings, device=place, workers=workers, overwrite=overwrite, on_slide=show)
+    for reason in outcome.failures.values():
+        typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
+    skipped = sum(report.skipped for report in outcome.reports)
+    already = f", {skipped} of them earlier" if skipped else ""
+    typer.echo(f"{len(outcome.reports)} of {len(jobs)} slides are stained{already}, in {out}")
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def _stain_images(
+    inputs: list[Path],
+    model: Path,
+    out: Path,
+    tile_px: int,
+    halo_px: int | None,
+    norm: str,
+    place: str,
+    overwrite: bool,
+) -> None:
+    from restain.checkpoint import load_generator, read_info
+    from restain.slides.images import stain_files
+    from restain.slides.norm import find_norm
+
     generator = load_generator(model, place)
     policy = find_norm(norm, read_info(model).sha256)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress() as progress:
         task = progress.add_task("staining", total=None)
 
         def show(done: int, total: int) -> None:

@@ -66,7 +66,8 @@ class SlideWriter:
         """
         self.path, self.layout, self.description, self.background = path, layout, description, background
         self.codec = codec or Codec()
-        self.spool = Spool(path, f"{job} {layout} {self.codec} {background}")
+        """May be changed until `finish`."""
+        self.spool = Spool(path, f"{job} {layout} {self.codec}")
 
     def finished(self) -> set[Position]:
         """The tiles of the full size that need not be put again."""

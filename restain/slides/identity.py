@@ -1,0 +1,55 @@
+"""Tells whether a result was made from this very slide, by this very model, with these very settings."""
+
+import hashlib
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from restain.errors import InputError
+
+_BLOCKS, _BLOCK_BYTES = 64, 2**16
+
+
+def content_key(path: Path) -> str:
+    """A hash of a slide's contents: its length and 64 blocks spread over it, so that gigabytes take no minutes.
+
+    The folder that belongs to an MRXS is part of it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    files = [path]
+    if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():
+        files += sorted(file for file in path.with_suffix("").iterdir() if file.is_file())
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            length = file.stat().st_size
+            digest.update(f"{file.name if file != path else ''} {length};".encode())
+            with file.open("rb") as opened:
+                for block in range(_BLOCKS):
+                    opened.seek(block * max(0, length - _BLOCK_BYTES) // (_BLOCKS - 1))
+                    digest.update(opened.read(_BLOCK_BYTES))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def job_key(parts: Mapping[str, Any]) -> str:
+    """One hash of everything that pixels depend on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def job_of(path: Path) -> str | None:
+    """The job that a finished slide says it is the result of, or None."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            xml = file.ome_metadata
+    except (OSError, ValueError, tifffile.TiffFileError):
+        return None
+    entries = ET.fromstring(xml).iter() if xml else ()
+    return next((entry.text for entry in entries if entry.get("K") == "job"), None)

@@ -1,0 +1,174 @@
+"""Decides, before any network runs, what of a slide is stained: area, tiles with tissue, their windows, the disk."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from restain.errors import InputError, OutputError
+from restain.slides.codec import RGB, Codec
+from restain.slides.layout import Layout, Position
+from restain.slides.reader import Slide
+from restain.slides.tiling import MULTIPLE, Box, Tile
+from restain.slides.tissue import TissueMask
+
+_ENCODED_PX = 512
+"""Side of a tile in the file, where the network's tiles allow it."""
+_SAMPLED = 8
+"""Tiles that are encoded to learn how much disk the result takes."""
+_PYRAMID, _COPIES, _RESERVE = 4 / 3, 2, 1.2
+"""All levels against the first; spool and result; what the estimate may be wrong by."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of the network: a tile, and the tiles of the file that it fills."""
+
+    tile: Tile
+    """In px of the whole slide at the model's micrometres per pixel."""
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a slide is stained. All px are of the whole slide, at `mpp`."""
+
+    slide: Slide
+    mpp: float
+    """Micrometres per pixel of the result."""
+    size: tuple[int, int]
+    """Width and height of the whole slide; sides are multiples of 4, the last pixels may be reflected."""
+    area: Box
+    """What the result shows."""
+    layout: Layout
+    tile_px: int
+    halo_px: int
+    tissue: TissueMask | None
+    """None where everything is stained."""
+
+    def read(self, window: Box) -> RGB:
+        """The pixels of a box, H x W x 3."""
+        scale = self.slide.scale(self.mpp)
+        return self.slide.read((window.x * scale, window.y * scale), (window.width, window.height), self.mpp)
+
+    def tiles(self, tile_px: int) -> Iterator[Tile]:
+        """Tiles over the area, row by row, of which the core has tissue; like `restain.slides.tiling.tiles`."""
+        columns = list(_spans(self.area.x, self.area.width, self.size[0], tile_px, self.halo_px))
+        for (y, height), (window_y, window_height) in _spans(
+            self.area.y, self.area.height, self.size[1], tile_px, self.halo_px
+        ):
+            for (x, width), (window_x, window_width) in columns:
+                if self.has_tissue(core := Box(x, y, width, height)):
+                    yield Tile(core, Box(window_x, window_y, window_width, window_height))
+
+    def work(self) -> list[Work]:
+        """All that the network has to do, always in the same order."""
+        return [Work(tile, tuple(self._positions(tile.core))) for tile in self.tiles(self.tile_px)]
+
+    def box(self, position: Position) -> Box:
+        """What a tile of the file covers."""
+        box = self.layout.box(position)
+        return Box(box.x + self.area.x, box.y + self.area.y, box.width, box.height)
+
+    def has_tissue(self, box: Box) -> bool:
+        """Whether there is something to stain in a box."""
+        scale = self.slide.scale(self.mpp)
+        place = (box.x * scale, box.y * scale, box.width * scale, box.height * scale)
+        return self.tissue is None or self.tissue.touches(*place)
+
+    def _positions(self, core: Box) -> Iterator[Position]:
+        side, x, y = self.layout.tile_px, core.x - self.area.x, core.y - self.area.y
+        for row in range(y // side, -(-(y + core.height) // side)):
+            for column in range(x // side, -(-(x + core.width) // side)):
+                if self.has_tissue(self.box(position := Position(0, row, column))):
+                    yield position
+
+
+def make_plan(
+    slide: Slide,
+    mpp: float,
+    *,
+    tile_px: int,
+    halo_px: int,
+    region: tuple[int, int, int, int] | None = None,
+    tissue: TissueMask | None = None,
+) -> Plan:
+    """Lay the grid of tiles.
+
+    Args:
+        slide: what is stained.
+        mpp: micrometres per pixel at which the network works.
+        tile_px: side of what the network adds at a time, a multiple of 16.
+        halo_px: what it sees around that, a multiple of 4.
+        region: x, y, width, height in px of the slide's first level; the result shows only this.
+        tissue: where to stain; everywhere if not given.
+
+    Raises:
+        InputError: a tile or halo that is no such multiple, or a region that does not lie on the slide.
+    """
+    if tile_px < 16 or tile_px % 16 or halo_px < 0 or halo_px % MULTIPLE:
+        raise InputError(
+            f"tile of {tile_px} px, halo of {halo_px} px: for slides, expected multiples of 16 and of {MULTIPLE}"
+        )
+    scale = slide.scale(mpp)
+    width, height = slide.size_at(mpp)
+    area = Box(0, 0, width, height)
+    if region:
+        x, y, wide, high = region
+        left, top = (max(0, int(start / scale) // MULTIPLE * MULTIPLE) for start in (x, y))
+        right, bottom = min(width, math.ceil((x + wide) / scale)), min(height, math.ceil((y + high) / scale))
+        if min(wide, high) < 1 or right <= left or bottom <= top:
+            raise InputError(
+                f"region {x},{y},{wide},{high} does not lie on {slide.path}, {slide.size[0]} x {slide.size[1]} px; "
+                "expected x,y,width,height in px of its first level"
+            )
+        area = Box(left, top, right - left, bottom - top)
+    return Plan(
+        slide,
+        mpp=slide.mpp * scale,
+        size=(-(-width // MULTIPLE) * MULTIPLE, -(-height // MULTIPLE) * MULTIPLE),
+        area=area,
+        layout=Layout((area.width, area.height), math.gcd(tile_px, _ENCODED_PX)),
+        tile_px=tile_px,
+        halo_px=halo_px,
+        tissue=tissue,
+    )
+
+
+def needed_bytes(work: Sequence[Work], read: Callable[[Box], RGB], codec: Codec) -> int:
+    """How much disk staining will take, spool and result together: from a sample of tiles of the H&E, encoded."""
+    pixels = sum(one.tile.core.width * one.tile.core.height for one in work)
+    sample = work[:: max(1, len(work) // _SAMPLED)][:_SAMPLED]
+    encoded = sum(len(codec.encode(read(one.tile.core))) for one in sample)
+    sampled = sum(one.tile.core.width * one.tile.core.height for one in sample)
+    return int(encoded / max(sampled, 1) * pixels * _PYRAMID * _COPIES * _RESERVE)
+
+
+def check_disk(out: Path, needed: int, there: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        out: the result.
+        needed: bytes from `needed_bytes`.
+        there: bytes that an earlier run has already written of them.
+
+    Raises:
+        OutputError: there is too little.
+    """
+    folder = next(parent for parent in out.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed - there:
+        raise OutputError(
+            f"{out} will take about {(needed - there) / 1e9:.2f} GB while it is made, but only {free / 1e9:.2f} GB are "
+            "free; make room, choose another place, or compress more (--compression compact, a lower --quality)"
+        )
+
+
+def _spans(
+    first: int, count: int, length: int, tile_px: int, halo_px: int
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and length of each core and of its window, along one side; windows are moved inward at the borders."""
+    window = min(length, tile_px + 2 * halo_px)
+    for start in range(first, first + count, tile_px):
+        yield (start, min(tile_px, first + count - start)), (min(max(start - halo_px, 0), length - window), window)

@@ -1,0 +1,85 @@
+"""What staining a slide needs to know, and what it tells afterwards."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from restain.checkpoint import load_generator, read_info
+from restain.networks.generator import Generator
+from restain.slides.codec import Codec
+
+SLIDE_TILE_PX = 512
+"""Side of what the network adds to a slide at a time. At width 64 one pass takes about 1 GB."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator and what its checkpoint says of it."""
+
+    generator: Generator
+    sha256: str
+    """Of the weights."""
+    mpp: float | None = None
+    """Micrometres per pixel that it was trained at."""
+    stain: str | None = None
+    name: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.generator.parameters()).device
+
+
+def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
+    """Load a generator for staining slides.
+
+    Raises:
+        MissingError, CheckpointError: as in `load_generator`.
+    """
+    info = read_info(path)
+    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name)
+
+
+@dataclass(frozen=True)
+class SlideSettings:
+    """How slides are stained."""
+
+    norm: str = "slide"
+    """`slide`, `dense`, `tile`, or a file of statistics; see `restain.slides.norm`."""
+    codec: Codec = field(default_factory=Codec)
+    tile_px: int = SLIDE_TILE_PX
+    """A multiple of 16."""
+    halo_px: int | None = None
+    """What a tile sees around itself; the generator's receptive radius if not given."""
+    mpp: float | None = None
+    """Micrometres per pixel of the slide, where it has none or wrong ones."""
+    model_mpp: float | None = None
+    """Micrometres per pixel that the model was trained at, where its checkpoint does not tell."""
+    region: tuple[int, int, int, int] | None = None
+    """x, y, width, height in px of the first level; the result shows only this."""
+    rois: Path | None = None
+    """GeoJSON with polygons; only these are stained."""
+    tissue_mask: bool = True
+    """Whether to look for tissue and to leave the rest unstained."""
+    batch: int | None = None
+    """Tiles that go through the network together; 1 on a CPU and 8 on a GPU if not given."""
+    bfloat16: bool = False
+    """Compute in bfloat16: about twice as fast on a GPU, colours are off by a few grey levels at most."""
+    workers: int = 2
+    """Threads that read, and as many that encode."""
+
+
+@dataclass
+class SlideReport:
+    """What became of a slide."""
+
+    path: Path
+    megapixels: float = 0.0
+    """Stained in this run."""
+    notes: list[str] = field(default_factory=list)
+    """Worth knowing: where micrometres per pixel come from, what was resampled, whether the run was resumed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage; reading and encoding are summed over their threads."""
+    skipped: bool = False
+    """Whether the result was there already."""
