@@ -1,25 +1,31 @@
 """The command line: one file per verb, each with one function `command` that is registered here under the verb."""
 
-import importlib
-import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from restain.cli import data_check, demo, evaluate, import_, info, phantom, quantify, stain, train
 from restain.errors import RestainError
 
-VERBS = {
-    "phantom": "restain.cli.phantom",
-    "train": "restain.cli.train",
-    "stain": "restain.cli.stain",
-    "evaluate": "restain.cli.evaluate",
-    "import": "restain.cli.import_",
-    "info": "restain.cli.info",
-    "demo": "restain.cli.demo",
+VERBS: dict[str, Callable[..., None]] = {
+    "phantom": phantom.command,
+    "train": train.command,
+    "stain": stain.command,
+    "evaluate": evaluate.command,
+    "quantify": quantify.command,
+    "import": import_.command,
+    "info": info.command,
+    "demo": demo.command,
 }
-"""Verb -> module. The modules import torch inside their command only, so that help comes at once."""
+"""Each imports torch and its like only when it runs, so that help comes at once."""
+
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "data": ("Look after paired data sets.", {"check": data_check.command}),
+}
+"""Verbs of two words: the first word, what it is about, and its second words."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -39,9 +45,14 @@ def restain(
     """Virtual immunohistochemistry staining: train, stain, measure."""
 
 
-for verb, module in VERBS.items():
-    if importlib.util.find_spec(module):
-        app.command(verb)(importlib.import_module(module).command)
+for verb, command in VERBS.items():
+    app.command(verb)(command)
+
+for word, (about, verbs) in GROUPS.items():
+    group = typer.Typer(no_args_is_help=True, help=about)
+    for verb, command in verbs.items():
+        group.command(verb)(command)
+    app.add_typer(group, name=word)
 
 
 def main() -> None:

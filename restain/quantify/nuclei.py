@@ -116,4 +116,5 @@ def _worthy(labels: Labels, blob: Floats, smallest_px: float) -> Labels:
     keep = areas >= smallest_px
     keep &= np.asarray(ndimage.maximum(blob, labels, np.arange(len(areas)))) > CONTRAST
     keep[0] = False
-    return (np.cumsum(keep) * keep)[labels].astype(np.int32)
+    numbers = (np.cumsum(keep) * keep).astype(np.int32)
+    return np.asarray(numbers[labels], np.int32)

@@ -26,5 +26,5 @@ def outlines(labels: Labels, which: NDArray[np.int32]) -> list[NDArray[np.float6
 def _outline(labels: Labels, label: int, box: tuple[slice, slice]) -> NDArray[np.float64]:
     inside = np.pad(labels[box] == label, 1).astype(np.float64)
     lines = contour_generator(z=inside).lines(0.5)
-    longest: NDArray[np.float64] = max((np.asarray(line) for line in lines), key=len)
-    return longest + np.array([box[1].start - 0.5, box[0].start - 0.5])
+    longest = max((np.asarray(line, np.float64) for line in lines), key=len)
+    return np.add(longest, [box[1].start - 0.5, box[0].start - 0.5])

@@ -16,6 +16,14 @@ from restain.quantify.tally import Tally, tally
 Read = Callable[[tuple[int, int], tuple[int, int]], RGB]
 """From location (x, y) and size (width, height), both in px, to H x W x 3; always inside the image."""
 
+USUAL_MPP = 0.5
+"""Nuclei are found well at this resolution, and nothing is won by a finer one."""
+
+
+def fit_mpp(mpp: float) -> float:
+    """At how many µm per pixel to read an image that has `mpp`: as it is, or at 0.5 where it is much finer."""
+    return USUAL_MPP if mpp < 0.7 * USUAL_MPP else mpp
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -57,15 +65,25 @@ class TileResult:
     """x and y of the tile in the image."""
     rgb: RGB
     """The tile."""
-    labels: Labels
-    """All nuclei on the tile, those that are counted elsewhere too."""
     seen: Cells
-    """All cells that have a nucleus on the tile."""
+    """All cells of the tile and of what was read around it."""
     cells: Cells
     """The cells that count for this tile, whose nucleus has its centre on it."""
-    outlines: list[NDArray[np.float64]]
-    """Of the nuclei of `cells`: closed polygons of x and y, K x 2 each, 0 at the upper left corner of the tile."""
     settings: Settings
+    window: Labels
+    """Labels of all nuclei of the tile and of what was read around it."""
+    inset: tuple[int, int]
+    """x and y of the tile in `window`."""
+
+    @property
+    def labels(self) -> Labels:
+        """Labels of the nuclei on the tile, those that are counted elsewhere too: H x W."""
+        (column, row), (height, width) = self.inset, self.rgb.shape[:2]
+        return self.window[row : row + height, column : column + width]
+
+    def outlines(self) -> list[NDArray[np.float64]]:
+        """Outlines of the nuclei of `cells`: closed polygons of x and y, K x 2 each, 0 at the corner of the tile."""
+        return [outline - np.array(self.inset) for outline in outlines(self.window, self.cells.label)]
 
     def tally(self, where: NDArray[np.bool_] | None = None) -> Tally:
         """Count the tile, or the part of it where `where` (H x W) holds."""
@@ -132,9 +150,7 @@ def _tile(
     cut |= set(labels[:, -1].tolist()) if right == size[0] else set()
     cut |= set(labels[-1].tolist()) if bottom == size[1] else set()
     own &= ~np.isin(cells.label, list(cut))
-    row, column = location[1] - top, location[0] - left
-    core = slice(row, row + extent[1]), slice(column, column + extent[0])
-    shift = np.array([-column, -row], np.float64)
     seen = replace(cells, x=x, y=y)
-    polygons = [outline + shift for outline in outlines(labels, cells.label[own])]
-    return TileResult(location, window[core], labels[core], seen, seen.chosen(own), polygons, settings)
+    inset = location[0] - left, location[1] - top
+    core = window[inset[1] : inset[1] + extent[1], inset[0] : inset[0] + extent[0]]
+    return TileResult(location, core, seen, seen.chosen(own), settings, labels, inset)

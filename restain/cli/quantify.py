@@ -1,0 +1,87 @@
+"""`restain quantify`: count cells and measure DAB."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from restain.quantify.density import RGB
+    from restain.slides.reader import Slide
+
+
+def command(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="IHC images, slides, and folders of images.", metavar="INPUT", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR", show_default=False)],
+    marker: Annotated[
+        Literal["nuclear", "membrane"],
+        typer.Option(help="Where positive cells are brown: as Ki67 and ER, or as HER2.", show_default=False),
+    ],
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Micrometres per pixel of the inputs.", show_default="as a slide says; images do not"),
+    ] = None,
+    nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="GeoJSON of regions to sum up on their own, in px of the image.", metavar="FILE"),
+    ] = None,
+    tile_px: Annotated[int, typer.Option(min=64, help="Side of a tile; memory grows with it.")] = 1024,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that the folder holds.")] = False,
+) -> None:
+    """Count cells and measure DAB in IHC images and slides: CSV tables, cells as GeoJSON for QuPath, and pictures."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from restain.errors import RestainError
+    from restain.quantify.files import Report, Source, quantify_source
+    from restain.quantify.regions import load_regions
+    from restain.quantify.tiles import Settings, fit_mpp
+    from restain.slides.files import find_jobs, make_folder
+    from restain.slides.reader import open_slide
+
+    drawn = load_regions(regions) if regions else []
+    Settings(mpp or 0.5, marker, nucleus_um)  # a wrong setting is said before any work
+    jobs = find_jobs(inputs, out, overwrite=overwrite)
+    make_folder(out)
+    report = Report()
+    failures: list[RestainError] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for number, job in enumerate(jobs, start=1):
+            name = job.target.relative_to(out).with_suffix("").as_posix()
+            try:
+                with open_slide(job.source, mpp) as slide:
+                    finest = fit_mpp(slide.mpp)
+                    source = Source(name, slide.size_at(finest), partial(_read, slide, finest), slide.scale(finest))
+                    task = progress.add_task(f"{name}, {number} of {len(jobs)}", total=source.size[0] * source.size[1])
+                    quantify_source(
+                        source,
+                        Settings(finest, marker, nucleus_um),
+                        out,
+                        report,
+                        regions=drawn,
+                        tile_px=tile_px,
+                        on_pixels=partial(progress.advance, task),
+                    )
+                    progress.remove_task(task)
+            except RestainError as error:
+                failures.append(error)
+    if report.regions:
+        report.save(out)
+    for failure in failures:
+        typer.echo(f"restain: not measured: {failure}", err=True)
+    done = len(jobs) - len(failures)
+    typer.echo(f"{done} of {len(jobs)} images are measured, in {out}; regions.csv there sums them up")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _read(slide: "Slide", mpp: float, location: tuple[int, int], size: tuple[int, int]) -> "RGB":
+    """Read a box that is given in px at `mpp`."""
+    scale = slide.scale(mpp)
+    return slide.read((location[0] * scale, location[1] * scale), size, mpp)

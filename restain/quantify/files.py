@@ -1,0 +1,94 @@
+"""Measures one image or slide and writes its cells and overlay; collects the rows of the tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from restain.image import save_image
+from restain.quantify.output import Overlay, cell_file, write_csv
+from restain.quantify.regions import Region
+from restain.quantify.tally import Tally
+from restain.quantify.tiles import Read, Settings, quantify_tiles
+
+WHOLE = "all"
+"""Name of the region that is the whole image."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to measure."""
+
+    name: str
+    """What the tables call it, and the files that are written, without ending."""
+    size: tuple[int, int]
+    """Width and height in px of what is measured."""
+    read: Read
+    scale: float = 1.0
+    """How many px of the whole image one px that is measured is wide; for coordinates of cells and regions."""
+
+
+@dataclass
+class Report:
+    """The rows of `regions.csv` and `tiles.csv`."""
+
+    regions: list[dict[str, object]] = field(default_factory=list)
+    tiles: list[dict[str, object]] = field(default_factory=list)
+
+    def save(self, out: Path) -> None:
+        """Write both tables.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        write_csv(out / "regions.csv", self.regions)
+        write_csv(out / "tiles.csv", self.tiles)
+
+
+def quantify_source(
+    source: Source,
+    settings: Settings,
+    out: Path,
+    report: Report,
+    *,
+    regions: Sequence[Region] = (),
+    tile_px: int = 1024,
+    on_pixels: Callable[[int], None] = lambda _: None,
+) -> Tally:
+    """Measure an image tile by tile; write `NAME.geojson` and `NAME.overlay.png`, and add its rows to the report.
+
+    Args:
+        source: the image.
+        settings: how to measure.
+        out: folder of the results.
+        report: gets a row for the whole image, one for each region, and one for each tile.
+        regions: parts of the image that are summed up on their own.
+        tile_px: side of a tile.
+        on_pixels: called after each tile with its pixels.
+
+    Returns:
+        The tally of the whole image.
+
+    Raises:
+        InputError: the image cannot be read, or its pixels are too coarse for the nuclei.
+        OutputError: a file cannot be written.
+    """
+    overlay = Overlay(source.size)
+    tallies = {WHOLE: Tally()} | {region.name: Tally() for region in regions}
+    with cell_file(out / f"{source.name}.geojson", source.scale) as cells:
+        for tile in quantify_tiles(source.read, source.size, settings, tile_px):
+            height, width = tile.rgb.shape[:2]
+            counted = tile.tally()
+            tallies[WHOLE] += counted
+            for region in regions:
+                tallies[region.name] += tile.tally(region.mask(tile.location, (width, height), source.scale))
+            x, y = tile.location
+            place = {"image": source.name, "x": x, "y": y, "width": width, "height": height}
+            report.tiles.append(place | counted.row(settings.marker))
+            cells.add(tile)
+            overlay.add(tile)
+            on_pixels(width * height)
+    save_image(out / f"{source.name}.overlay.png", overlay.picture)
+    report.regions.extend(
+        {"image": source.name, "region": name} | counted.row(settings.marker) for name, counted in tallies.items()
+    )
+    return tallies[WHOLE]
