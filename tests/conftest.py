@@ -3,12 +3,16 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
+from typer.main import get_command
+
+from restain.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,3 +54,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the development images are not beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def verbs() -> dict[str, Any]:
+    """Every command of the command line by its words, such as `train` or `data check`."""
+    found = {}
+    for word, command in get_command(app).commands.items():
+        second_words = getattr(command, "commands", {"": command})
+        found |= {f"{word} {second}".strip(): part for second, part in second_words.items()}
+    return found
