@@ -87,7 +87,7 @@ def claimed(out: Path, recipe: Recipe, listed: str) -> Iterator[None]:
                 raise OutputError(
                     f"another process is training in {out}; wait for it, or give another --out"
                 ) from error
-        for path in out.iterdir():
+        for path in list(out.rglob(".*")):
             if _LEFT_OVER.fullmatch(path.name):
                 path.unlink()
         for name, text in ((LISTING, listed), (RECIPE, write_table(recipe.table()))):

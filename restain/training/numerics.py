@@ -31,18 +31,21 @@ def computes_in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
 
 def memory_format(config: TrainingConfig, device: torch.device) -> torch.memory_format:
     """What `channels_last` means on this device."""
-    wanted = device.type == "cuda" if config.channels_last == "auto" else config.channels_last
+    auto = device.type == "cuda" and not config.compile
+    wanted = auto if config.channels_last == "auto" else config.channels_last
     return torch.channels_last if wanted else torch.preserve_format
 
 
 def compile_stages(method: nn.Module) -> None:
     """Compile every stage of every staged network in place, each for the sizes that it meets.
 
-    Stages, not networks: a method runs networks in parts, and blocks of one shape share one compilation.
+    Stages, not networks: a method runs networks in parts, and blocks of one shape share one compilation. The compiler
+    may not choose channels last by itself, because it then expects another memory order from the gradient of replicate
+    padding than PyTorch 2.13 delivers.
     """
     for network in [module for module in method.modules() if isinstance(module, Staged)]:
         for stage in network.stages.values():
-            stage.compile(dynamic=False)
+            stage.compile(dynamic=False, options={"layout_optimization": False})
 
 
 @contextmanager

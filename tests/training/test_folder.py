@@ -71,6 +71,8 @@ def test_a_place_where_nothing_can_be_written_is_named(small: Small) -> None:
 
 def test_what_a_kill_left_half_written_is_removed(run: Path, small: Small) -> None:
     (run / ".0123456789abcdef.pt").touch()
+    (run / "samples").mkdir()
+    (run / "samples" / ".0123456789abcdef.png").touch()
     check_folder(run, small("cut"), LISTED)
     with claimed(run, small("cut"), LISTED):
-        assert sorted(path.name for path in run.iterdir()) == [".lock", "data.txt", "recipe.toml", "state.pt"]
+        assert {path.name for path in run.rglob("*")} == {".lock", "data.txt", "recipe.toml", "state.pt", "samples"}

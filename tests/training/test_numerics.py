@@ -53,13 +53,14 @@ def test_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_channels_last_is_for_gpus_unless_asked_for() -> None:
     assert memory_format(TrainingConfig(), CPU) == torch.preserve_format
     assert memory_format(TrainingConfig(), CUDA) == torch.channels_last
+    assert memory_format(TrainingConfig(compile=True), CUDA) == torch.preserve_format
     assert memory_format(TrainingConfig(channels_last=True), CPU) == torch.channels_last
     assert memory_format(TrainingConfig(channels_last=False), CUDA) == torch.preserve_format
 
 
 def test_every_stage_is_compiled_for_fixed_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda stage, dynamic: compiled.append((stage, dynamic)))
+    monkeypatch.setattr(nn.Module, "compile", lambda stage, dynamic, options: compiled.append((stage, dynamic)))
     network = Autoencoder(AuxiliaryConfig(width=1))
     compile_stages(nn.ModuleList([network]))
     assert compiled == [(stage, False) for stage in network.stages.values()]
