@@ -1,38 +1,120 @@
 """`restain evaluate`: virtual images against real ones."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 
 def command(
-    virtual: Annotated[Path, typer.Option(help="Folder of virtual images.", metavar="DIR", show_default=False)],
+    virtual: Annotated[
+        list[Path],
+        typer.Option(help="Folder of virtual images; once for each method.", metavar="DIR", show_default=False),
+    ],
     real: Annotated[
         Path,
         typer.Option(help="Folder of real images, same names and sizes.", metavar="DIR", show_default=False),
     ],
+    he: Annotated[
+        Path | None, typer.Option(help="Folder of the H&E images, for structure and the report.", metavar="DIR")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json; nothing is written without it.", metavar="DIR")
     ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.", metavar="FILE")] = None,
+    cases: Annotated[
+        str | None,
+        typer.Option(help="Regular expression for the case in a tile's name: intervals over cases.", metavar="REGEX"),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="How FID and KID are computed: default, paper-1024 or torch-fidelity.")
+    ] = "default",
+    inception_weights: Annotated[
+        Path | None,
+        typer.Option(help="Inception's weight file for FID and KID.", metavar="FILE", show_default="torch's cache"),
+    ] = None,
+    lpips_weights: Annotated[
+        Path | None, typer.Option(help="Folder of LPIPS's weight files.", metavar="DIR", show_default="torch's cache")
+    ] = None,
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(help="Another network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
+    ] = None,
 ) -> None:
-    """Measure virtual images against the real ones of the same name: similarity, amount and place of DAB."""
+    """Measure virtual images against the real ones of the same name: likeness, amount and place of DAB."""
+    import torch
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
-    from restain.metrics import evaluate, tabulate
+    from restain.data.cases import cases_by_pattern
+    from restain.metrics import evaluate, find_judges, tabulate
+    from restain.metrics.report import write_report
 
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    judges = find_judges(inception_weights, lpips_weights, [_entry(words) for words in extractor or ()], preset, place)
+    case = cases_by_pattern(cases) if cases else None
+    methods = _names(virtual)
+    found = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("tiles", total=None)
-        found = evaluate(virtual, real, out, lambda done, total: progress.update(task, completed=done, total=total))
+        for name, folder in methods.items():
+            task = progress.add_task(escape(name), total=None)
+            found[name] = evaluate(
+                folder,
+                real,
+                out if out is None or len(methods) == 1 else out / name,
+                partial(_show, progress, task),
+                he=he,
+                judges=judges,
+                preset=preset,
+                cases=case,
+            )
 
-    words = tabulate({"Virtual": found})
+    words = tabulate(found)
     table = Table(*words.header, caption=escape(words.caption), caption_justify="left", box=None, pad_edge=False)
     for row in words.rows:
         table.add_row(*map(escape, row))
     Console().print(table)
+    for note in next(iter(found.values())).notes:
+        typer.echo(f"Left out: {note}")
+    if html is not None:
+        write_report(html, found)
+        typer.echo(f"{html} is the report.")
     if out is not None:
-        typer.echo(f"{out / 'evaluation.json'} holds the figures, their protocols and every tile.")
+        place_of_json = out / "evaluation.json" if len(methods) == 1 else f"{out}/*/evaluation.json"
+        typer.echo(f"{place_of_json} holds the figures, their protocols and every tile.")
+
+
+def _show(progress: "Progress", task: "TaskID", done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _entry(words: str) -> tuple[str, Path]:
+    from restain.errors import InputError
+
+    entry, _, weights = words.partition("=")
+    if not weights:
+        raise InputError(f"--extractor {words}: give module:attribute=weights, such as my_package.net:Net=net.pth")
+    return entry, Path(weights)
+
+
+def _names(folders: list[Path]) -> dict[str, Path]:
+    """A name for each method: its folder's, with as many parents as it takes to tell them apart."""
+    if len(folders) == 1:
+        return {"Virtual": folders[0]}
+    for depth in range(1, max(len(folder.resolve().parts) for folder in folders)):
+        names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return dict(zip(names, folders, strict=True))
+    from restain.errors import InputError
+
+    raise InputError(f"--virtual {folders[0]} was given twice")

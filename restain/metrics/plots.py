@@ -1,0 +1,96 @@
+"""The drawings of the report, as inline SVG: real against virtual, and how far they agree."""
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+COLOURS = ("#5661b3", "#a8571c", "#3f7d4e", "#8f4a86", "#7a6a2f")
+"""Of the methods, in order."""
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "restain",  # the same drawing gives the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#b8b4ae",
+    "axes.labelcolor": "#5b5750",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": "#5b5750",
+    "ytick.color": "#5b5750",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ebe8e3",
+    "legend.frameon": False,
+}
+_QUIET: dict[str, Any] = {"color": "#9b968e", "linewidth": 1}
+
+
+def draw_agreement(
+    virtual: NDArray[np.float64], real: NDArray[np.float64], quantity: str, colour: str = COLOURS[0]
+) -> str:
+    """Draw virtual over real with the line of equality, and their difference over their mean (Bland & Altman 1986).
+
+    Args:
+        virtual: one value per tile, N.
+        real: the partners'.
+        quantity: what it is, with its unit.
+        colour: of the dots.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.4, 4.1), layout="constrained")
+        scatter, agreement = figure.subplots(1, 2)
+        _draw_scatter(scatter, virtual, real, quantity, colour)
+        _draw_bland_altman(agreement, virtual, real, quantity, colour)
+        return svg(figure)
+
+
+def svg(figure: Figure) -> str:
+    """The `<svg>` element alone, as wide as its place allows."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _draw_scatter(
+    panel: Axes, virtual: NDArray[np.float64], real: NDArray[np.float64], quantity: str, colour: str
+) -> None:
+    top = 1.05 * max(virtual.max(), real.max(), 1e-6)
+    panel.plot([0, top], [0, top], **_QUIET)
+    panel.scatter(real, virtual, s=16, color=colour, alpha=0.65, linewidth=0)
+    panel.set(xlim=(0, top), ylim=(0, top), xlabel=f"real: {quantity}", ylabel=f"virtual: {quantity}", aspect="equal")
+
+
+def _draw_bland_altman(
+    panel: Axes, virtual: NDArray[np.float64], real: NDArray[np.float64], quantity: str, colour: str
+) -> None:
+    mean, gap = (virtual + real) / 2, virtual - real
+    bias, spread = gap.mean(), gap.std(ddof=1) if len(gap) > 1 else 0.0
+    panel.axhline(0, **_QUIET)
+    panel.scatter(mean, gap, s=16, color=colour, alpha=0.65, linewidth=0)
+    for height, words, dashes in (
+        (bias, "mean", (None, None)),
+        (bias + 1.96 * spread, "+1.96 SD", (4, 3)),
+        (bias - 1.96 * spread, "−1.96 SD", (4, 3)),
+    ):
+        line = panel.axhline(height, color="#2b2823", linewidth=1)
+        if dashes[0]:
+            line.set_dashes(dashes)
+        panel.annotate(
+            f"{words} {height:+.3f}".replace("-", "−"),
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+        )
+    panel.set(xlabel=f"mean of both: {quantity}", ylabel="virtual − real")
+    panel.margins(y=0.15)

@@ -1,0 +1,167 @@
+"""The report: one HTML page that needs no other file, for a pathologist to read on a screen or on paper."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from restain.image import atomic_path, load_image, to_tensor
+from restain.metrics.comparison import tabulate, verdict, words
+from restain.metrics.evaluation import Evaluation
+from restain.metrics.plots import COLOURS, draw_agreement
+from restain.metrics.tiles import pair_images
+from restain.stains import dab_density, to_unit
+
+HEADLINES = ("fid", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
+"""Figures for the large letters, the first four that there are."""
+EXAMPLES_EACH = 2
+"""Tiles shown from the best, the middle and the worst."""
+THUMB_PX = 320
+FULL_DIFFERENCE = 0.6
+"""DAB density at which the difference's colours are full."""
+PIXELWISE = ("ssim_grey", "ssim_rgb", "ms_ssim", "psnr")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tile in every version."""
+
+    name: str
+    rank: str
+    caption: str
+    images: Mapping[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure in large letters."""
+
+    label: str
+    values: Sequence[tuple[str, str, str]]
+    """Method, value, interval."""
+
+
+def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
+    """Write the report on one method or on several that were measured in the same way.
+
+    Args:
+        path: of the page.
+        evaluations: by the name of the method. Their images are read again for the tiles that are shown.
+
+    Raises:
+        InputError: two figures were not made in the same way.
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["image"] = _data_uri
+    template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
+    first = next(iter(evaluations.values()))
+    table = tabulate(evaluations)
+    pair = "Difference" in table.header
+    verdicts = [verdict(name, *evaluations.values()) if pair else "unclear" for name in first.figures]
+    html = template.render(
+        evaluations=evaluations,
+        first=first,
+        tiles=len(first.names),
+        colours=dict(zip(evaluations, COLOURS * len(evaluations), strict=False)),
+        headlines=_headlines(evaluations),
+        table=table,
+        rows=list(zip(table.rows, verdicts, strict=True)),
+        pixelwise=any(name in first.figures for name in PIXELWISE),
+        plots={
+            name: _plots(found, COLOURS[place % len(COLOURS)])
+            for place, (name, found) in enumerate(evaluations.items())
+        },
+        examples={name: _examples(found) for name, found in evaluations.items()},
+        facts=_facts(first),
+        threshold=FULL_DIFFERENCE,
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def dab_difference(virtual: NDArray[np.uint8], real: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Paint where the virtual image has more DAB (brown) or less (blue) than the real one, white where it has as much.
+
+    H x W x 3 each; smoothed over about 8 px, since no cell lies at the same place on a neighbouring section.
+    """
+    gap = torch.sub(*(dab_density(to_unit(to_tensor(rgb))) for rgb in (virtual, real)))
+    smooth = torch.nn.functional.avg_pool2d(gap, 9, 1, 4, count_include_pad=False)[0, 0]
+    colours = mpl.colormaps["PuOr_r"]((smooth / FULL_DIFFERENCE / 2 + 0.5).clamp(0, 1).numpy(), bytes=True)
+    return np.ascontiguousarray(colours[..., :3])
+
+
+def _headlines(evaluations: Mapping[str, Evaluation]) -> list[Headline]:
+    first = next(iter(evaluations.values()))
+    chosen = [name for name in HEADLINES if name in first.figures][:4]
+    headlines = []
+    for name in chosen:
+        parts = {method: words(found.figures[name]).partition(" ") for method, found in evaluations.items()}
+        figure = first.figures[name]
+        label = figure.label + (f", {figure.unit}" if figure.unit else "")
+        headlines.append(Headline(label, [(method, value, rest) for method, (value, _, rest) in parts.items()]))
+    return headlines
+
+
+def _plots(found: Evaluation, colour: str) -> list[tuple[str, str]]:
+    """Caption and drawing of each quantity that a pathologist reads."""
+    columns = found.columns
+    plots = []
+    if "dab_virtual" in columns:
+        virtual, real = (columns[name].numpy() for name in ("dab_virtual", "dab_real"))
+        drawing = draw_agreement(virtual, real, "DAB density, OD", colour)
+        plots.append(("Amount of stain: integrated DAB optical density per pixel of each tile.", drawing))
+    return plots
+
+
+def _examples(found: Evaluation) -> list[Example]:
+    """The best, middle and worst tiles by the amount of stain."""
+    tiles = pair_images(found.virtual, found.real, found.he)
+    errors = (found.columns["dab_virtual"] - found.columns["dab_real"]).abs()
+    order = errors.argsort(stable=True).tolist()
+    middle = len(order) // 2
+    ranks = dict.fromkeys(order[-EXAMPLES_EACH:], "worst")
+    ranks |= dict.fromkeys(order[max(0, middle - EXAMPLES_EACH // 2) :][:EXAMPLES_EACH], "median")
+    ranks |= dict.fromkeys(order[:EXAMPLES_EACH], "best")
+    examples = []
+    for index in (place for rank in ("best", "median", "worst") for place in order if ranks.get(place) == rank):
+        tile = tiles[index]
+        virtual, real = load_image(tile.virtual), load_image(tile.real)
+        he = {"H&E": load_image(tile.he)} if tile.he else {}
+        stained, truth = (found.columns[column][index] for column in ("dab_virtual", "dab_real"))
+        caption = f"DAB density {stained:.3f} virtual, {truth:.3f} real"
+        images = {**he, "Real": real, "Virtual": virtual, "DAB difference": dab_difference(virtual, real)}
+        examples.append(Example(tile.name, ranks[index], caption, images))
+    return examples
+
+
+def _facts(first: Evaluation) -> dict[str, str]:
+    protocol = next(iter(first.figures.values())).protocol
+    return {
+        "Real images": str(first.real),
+        **({"H&E images": str(first.he)} if first.he else {}),
+        "Tiles": f"{protocol['tiles']} of {protocol['size']}, {protocol['format']}",
+        "Intervals": str(protocol["interval"]),
+        "Made by": f"restain {version('restain')}, torch {torch.__version__}",
+        "On": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def _data_uri(rgb: NDArray[np.uint8]) -> str:
+    """A thumbnail as JPEG: on the page it illustrates, the figures were measured on the files themselves."""
+    image = Image.fromarray(rgb)
+    image.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,88 @@
+"""The report: whole in one file, every figure with its protocol, honest about what is missing."""
+
+import re
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from restain.cli import main
+from restain.image import save_image
+from restain.metrics import evaluate
+from restain.metrics.plots import draw_agreement
+from restain.metrics.report import dab_difference, write_report
+
+
+def stained(seed: int, amount: float) -> NDArray[np.uint8]:
+    """Brown blobs on white."""
+    random = np.random.default_rng(seed)
+    density = np.kron(random.random((6, 6)), np.ones((8, 8)))[..., None] * amount * np.array([0.27, 0.57, 0.78])
+    return (255 * 10**-density).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for index in range(7):
+        for side, amount in (("real", 0.8), ("good", 0.75), ("bad", 0.1 * index), ("he", 0.2)):
+            save_image(tmp_path / side / f"tile {index} <b>.png", stained(index, amount))
+    return tmp_path
+
+
+def test_the_page_needs_no_other_file_and_shows_everything(folders: Path) -> None:
+    found = {name: evaluate(folders / name, folders / "real", he=folders / "he") for name in ("bad", "good")}
+    write_report(folders / "report.html", found)
+    page = (folders / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert len([source for source in sources if source.startswith("data:image/jpeg;base64,")]) == 2 * 6 * 4
+    assert all(source.startswith(("data:image/jpeg;base64,", "#")) for source in sources)
+    assert "<script" not in page
+    assert "tile 0 &lt;b&gt;" in page
+    assert "<b>.png" not in page
+    for evaluation in found.values():
+        for figure in evaluation.figures.values():
+            assert figure.fingerprint in page
+    for words in ("H&amp;E", "Real", "Virtual", "DAB difference", "best", "median", "worst", "Bland–Altman", "N = 7"):
+        assert words in page
+    assert "MS-SSIM, RGB: needs sides of 161 px" in page
+    assert 'class="verdict better"' in page
+
+
+def test_the_difference_is_brown_where_there_is_too_much_and_white_where_it_fits() -> None:
+    white, brown = np.full((32, 32, 3), 255, np.uint8), stained(0, 2.0)[:32, :32]
+    assert (dab_difference(brown, brown) > 240).all()
+    red, _, blue = dab_difference(brown, white).astype(int).mean((0, 1))
+    assert red > blue
+    red, _, blue = dab_difference(white, brown).astype(int).mean((0, 1))
+    assert blue > red
+
+
+def test_drawings_are_well_formed_and_repeat() -> None:
+    random = np.random.default_rng(0)
+    virtual, real = random.random((2, 20))
+    drawing = draw_agreement(virtual, real, "DAB density, OD")
+    assert ET.fromstring(drawing).tag.endswith("svg")
+    assert drawing == draw_agreement(virtual, real, "DAB density, OD")
+    assert f"mean {(virtual - real).mean():+.3f}".replace("-", "−") in drawing
+
+
+def test_the_command_compares_methods_and_writes_the_report(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = folders / "out" / "report.html"
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("TORCH_HOME", str(folders / "nothing"))
+    command = ["evaluate", "--virtual", "bad", "--virtual", "good", "--real", "real", "--html", str(page)]
+    monkeypatch.chdir(folders)
+    monkeypatch.setattr(sys, "argv", ["restain", *command, "--cases", r"\d", "--out", "figures"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "Difference" in printed
+    assert "95% bootstrap over 7 cases" in printed
+    assert "Left out: FID and KID: no Inception weights." in printed
+    assert page.is_file()
+    assert (folders / "figures" / "good" / "evaluation.json").is_file()
