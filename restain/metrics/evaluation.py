@@ -69,6 +69,7 @@ def evaluate(
     judges: Judges | None = None,
     preset: str = "default",
     cases: Callable[[str], str] | None = None,
+    extra: Mapping[str, Metric] | None = None,
 ) -> Evaluation:
     """Measure virtual images against the real ones of the same name.
 
@@ -81,6 +82,7 @@ def evaluate(
         judges: networks for FID, KID and LPIPS, as `find_judges` loads them; None leaves these figures out.
         preset: how FID and KID are computed, a name in `PRESETS`.
         cases: from the stem of a tile to its case (a patient, a slide); intervals are then drawn over cases.
+        extra: further metrics by name, such as `nuclei_metrics`.
 
     Returns:
         The figures by name, and the values of each tile.
@@ -96,7 +98,7 @@ def evaluate(
     tiles = pair_images(virtual, real, he)
     habit = preset_named(preset)
     _check_fits(habit, preset, tiles)
-    metrics, left_out = _usable({**METRICS, **_perceptual_metrics(judges)}, tiles)
+    metrics, left_out = _usable({**METRICS, **_perceptual_metrics(judges), **(extra or {})}, tiles)
     columns, features = _measure_all(tiles, metrics, judges, on_progress)
     sampling = Sampling(len(tiles), tuple(cases(tile.name) for tile in tiles) if cases else None)
     common = {**tile_protocol(tiles), "interval": sampling.words}

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from restain.stains import dab_density, positive_mask
 
+HISTOGRAM_BINS = 50
+HISTOGRAM_TOP = 1.0
+"""Optical density above which stain is simply dense."""
+
 
 def dab_densities(virtual: Tensor, real: Tensor) -> Tensor:
     """Integrated DAB optical density per pixel of each tile: the amount of stain, whatever the size of the tile.
@@ -36,6 +40,31 @@ def positive_areas(virtual: Tensor, real: Tensor) -> Tensor:
     positive_virtual, positive_real = positive_mask(virtual), positive_mask(real)
     areas = [mask.flatten(1).sum(1) for mask in (positive_virtual & positive_real, positive_virtual, positive_real)]
     return torch.stack(areas, dim=1).to(virtual.dtype)
+
+
+def dab_divergence(virtual: Tensor, real: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the real DAB densities from the virtual ones, in nats, for each tile.
+
+    Histograms of `HISTOGRAM_BINS` bins from 0 to an optical density of `HISTOGRAM_TOP`, where denser pixels go into the
+    last one. One pixel is added to every bin (Laplace), so that an empty one leaves the divergence finite.
+
+    Args:
+        virtual: images, N x 3 x H x W in [0, 1].
+        real: their partners, same shape.
+
+    Returns:
+        N, at least 0; 0 for equal histograms.
+    """
+    p, q = _histograms(real), _histograms(virtual)
+    return (p * (p / q).log()).sum(1)
+
+
+def _histograms(images: Tensor) -> Tensor:
+    """Shares of the bins, N x `HISTOGRAM_BINS`."""
+    bins = (dab_density(images).flatten(1) * (HISTOGRAM_BINS / HISTOGRAM_TOP)).long().clamp_max(HISTOGRAM_BINS - 1)
+    counts = torch.ones(len(images), HISTOGRAM_BINS, dtype=torch.float64, device=images.device)
+    counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.float64))
+    return counts / counts.sum(1, keepdim=True)
 
 
 def mean_absolute_difference(virtual: Tensor, real: Tensor) -> Tensor:

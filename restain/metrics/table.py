@@ -7,7 +7,10 @@ from typing import Literal
 from torch import Tensor
 
 from restain.metrics.expression import (
+    HISTOGRAM_BINS,
+    HISTOGRAM_TOP,
     dab_densities,
+    dab_divergence,
     dice,
     iou,
     mean_absolute_difference,
@@ -15,6 +18,7 @@ from restain.metrics.expression import (
     positive_areas,
 )
 from restain.metrics.similarity import MS_SSIM_SMALLEST_PX, SCALE_WEIGHTS, ms_ssim, psnr, ssim, ssim_grey
+from restain.metrics.structure import haematoxylin_correlation
 from restain.stains import POSITIVE_DENSITY
 
 
@@ -68,7 +72,22 @@ METRICS: dict[str, Metric] = {
         protocol=_DAB,
     ),
     "dab_r": Metric("DAB density, Pearson R", dab_densities, _DENSITIES, pearson, protocol=_DAB),
+    "dab_kl": Metric(
+        "DAB density, KL of histograms",
+        dab_divergence,
+        ("dab_kl",),
+        higher_is_better=False,
+        unit="nat",
+        protocol=_DAB | {"bins": HISTOGRAM_BINS, "up to": HISTOGRAM_TOP},
+    ),
     "positive_dice": Metric("Positive area, Dice", positive_areas, _AREAS, dice, protocol=_POSITIVE),
     "positive_iou": Metric("Positive area, IoU", positive_areas, _AREAS, iou, protocol=_POSITIVE),
+    "haematoxylin_r": Metric(
+        "Haematoxylin of the H&E, Pearson R",
+        haematoxylin_correlation,
+        ("haematoxylin_r",),
+        protocol={"stains": "Ruifrok & Johnston"},
+        partner="he",
+    ),
 }
 """Every metric of `evaluate`, in the order of its table."""

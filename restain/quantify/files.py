@@ -83,12 +83,12 @@ def quantify_source(
                 tallies[region.name] += tile.tally(region.mask(tile.location, (width, height), source.scale))
             x, y = tile.location
             place = {"image": source.name, "x": x, "y": y, "width": width, "height": height}
-            report.tiles.append(place | counted.row(settings.marker))
+            report.tiles.append({**place, **counted.row(settings.marker)})
             cells.add(tile)
             overlay.add(tile)
             on_pixels(width * height)
     save_image(out / f"{source.name}.overlay.png", overlay.picture)
     report.regions.extend(
-        {"image": source.name, "region": name} | counted.row(settings.marker) for name, counted in tallies.items()
+        {"image": source.name, "region": name, **counted.row(settings.marker)} for name, counted in tallies.items()
     )
     return tallies[WHOLE]

@@ -107,7 +107,7 @@ def _hills(height: Floats, foreground: NDArray[np.bool_]) -> Labels:
         upwards = further
     tops = np.where(foreground, upwards.reshape(height.shape), -1)
     names, labels = np.unique(tops, return_inverse=True)
-    return (labels.reshape(height.shape) + (names[0] >= 0)).astype(np.int32)
+    return np.asarray(labels.reshape(height.shape) + (names[0] >= 0), np.int32)
 
 
 def _worthy(labels: Labels, blob: Floats, smallest_px: float) -> Labels:

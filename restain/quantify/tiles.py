@@ -52,6 +52,10 @@ class Settings:
         """What a tile sees around itself: the reach of the surroundings, and two nuclei."""
         return int(np.ceil((REACH * SURROUNDINGS + 2) * self.nucleus_um / self.mpp))
 
+    def without_dab(self) -> "Settings":
+        """The same for an image that holds none, such as the H&E: nuclei are blue."""
+        return replace(self, marker="membrane")
+
     def nuclei(self, rgb: RGB) -> Labels:
         """Segment an image."""
         return self.segmenter(rgb) if self.segmenter else find_nuclei(rgb, self.mpp, self.marker, self.nucleus_um)

@@ -1,0 +1,53 @@
+"""Would a reader of the virtual stain write the same numbers as a reader of the real one? Differences over many tiles.
+
+A high correlation alone does not say that two methods agree: one may always read too much. Bland and Altman (Lancet
+1986) look at the differences instead: their mean is the bias, and 95 % of them lie within the limits of agreement where
+they are normally distributed.
+
+Values are those of tiles, N each; tiles for which either side is not a number (no nuclei) are left out.
+"""
+
+import torch
+from torch import Tensor
+
+from restain.metrics.expression import pearson
+
+WITHIN = 1.96
+"""Standard deviations on both sides of the mean between which 95 % of a normal distribution lie."""
+
+
+def bias(virtual: Tensor, real: Tensor) -> Tensor:
+    """Mean difference, virtual minus real: N and N to a scalar."""
+    return _differences(virtual, real).mean()
+
+
+def mean_error(virtual: Tensor, real: Tensor) -> Tensor:
+    """Mean distance: N and N to a scalar."""
+    return _differences(virtual, real).abs().mean()
+
+
+def limits_of_agreement(virtual: Tensor, real: Tensor) -> Tensor:
+    """Bias less and plus 1.96 standard deviations of the differences (N - 1): N and N to 2 values, low and high."""
+    differences = _differences(virtual, real)
+    spread = WITHIN * differences.std()
+    return torch.stack([differences.mean() - spread, differences.mean() + spread])
+
+
+def agreement_width(virtual: Tensor, real: Tensor) -> Tensor:
+    """Half the distance between the limits of agreement: a tile differs from the bias by no more in 95 of 100."""
+    return WITHIN * _differences(virtual, real).std()
+
+
+def correlation(virtual: Tensor, real: Tensor) -> Tensor:
+    """Pearson correlation over tiles: N and N to a scalar."""
+    known = _known(virtual, real)
+    return pearson(virtual[known], real[known])
+
+
+def _differences(virtual: Tensor, real: Tensor) -> Tensor:
+    known = _known(virtual, real)
+    return virtual[known] - real[known]
+
+
+def _known(virtual: Tensor, real: Tensor) -> Tensor:
+    return virtual.isfinite() & real.isfinite()
