@@ -1,0 +1,135 @@
+"""What each norm policy costs or gains in stain accuracy, and what it leaves of seams, on mosaics with a known truth.
+
+python benchmarks/norm_policies.py MODEL DATA [--side 3] [--mosaics 1] [--tile-px 512] [--slide SLIDE.svs]
+
+DATA holds `valA` (H&E) and `valB_aligned` (the IHC of the same tissue). Tiles that follow each other are joined to
+mosaics of side x side. "alone" stains each tile of the data by itself: what its training saw.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from restain.checkpoint import load_generator
+from restain.image import list_images, load_image, to_tensor
+from restain.metrics.expression import dab_densities, dice, mean_absolute_difference, pearson, positive_areas
+from restain.metrics.seams import seams
+from restain.metrics.similarity import ssim
+from restain.networks.generator import Generator
+from restain.slides.images import stain
+from restain.stains import dab_density, to_unit
+
+RGB = NDArray[np.uint8]
+UNTILED_PX = 2**20
+
+
+def policies(generator: Generator, tile_px: int) -> dict[str, Callable[[RGB], RGB]]:
+    """Every way to stain a large image."""
+    return {
+        "untiled": lambda he: stain(generator, he, tile_px=UNTILED_PX),
+        "slide": lambda he: stain(generator, he, tile_px=tile_px, norm="slide"),
+        "dense": lambda he: stain(generator, he, tile_px=tile_px, norm="dense"),
+        "tile": lambda he: stain(generator, he, tile_px=tile_px, norm="tile"),
+        "tile, no halo": lambda he: stain(generator, he, tile_px=tile_px, halo_px=0, norm="tile"),
+    }
+
+
+def join(images: list[RGB], side: int) -> RGB:
+    """Tiles of one size, row by row, to a mosaic."""
+    return np.concatenate([np.concatenate(images[row * side :][:side], axis=1) for row in range(side)])
+
+
+def cut(mosaic: RGB, side: int) -> list[RGB]:
+    """The tiles of a mosaic, row by row."""
+    return [tile for row in np.split(mosaic, side) for tile in np.split(row, side, axis=1)]
+
+
+def accuracy(virtual: list[RGB], real: list[RGB]) -> dict[str, float]:
+    """Figures over pairs of tiles."""
+    densities, areas, similarities, pixels = [], [], [], []
+    for images in zip(virtual, real, strict=True):
+        pair = [to_unit(to_tensor(image)) for image in images]
+        densities.append(dab_densities(*pair))
+        areas.append(positive_areas(*pair))
+        similarities.append(ssim(*pair))
+        pixels.append([torch.nn.functional.avg_pool2d(dab_density(image), 8).flatten() for image in pair])
+    return {
+        "DAB error": mean_absolute_difference(*torch.cat(densities).T).item(),
+        "DAB r (tiles)": pearson(*torch.cat(densities).T).item(),
+        "DAB r (8 px)": pearson(*(torch.cat(list(side)) for side in zip(*pixels, strict=True))).item(),
+        "Dice": dice(*torch.cat(areas).T).item(),
+        "SSIM": torch.cat(similarities).mean().item(),
+    }
+
+
+def colour(virtual: RGB, reference: RGB) -> float:
+    """Mean absolute difference in grey levels."""
+    return float(np.abs(virtual.astype(np.int16) - reference).mean())
+
+
+def seam(image: RGB, tile_px: int) -> float:
+    """The seam metric of one image."""
+    return seams(to_unit(to_tensor(image)), tile_px).item()
+
+
+def mosaics(generator: Generator, data: Path, side: int, count: int, tile_px: int) -> None:
+    """Print a table over mosaics."""
+    he, real = ([load_image(path) for path in list_images(data / name)] for name in ("valA", "valB_aligned"))
+    stained: dict[str, list[RGB]] = {"alone": [stain(generator, image) for image in he[: count * side**2]]}
+    borders: dict[str, list[float]] = {}
+    shifts: dict[str, list[float]] = {}
+    for start in range(0, count * side**2, side**2):
+        mosaic = join(he[start:][: side**2], side)
+        whole: RGB | None = None
+        for name, policy in policies(generator, tile_px).items():
+            virtual = policy(mosaic)
+            whole = virtual if whole is None else whole
+            stained.setdefault(name, []).extend(cut(virtual, side))
+            borders.setdefault(name, []).append(seam(virtual, tile_px))
+            shifts.setdefault(name, []).append(colour(virtual, whole))
+    print(f"{count} mosaics of {side} x {side} tiles, stained in tiles of {tile_px} px")
+    for name, virtual in stained.items():
+        figures = accuracy(virtual, real[: len(virtual)])
+        figures |= {"seam": np.mean(borders.get(name, [np.nan])), "to untiled": np.mean(shifts.get(name, [np.nan]))}
+        print(f"{name:14}" + "  ".join(f"{label} {value:.4f}" for label, value in figures.items()), flush=True)
+
+
+def slide(generator: Generator, path: Path, tile_px: int, side_px: int) -> None:
+    """Print seams and colour shifts on the middle of a real slide."""
+    import openslide
+
+    file = openslide.OpenSlide(path)
+    corner = tuple((length - side_px) // 2 for length in file.dimensions)
+    he = np.asarray(file.read_region(corner, 0, (side_px, side_px)).convert("RGB"))
+    print(f"{path.name}, {side_px} px square, stained in tiles of {tile_px} px")
+    whole: RGB | None = None
+    for name, policy in policies(generator, tile_px).items():
+        virtual = policy(he)
+        whole = virtual if whole is None else whole
+        print(f"{name:14}seam {seam(virtual, tile_px):.3f}  to untiled {colour(virtual, whole):.3f}", flush=True)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--side", type=int, default=3)
+    parser.add_argument("--mosaics", type=int, default=1)
+    parser.add_argument("--tile-px", type=int, default=512)
+    parser.add_argument("--slide", type=Path)
+    parser.add_argument("--slide-px", type=int, default=1024)
+    arguments = parser.parse_args()
+    generator = load_generator(arguments.model)
+    if arguments.slide:
+        slide(generator, arguments.slide, arguments.tile_px, arguments.slide_px)
+    if arguments.mosaics:
+        mosaics(generator, arguments.data, arguments.side, arguments.mosaics, arguments.tile_px)
+
+
+if __name__ == "__main__":
+    main()

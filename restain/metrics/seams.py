@@ -1,0 +1,34 @@
+"""Can one see where a large image was cut into tiles? The step across tile borders, against the steps inside tiles."""
+
+import torch
+from torch import Tensor
+
+from restain.errors import ShapeError
+
+
+def seams(images: Tensor, tile_px: int) -> Tensor:
+    """Mismatch of neighbouring tiles.
+
+    The mean absolute difference between the two pixels on either side of each border of the grid, divided by the same
+    between neighbouring pixels halfway between the borders, where an untiled image is as rough. 1 means that the
+    borders cannot be told from any other place; use it beside the value of the image without tiles.
+
+    Args:
+        images: N x C x H x W, any range.
+        tile_px: side of the tiles, whose grid starts at the upper left corner.
+
+    Returns:
+        One value per image, N; not a number for an image without any detail.
+
+    Raises:
+        ShapeError: there is no border in the image, or the tile is smaller than 4 px.
+    """
+    height, width = images.shape[-2:]
+    if tile_px < 4 or max(height, width) <= tile_px:
+        raise ShapeError(f"an image of {width} × {height} px has no borders between tiles of {tile_px} px")
+    steps = [images.diff(dim=dim).abs().movedim(dim, -1) for dim in (-2, -1)]
+    borders, middles = (
+        torch.cat([step[..., start::tile_px].flatten(1) for step in steps], dim=1).mean(1)
+        for start in (tile_px - 1, tile_px // 2 - 1)
+    )
+    return borders / middles
