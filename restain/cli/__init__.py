@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from restain.cli import data_check, demo, evaluate, import_, info, phantom, quantify, stain, train
+from restain.cli import calibrate, data_check, demo, evaluate, export, import_, info, phantom, quantify, stain, train
 from restain.errors import RestainError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -16,7 +16,9 @@ VERBS: dict[str, Callable[..., None]] = {
     "stain": stain.command,
     "evaluate": evaluate.command,
     "quantify": quantify.command,
+    "calibrate": calibrate.command,
     "import": import_.command,
+    "export": export.command,
     "info": info.command,
     "demo": demo.command,
 }

@@ -1,5 +1,6 @@
 """`restain stain`: H&E images and slides to virtual IHC."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,6 +50,9 @@ def command(
         str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Images: map where not to believe the result, in DIR/trust; 8 more passes.")
+    ] = False,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -130,8 +134,10 @@ def command(
 
     one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
     if not one_slide and not any(map(_holds_slides, inputs)):
-        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, place, overwrite)
+        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, place, overwrite, trust)
         return
+    if trust:
+        raise InputError("--trust is for images; cut out the parts of the slide that matter and stain them")
     from restain.slides.codec import Codec
     from restain.slides.settings import SlideSettings
 
@@ -248,9 +254,10 @@ def _stain_images(
     norm: str,
     place: str,
     overwrite: bool,
+    trust: bool,
 ) -> None:
     from restain.checkpoint import load_generator, read_info
-    from restain.slides.images import stain_files
+    from restain.slides.images import stain, stain_files
     from restain.slides.norm import find_norm
 
     generator = load_generator(model, place)
@@ -267,6 +274,11 @@ def _stain_images(
             generator, inputs, out, tile_px=tile_px, halo_px=halo_px, norm=policy, overwrite=overwrite, on_progress=show
         )
 
+    if trust and written:
+        from restain.slides.trust import write_trust
+
+        again = partial(stain, generator, tile_px=tile_px, halo_px=halo_px, norm=policy)
+        typer.echo(f"{write_trust(again, inputs, out, read_info(model))} says how far to believe each")
     for reason in failures.values():
         typer.echo(f"restain: not stained: {reason}", err=True)
     typer.echo(f"{len(written)} of {len(written) + len(failures)} images are stained, in {out}")

@@ -1,0 +1,118 @@
+"""Where not to believe a virtual stain: where it changes with what must not matter, or the H&E is unlike any seen.
+
+Tissue has no up and down, so turning or mirroring the H&E should turn or mirror the result and nothing else. Where the
+eight symmetries of the square disagree on DAB, the network is guessing (test-time augmentation, Wang et al. 2019).
+Several checkpoints may be asked in the same way (deep ensembles, Lakshminarayanan et al. 2017).
+"""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from restain.checkpoint import CheckpointInfo
+from restain.errors import InputError
+from restain.image import atomic_path, load_image, save_image, to_tensor
+from restain.metrics.familiarity import BLOCK_PX, Familiarity
+from restain.slides.files import find_jobs
+from restain.stains import dab_density, to_unit
+
+RGB = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SHOWN_OD = 0.2
+"""Disagreement that gets the brightest colour in a picture."""
+
+
+def disagreement(virtual: Iterable[RGB]) -> Floats:
+    """Standard deviation of the DAB density over several virtual stains of one image.
+
+    Args:
+        virtual: H x W x 3 each, at least two; one is held at a time.
+
+    Returns:
+        Optical density, H x W.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    count, mean, squares = 0, np.float64(0), np.float64(0)
+    for rgb in virtual:  # Welford's sums
+        density = dab_density(to_unit(to_tensor(rgb)))[0, 0].double().numpy()
+        count += 1
+        away = density - mean
+        mean = mean + away / count
+        squares = squares + away * (density - mean)
+    if count < 2:
+        raise InputError("disagreement needs at least two virtual stains of an image")
+    return np.asarray(np.sqrt(squares / count), np.float32)
+
+
+def under_symmetries(stain: Callable[[RGB], RGB], rgb: RGB) -> Iterator[RGB]:
+    """Stain an image in its eight orientations; each result is turned back.
+
+    Args:
+        stain: H&E to virtual IHC of the same size.
+        rgb: H&E, H x W x 3.
+    """
+    for turns in range(4):
+        for mirrored in (False, True):
+            seen = np.rot90(rgb[:, ::-1] if mirrored else rgb, turns)
+            back = np.rot90(stain(np.ascontiguousarray(seen)), -turns)
+            yield np.ascontiguousarray(back[:, ::-1] if mirrored else back)
+
+
+def write_trust(stain: Callable[[RGB], RGB], inputs: Sequence[Path], out: Path, model: CheckpointInfo) -> Path:
+    """Write a map of the disagreement under symmetries for each image, `out/trust/NAME.png`, and a table of all.
+
+    A map is dark where the orientations agree and bright where they do not; blocks unlike the training H&E have a cyan
+    frame. Images that cannot be read or stained are passed over.
+
+    Args:
+        stain: H&E to virtual IHC of the same size.
+        inputs: image files and folders of them, as they were given to `stain_files`.
+        out: folder of the results.
+        model: what the checkpoint says of itself; it knows its training H&E after `restain calibrate`.
+
+    Returns:
+        The table, `out/trust/trust.csv`: mean and 95th percentile of the disagreement, and the share of unlike blocks.
+
+    Raises:
+        OutputError: a result cannot be written.
+    """
+    known = model.extra.get("familiarity")
+    familiarity = Familiarity.from_json(known) if known else None
+    rows = []
+    for job in find_jobs(inputs, out, overwrite=True):
+        try:
+            he = load_image(job.source)
+            spread = disagreement(under_symmetries(stain, he))
+        except InputError:
+            continue
+        picture = (mpl.colormaps["inferno"](np.minimum(spread / SHOWN_OD, 1))[..., :3] * 255).round().astype(np.uint8)
+        share = math.nan
+        if familiarity is not None and min(he.shape[:2]) >= BLOCK_PX:
+            unlike = familiarity.unlike(to_unit(to_tensor(he)))[0].numpy()
+            _frame(picture, unlike)
+            share = float(unlike.mean())
+        name = job.target.relative_to(out)
+        save_image(out / "trust" / name, picture)
+        rows.append((name.with_suffix("").as_posix(), spread.mean(), np.quantile(spread, 0.95), share))
+    table = out / "trust" / "trust.csv"
+    with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "disagreement_mean_od", "disagreement_p95_od", "unlike_training_share"])
+        for image, *values in rows:
+            writer.writerow([image, *("" if math.isnan(value) else f"{value:.5f}" for value in values)])
+    return table
+
+
+def _frame(picture: RGB, unlike: NDArray[np.bool_]) -> None:
+    """Draw a line around each marked block."""
+    for row, column in np.argwhere(unlike).tolist():
+        block = picture[row * BLOCK_PX : (row + 1) * BLOCK_PX, column * BLOCK_PX : (column + 1) * BLOCK_PX]
+        block[:2] = block[-2:] = block[:, :2] = block[:, -2:] = (0, 220, 220)
