@@ -1,0 +1,36 @@
+"""An exported generator computes what the generator does, at sizes that it was not exported at."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from restain.checkpoint import onnx
+from restain.checkpoint.onnx import export_onnx
+from restain.errors import CheckpointError
+from restain.networks.generator import Generator, GeneratorConfig
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Generator(GeneratorConfig(width=2, blocks=1, spectral_norm=False)).eval().requires_grad_(False)
+
+
+def test_any_size_gives_what_pytorch_gives(generator: Generator, tmp_path: Path) -> None:
+    assert export_onnx(generator, tmp_path / "g.onnx") <= 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["g.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx")
+    he = torch.rand(3, 3, 40, 132) * 2 - 1
+    (virtual,) = session.run(None, {"he": he.numpy()})
+    assert np.abs(virtual - generator(he).numpy()).max() <= 1e-4
+
+
+def test_a_wrong_export_is_not_kept(generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
+    with pytest.raises(CheckpointError, match="differs from PyTorch"):
+        export_onnx(generator, tmp_path / "g.onnx")
+    assert not list(tmp_path.iterdir())
