@@ -1,4 +1,4 @@
-"""Write the formulas of the pages as MathML while the site is built, so that a browser shows them without any script."""
+"""Write the formulas of the pages as MathML while the site is built, so that a browser shows them without a script."""
 
 import html
 import re

@@ -1,7 +1,7 @@
 """What can go wrong, in words a user can act on: every message says what was expected, what came, and what to do.
 
-Each error is also the built-in that a caller would expect to catch. The command line prints the message alone, without a
-traceback, and exits with status 1.
+Each error is also the built-in that a caller would expect to catch. The command line prints the message alone, without
+a traceback, and exits with status 1.
 """
 
 

@@ -1,6 +1,6 @@
 """What the networks share: blurred resampling, residual blocks, initial weights, chains of named stages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import torch
@@ -174,7 +174,11 @@ def convolution(
 
 def normalisation(norm: NormName, channels: int) -> nn.Module:
     """Instance norm without weights or running statistics, batch norm with both, or nothing."""
-    kinds = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}
+    kinds: dict[NormName, Callable[[int], nn.Module]] = {
+        "instance": nn.InstanceNorm2d,
+        "batch": nn.BatchNorm2d,
+        "none": nn.Identity,
+    }
     return kinds[norm](channels)
 
 
