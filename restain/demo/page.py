@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from restain.demo.figures import COLOURS, Curve, draw_arrows, draw_curves
+from restain.demo.stages import Stage
 from restain.image import atomic_path
 from restain.metrics import Evaluation, difference, tabulate
 from restain.metrics.comparison import Verdict, verdict, words
@@ -27,16 +28,6 @@ class Example:
     caption: str
     images: Mapping[str, NDArray[np.uint8]]
     """Column -> H x W x 3 RGB; the same columns in every example, the H&E first."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What was done, and how long it took when it was done."""
-
-    words: str
-    command: str
-    """The same on the command line; empty where there is no command for it."""
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from restain.demo.figures import draw_arrows, draw_curves
-from restain.demo.page import Content, Example, Stage, write_page
+from restain.demo.page import Content, Example, write_page
+from restain.demo.stages import Stage
 from restain.image import save_image
 from restain.metrics import evaluate
 from restain.metrics.displacement import Recovery

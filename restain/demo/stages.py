@@ -1,0 +1,84 @@
+"""What has been done, and how long it took: a stage that is finished is not done again."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from restain.errors import OutputError
+from restain.image import atomic_path
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way."""
+
+    words: str
+    """What it does."""
+    command: str
+    """The same on the command line; empty where there is no command for it."""
+    seconds: float = 0.0
+    """How long it took, over all attempts that ended by themselves."""
+
+
+class Journal:
+    """The stages of one demo, kept in `stages.json` beside its results."""
+
+    def __init__(self, out: Path, seed: int, console: Console | None = None) -> None:
+        """Take up the demo in `out`, or begin one.
+
+        Raises:
+            OutputError: `out` holds something else, or a demo with another seed.
+        """
+        self.path, self.seed, self.console = out / "stages.json", seed, console
+        self.stages: list[Stage] = []
+        self.seconds: dict[str, float] = {}
+        self.done: set[str] = set()
+        if self.path.is_file():
+            self._read()
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out} holds something else; give a new or empty folder")
+
+    def once(self, words: str, command: str, work: Callable[[], object]) -> None:
+        """Do the work unless it was done before; the words are the stage's name."""
+        if words not in self.done:
+            self._say(words)
+            start = time.monotonic()
+            try:
+                work()
+                self.done.add(words)
+            finally:
+                self.seconds[words] = self.seconds.get(words, 0.0) + time.monotonic() - start
+                self._write()
+        self.stages.append(Stage(words, command, self.seconds[words]))
+
+    def always(self, words: str, command: str, work: Callable[[], Result]) -> Result:
+        """Do work that takes seconds, whose result is needed each time; the time shown is this time's."""
+        start = time.monotonic()
+        result = work()
+        self.stages.append(Stage(words, command, time.monotonic() - start))
+        return result
+
+    def _say(self, words: str) -> None:
+        if self.console:
+            self.console.print(f"[bold]{words}[/bold]")
+
+    def _read(self) -> None:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            seed, self.done, self.seconds = content["seed"], set(content["done"]), dict(content["seconds"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise OutputError(f"{self.path} cannot be read; give a new folder, or remove this one") from error
+        if seed != self.seed:
+            raise OutputError(f"{self.path.parent} holds the demo of seed {seed}; give another folder, or that seed")
+
+    def _write(self) -> None:
+        content = {"seed": self.seed, "done": sorted(self.done), "seconds": self.seconds}
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
