@@ -133,7 +133,8 @@ def kernel_distance(
 def kernel_draws(virtual: Tensor, real: Tensor, counts: Tensor) -> Tensor:
     """Kernel distances of bootstrap samples of pairs.
 
-    A tile that was drawn twice is not compared with itself, or the distances would no longer be unbiased.
+    A tile that was drawn twice is not compared with itself, and its partner weighs as much beside the other tiles as it
+    does among all of them, or the distances would no longer be unbiased.
 
     Args:
         virtual: features, N x D.
@@ -149,7 +150,10 @@ def kernel_draws(virtual: Tensor, real: Tensor, counts: Tensor) -> Tensor:
         (_weighted_sum(rows, rows, weights) - weights.square() @ _kernel_diagonal(rows)) / (total.square() - squares)
         for rows in (virtual, real)
     ]
-    return within[0] + within[1] - 2 * _weighted_sum(virtual, real, weights) / total.square()
+    partners = (virtual * real).mean(1).add(1) ** 3
+    others = (_weighted_sum(virtual, real, weights) - weights.square() @ partners) / (total.square() - squares)
+    between = (weights @ partners / total + (len(virtual) - 1) * others) / len(virtual)
+    return within[0] + within[1] - 2 * between
 
 
 def _check(virtual: Tensor, real: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,6 +123,11 @@ def _plots(found: Evaluation, colour: str) -> list[tuple[str, str]]:
         virtual, real = (columns[name].numpy() for name in ("dab_virtual", "dab_real"))
         drawing = draw_agreement(virtual, real, "DAB density, OD", colour)
         plots.append(("Amount of stain: integrated DAB optical density per pixel of each tile.", drawing))
+    if "positive_virtual_px" in columns:
+        areas_px = torch.tensor([math.prod(tile.size) for tile in pair_images(found.virtual, found.real)])
+        virtual, real = ((columns[name] / areas_px).numpy() for name in ("positive_virtual_px", "positive_real_px"))
+        drawing = draw_agreement(virtual, real, "positive share", colour)
+        plots.append(("Share of each tile's area that is DAB-positive.", drawing))
     return plots
 
 

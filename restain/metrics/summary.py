@@ -99,7 +99,7 @@ def set_figures(
         draws=fid_draws,
     )
     size = preset.subset_size or min(100, sampling.tiles // 2)
-    value, error = kernel_distance(virtual, real, preset.subsets, size, generator(SEED, "kid"))
+    value, _ = kernel_distance(virtual, real, preset.subsets, size, generator(SEED, "kid"))
     kid_draws = kernel_draws(virtual, real, sampling.counts) * _KID_SCALE
     kid = Figure(
         value.item() * _KID_SCALE,
@@ -113,7 +113,7 @@ def set_figures(
         f"KID{suffix}",
         unit="×1000",
         higher_is_better=False,
-        standard_error=error.item() * _KID_SCALE,
+        standard_error=kid_draws.std().item() if sampling.units > 1 else math.nan,
         draws=kid_draws,
     )
     return {f"fid{key}": fid, f"kid{key}": kid}

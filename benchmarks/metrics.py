@@ -1,0 +1,102 @@
+"""All metrics and Inception's features in one pass over the tiles, against a pass for each; memory as tiles grow.
+
+python benchmarks/metrics.py [--tiles 1000] [--side-px 1024]
+
+Inception's weights are random here: features cost the same with any.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import cost
+
+from restain.image import save_image
+from restain.metrics import METRICS, Judges, evaluate
+from restain.metrics.features import inception
+from restain.metrics.tiles import pair_images, read_batches
+from restain.networks.inception import FidInception
+
+
+def draw(folder: Path, tiles: int, side_px: int) -> None:
+    """Coarse colourful noise: real tiles, and virtual ones that differ a little."""
+    random = np.random.default_rng(0)
+    for index in range(tiles):
+        coarse = random.integers(60, 230, (side_px // 16, side_px // 16, 3))
+        rgb = np.kron(coarse, np.ones((16, 16, 1), np.int64))
+        for name in ("real", "virtual"):
+            grainy = np.clip(rgb + random.normal(0, 8, rgb.shape), 0, 255).astype(np.uint8)
+            save_image(folder / name / f"{index:05}.png", grainy)
+
+
+def together(folder: Path, tiles: int) -> Callable[[], object]:
+    """What `restain evaluate` does, over the first tiles."""
+    extractor = inception(folder / "inception.pth")
+    subset = _link(folder, tiles)
+
+    def run() -> None:
+        evaluate(subset / "virtual", subset / "real", judges=Judges((extractor,)))
+
+    return run
+
+
+def apart(folder: Path, tiles: int) -> Callable[[], object]:
+    """A pass over the files for each metric and for the features, without any interval."""
+    extractor = inception(folder / "inception.pth")
+    subset = _link(folder, tiles)
+
+    def run() -> None:
+        pairs = pair_images(subset / "virtual", subset / "real")
+        for metric in METRICS.values():
+            if metric.partner == "real":
+                for batch in read_batches(pairs):
+                    metric.measure(batch.virtual, batch.real)
+        for batch in read_batches(pairs):
+            extractor(batch.virtual)
+            extractor(batch.real)
+
+    return run
+
+
+def _link(folder: Path, tiles: int) -> Path:
+    subset = folder / f"first-{tiles}"
+    for name in ("real", "virtual"):
+        (subset / name).mkdir(parents=True, exist_ok=True)
+        for path in sorted((folder / name).iterdir())[:tiles]:
+            link = subset / name / path.name
+            if not link.exists():
+                link.symlink_to(path)
+    return subset
+
+
+def main() -> None:
+    """Print time and memory of half the tiles, of all, and of a pass for each metric."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=int, default=1000)
+    parser.add_argument("--side-px", type=int, default=1024)
+    arguments = parser.parse_args()
+    tiles = arguments.tiles
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw(folder, tiles, arguments.side_px)
+        torch.save(FidInception().state_dict(), folder / "inception.pth")
+        rows = {
+            f"one pass, {tiles // 2} tiles": cost(together, folder, tiles // 2, repeats=1),
+            f"one pass, {tiles} tiles": cost(together, folder, tiles, repeats=1),
+            f"a pass for each, {tiles} tiles": cost(apart, folder, tiles, repeats=1),
+        }
+    print(f"{'':32}{'seconds':>10}{'per tile':>10}{'extra MiB':>12}")
+    for (label, figure), count in zip(rows.items(), (tiles // 2, tiles, tiles), strict=True):
+        print(f"{label:32}{figure.seconds:10.1f}{figure.seconds / count:10.3f}{figure.extra_mib:12.0f}")
+    half, whole, each = rows.values()
+    features_mib = (tiles - tiles // 2) * 2 * 2048 * 4 / 2**20
+    print(f"{'ratio, each to one':32}{each.seconds / whole.seconds:9.2f}x")
+    print(f"{'growth from half to all':32}{whole.extra_mib - half.extra_mib:22.0f} MiB more")
+    print(f"{'of these, feature matrices':32}{features_mib:22.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
