@@ -157,7 +157,7 @@ def stain_slides(
         return outcome
     waiting = list(jobs)
     for _ in range(_ATTEMPTS):
-        waiting = _in_processes(model, waiting, settings, device, workers, overwrite, note)
+        waiting = _in_processes(model, waiting, settings, device, workers, overwrite, note) if waiting else []
     for job in waiting:
         note(job, RestainError(f"{job.source}: its process was killed {_ATTEMPTS} times; memory may be too small"))
     return outcome
@@ -176,7 +176,7 @@ def _in_processes(
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     lost = []
-    with ProcessPoolExecutor(workers, context, _begin, (model, device, threads)) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _begin, (model, device, threads)) as pool:
         futures: dict[Future[SlideReport | RestainError], SlideJob] = {
             pool.submit(_work, job, settings, overwrite): job for job in jobs
         }

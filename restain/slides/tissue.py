@@ -114,7 +114,8 @@ def otsu(values: NDArray[np.float32]) -> float:
     mean_below = np.cumsum(counts * centres) / np.maximum(below, 1)
     mean_above = (np.cumsum((counts * centres)[::-1]) / np.maximum(above[::-1], 1))[::-1]
     between = below[:-1] * above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
-    return float(edges[int(np.argmax(between)) + 1])
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))  # a whole gap where nothing lies in between
+    return float(edges[best + 1].mean())
 
 
 def _grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:

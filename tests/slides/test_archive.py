@@ -1,0 +1,99 @@
+"""Many slides: each a unit of its own, found in folders and tables, shared out over machines."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from restain.cli import main
+from restain.errors import InputError, MissingError
+from restain.slides.archive import SlideJob, find_slides, is_slide, shard, stain_slides
+from restain.slides.settings import SlideSettings
+
+MakeSlide = Callable[..., Path]
+
+
+def test_slides_are_found_in_folders_and_tables(tmp_path: Path) -> None:
+    for name in ("a/1.svs", "a/b/2.ome.tif", "a/notes.txt", "out/1.ome.tif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "list.csv").write_text("slide,mpp,name\na/1.svs,0.25,first\na/b/2.ome.tif,,\n")
+    out = tmp_path / "out"
+    assert [job.target for job in find_slides([tmp_path / "a"], out)] == [out / "1.ome.tif", out / "b/2.ome.tif"]
+    assert find_slides([tmp_path / "list.csv"], out) == [
+        SlideJob(tmp_path / "a/1.svs", out / "first.ome.tif", 0.25),
+        SlideJob(tmp_path / "a/b/2.ome.tif", out / "2.ome.tif"),
+    ]
+    assert [job.source.name for job in find_slides([tmp_path], out)] == ["1.svs", "2.ome.tif"]
+    assert is_slide(Path("A.SVS"))
+    assert not is_slide(Path("a.tif"))
+
+
+def test_what_is_wrong_with_a_list_is_said(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("file\na.svs\n")
+    with pytest.raises(InputError, match="needs a first line with a column 'slide'"):
+        find_slides([tmp_path / "l.csv"], tmp_path)
+    (tmp_path / "l.csv").write_text("slide,mpp\na.svs,fine\n")
+    with pytest.raises(InputError, match="line 2: mpp 'fine' is not a number"):
+        find_slides([tmp_path / "l.csv"], tmp_path)
+    (tmp_path / "l.csv").write_text("slide\na.svs\nb/a.svs\n")
+    with pytest.raises(InputError, match="would both become"):
+        find_slides([tmp_path / "l.csv"], tmp_path)
+    with pytest.raises(MissingError, match="does not exist"):
+        find_slides([tmp_path / "none"], tmp_path)
+    with pytest.raises(InputError, match="holds no slides"):
+        find_slides([tmp_path], tmp_path / "out")
+
+
+def test_shares_are_disjoint_and_together_all() -> None:
+    jobs = [SlideJob(Path(f"{n}.svs"), Path(f"{n}.ome.tif")) for n in range(7)]
+    shares = [shard(jobs, f"{index}/3") for index in range(3)]
+    assert sorted((job for share in shares for job in share), key=jobs.index) == jobs
+    for wrong in ("3/3", "1", "a/b", "-1/2"):
+        with pytest.raises(InputError, match="expected i/n"):
+            shard(jobs, wrong)
+
+
+def test_bad_slides_are_told_at_the_end_and_finished_ones_are_skipped(
+    make_slide: MakeSlide,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "he").mkdir()
+    make_slide().rename(tmp_path / "he/good.ome.tif")
+    (tmp_path / "he/bad.svs").write_text("no slide")
+    words = ["stain", tmp_path / "he", "--model", checkpoint, "--out", tmp_path / "out", "--tile-px", "128"]
+    monkeypatch.setattr(sys, "argv", ["restain", *map(str, words), "--device", "cpu"])
+    for already in ("", ", 1 of them earlier"):
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 1
+        printed = capsys.readouterr()
+        assert f"not stained: {tmp_path / 'he/bad.svs'} cannot be read as a slide" in printed.err
+        assert f"1 of 2 slides are stained{already}, in {tmp_path / 'out'}" in printed.out
+    assert (tmp_path / "out/good.ome.tif").exists()
+
+
+def test_a_killed_process_loses_no_slide(make_slide: MakeSlide, checkpoint: Path, tmp_path: Path) -> None:
+    jobs = [SlideJob(make_slide(f"{n}.ome.tif"), tmp_path / f"out/{n}.ome.tif") for n in range(2)]
+    killed = []
+
+    def kill(*_: object) -> None:
+        if not killed:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            workers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+            os.kill(workers[0], signal.SIGKILL)
+            killed.append(workers[0])
+
+    if not Path("/proc/self/task").exists():
+        pytest.skip("finds the processes in /proc")
+    outcome = stain_slides(checkpoint, jobs, SlideSettings(tile_px=128), workers=2, on_slide=kill)
+    assert killed
+    assert not outcome.failures
+    assert {report.path for report in outcome.reports} == {job.target for job in jobs}
+    assert all(job.target.exists() for job in jobs)

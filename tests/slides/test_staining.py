@@ -1,0 +1,208 @@
+"""A whole slide is stained seamlessly, in bounded steps, resumably; bad input becomes a sentence."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openslide
+import pytest
+from numpy.typing import NDArray
+
+from restain.errors import InputError, MissingError, OutputError
+from restain.image import to_tensor, to_uint8
+from restain.networks.norm import freeze
+from restain.slides.codec import Codec
+from restain.slides.reader import open_slide
+from restain.slides.settings import Model, SlideSettings, load_model
+from restain.slides.staining import stain_slide
+from restain.slides.statistics import load_statistics
+
+MakeSlide = Callable[..., Path]
+RGB = NDArray[np.uint8]
+PLAIN = SlideSettings(tile_px=128, codec=Codec("lossless"))
+ALL = replace(PLAIN, tissue_mask=False)
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> Model:
+    return load_model(checkpoint)
+
+
+def pixels(path: Path) -> RGB:
+    with openslide.OpenSlide(path) as slide:
+        return np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
+
+
+def test_tiles_give_what_one_piece_gives(model: Model, make_slide: MakeSlide, drawing: RGB, tmp_path: Path) -> None:
+    stain_slide(model, make_slide(), tmp_path / "out.ome.tif", ALL)
+    statistics = load_statistics(tmp_path / "out.statistics.safetensors", model=model.sha256)
+    padded = np.pad(drawing, ((0, 2), (0, 0), (0, 0)), mode="reflect")  # 430 is no multiple of 4
+    expected = to_uint8(freeze(model.generator, statistics)(to_tensor(padded)))[0][:430]
+    difference = np.abs(pixels(tmp_path / "out.ome.tif").astype(int) - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+def test_a_region_has_the_pixels_of_the_whole(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    he, whole, part = make_slide(), tmp_path / "whole.ome.tif", tmp_path / "part.ome.tif"
+    stain_slide(model, he, whole, ALL)
+    same = replace(ALL, norm=str(tmp_path / "whole.statistics.safetensors"), region=(201, 99, 250, 240))
+    stain_slide(model, he, part, same)
+    found = pixels(part)
+    assert found.shape == (243, 251, 3)  # from multiples of 4, 200 and 96, on
+    difference = np.abs(found.astype(int) - pixels(whole)[96:339, 200:451])
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+def test_only_tissue_is_stained(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    report = stain_slide(model, make_slide(), tmp_path / "out.ome.tif", PLAIN)
+    assert 0 < report.megapixels < 600 * 430 / 1e6
+    virtual = pixels(tmp_path / "out.ome.tif")
+    assert len(np.unique(virtual[:, :128].reshape(-1, 3), axis=0)) == 1
+    assert len(np.unique(virtual[200:300, 300:500].reshape(-1, 3), axis=0)) > 1
+    assert {path.name for path in tmp_path.glob("out.*")} == {
+        "out.ome.tif", "out.tissue.png", "out.tissue.geojson", "out.statistics.safetensors"
+    }  # fmt: skip
+
+
+def test_drawn_regions_are_stained(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    square = "[[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]"
+    (tmp_path / "r.geojson").write_text(f'{{"type": "Polygon", "coordinates": [{square}]}}')
+    report = stain_slide(model, make_slide(), tmp_path / "out.ome.tif", replace(PLAIN, rois=tmp_path / "r.geojson"))
+    assert report.megapixels == 128 * 128 / 1e6
+
+
+class Killed(NamedTuple):
+    status: int
+    path: Path
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from restain.slides.codec import Codec
+from restain.slides.settings import SlideSettings, load_model
+from restain.slides.staining import stain_slide
+torch.set_num_threads(1)
+def kill(done, *_):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+model, source, out = map(Path, sys.argv[1:])
+settings = SlideSettings(tile_px=128, codec=Codec("lossless"))
+stain_slide(load_model(model), source, out, settings, on_progress=kill)
+"""
+
+
+def test_killed_it_goes_on_and_ends_with_the_same_pixels(
+    model: Model, checkpoint: Path, make_slide: MakeSlide, tmp_path: Path
+) -> None:
+    he, whole, killed = make_slide(), tmp_path / "whole.ome.tif", tmp_path / "killed.ome.tif"
+    run = subprocess.run([sys.executable, "-c", KILLED, checkpoint, he, killed], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert not killed.exists()
+    report = stain_slide(model, he, killed, PLAIN)
+    assert "continues an earlier run" in report.notes
+    complete = stain_slide(model, he, whole, PLAIN)
+    assert complete.megapixels - report.megapixels == pytest.approx(3 * 128 * 128 / 1e6)
+    assert np.array_equal(pixels(killed), pixels(whole))
+
+
+def test_what_is_finished_is_skipped(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    he, out = make_slide(), tmp_path / "out.ome.tif"
+    assert not stain_slide(model, he, out, PLAIN).skipped
+    moved = shutil.copy(he, tmp_path / "same contents.ome.tif")
+    assert stain_slide(model, Path(moved), out, PLAIN).skipped
+    with pytest.raises(OutputError, match="exists and is another result"):
+        stain_slide(model, he, out, replace(PLAIN, codec=Codec("compact")))
+    assert not stain_slide(model, he, out, replace(PLAIN, codec=Codec("compact")), overwrite=True).skipped
+
+
+def test_another_scale_is_resampled_and_told(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    report = stain_slide(model, make_slide(mpp=4.0), tmp_path / "out.ome.tif", ALL)
+    assert report.notes == ["4 µm per px, from OME", "reduced to 8 µm per px, which the model was trained at"]
+    with open_slide(tmp_path / "out.ome.tif") as slide:
+        assert slide.mpp == 8.0
+        assert slide.size == (300, 215)
+    unknown = stain_slide(replace(model, mpp=None), make_slide(mpp=4.0), tmp_path / "own.ome.tif", ALL)
+    assert "the model does not tell its µm per px" in unknown.notes[1]
+
+
+@pytest.mark.parametrize("norm", ["dense", "tile"])
+def test_other_policies(model: Model, make_slide: MakeSlide, tmp_path: Path, norm: str) -> None:
+    stain_slide(model, make_slide(), tmp_path / "out.ome.tif", replace(PLAIN, norm=norm))
+    assert pixels(tmp_path / "out.ome.tif").std() > 0
+
+
+def test_too_small_a_disk_is_refused_with_the_figure(
+    model: Model, make_slide: MakeSlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"will take about 0\.00 GB .* but only 0\.00 GB are free; make room"):
+        stain_slide(model, make_slide(), tmp_path / "out.ome.tif", PLAIN)
+    assert not list(tmp_path.glob("out*"))
+
+
+FULL = """
+import resource, sys
+from restain.errors import RestainError
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+from restain.slides.layout import Position
+from restain.slides.spool import Spool
+from pathlib import Path
+spool = Spool(Path(sys.argv[1]), "job")
+try:
+    for row in range(20):
+        spool.put([(Position(0, row, 0), bytes(10_000))])
+except RestainError as error:
+    sys.exit(f"{row} {error}")
+"""
+
+
+def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.tif"
+    run = subprocess.run([sys.executable, "-c", FULL, out], check=False, capture_output=True, text=True)
+    count, _, message = run.stderr.partition(" ")
+    assert message.startswith("cannot write")
+    assert "make room on the disk" in message
+    assert 0 < int(count) < 20
+    assert not out.exists()
+    from restain.slides.spool import Spool
+
+    with Spool(out, "job") as spool:
+        assert spool.resumed
+        assert len(spool.positions(0)) == int(count)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"region": (5000, 0, 10, 10)}, "region 5000,0,10,10 does not lie on"),
+        ({"region": (0, 0, 60, 60)}, "no tissue there"),
+        ({"tile_px": 100}, "for slides, expected multiples of 16"),
+        ({"norm": "none"}, "expected one of slide, dense, tile"),
+        ({"rois": Path("none.geojson")}, "none.geojson does not exist"),
+        ({"mpp": 100.0}, "--mpp 100 is out of range"),
+    ],
+)
+def test_bad_settings_are_refused(
+    model: Model, make_slide: MakeSlide, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises((InputError, MissingError), match=message):
+        stain_slide(model, make_slide(), tmp_path / "out.ome.tif", replace(PLAIN, **change))  # type: ignore[arg-type]  # by name
+    assert not (tmp_path / "out.ome.tif").exists()
+
+
+def test_results_are_ome_tiffs_beside_their_source(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.ome\.tif"):
+        stain_slide(model, make_slide(), tmp_path / "out.png", PLAIN)
+    with pytest.raises(OutputError, match="is the slide itself"):
+        stain_slide(model, make_slide(), make_slide(), PLAIN, overwrite=True)

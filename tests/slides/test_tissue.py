@@ -1,0 +1,85 @@
+"""Tissue is found by its colour; its outlines go to GeoJSON and come back the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from restain.errors import InputError, MissingError
+from restain.slides.reader import open_slide
+from restain.slides.tissue import TissueMask, find_tissue, load_rois, otsu, save_tissue, tissue_of
+
+MakeSlide = Callable[..., Path]
+
+
+def test_tissue_is_where_it_was_drawn(make_slide: MakeSlide) -> None:
+    with open_slide(make_slide()) as slide:
+        tissue = find_tissue(slide)
+    assert tissue.touches(390, 215, 10, 10)
+    assert tissue.share(350, 180, 80, 60) == 1
+    assert not tissue.touches(0, 0, 200, 430)
+    assert not tissue.touches(0, 0, 600, 60)
+
+
+def test_glass_without_tissue(make_slide: MakeSlide) -> None:
+    with open_slide(make_slide(tissue=False)) as slide, pytest.raises(InputError, match="no tissue found on it; --no-"):
+        find_tissue(slide)
+
+
+def test_dust_shadows_and_noise_are_no_tissue() -> None:
+    rgb = np.random.default_rng(0).normal(235, 4, (200, 200, 3)).clip(0, 255).astype(np.uint8)
+    rgb[20:26, 20:26] = (150, 60, 140)
+    rgb[100:, :40] = 5
+    assert not tissue_of(rgb, 8.0).any()
+
+
+def test_otsu_parts_two_groups() -> None:
+    values = np.concatenate([np.random.default_rng(0).normal(mean, 0.02, 500) for mean in (0.1, 0.6)])
+    assert 0.2 < otsu(values.astype(np.float32)) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outlines_fill_to_the_mask(seed: int) -> None:
+    noise = np.random.default_rng(seed).standard_normal((30, 40))
+    mask = ndimage.gaussian_filter(noise, 1) > 0.05
+    drawn = Image.new("1", (320, 240))
+    for rings in TissueMask(mask, (8.0, 8.0)).polygons():
+        own = Image.new("1", drawn.size)
+        for index, ring in enumerate(rings):
+            assert ring[0] == ring[-1]
+            ImageDraw.Draw(own).polygon([(x - 0.5, y - 0.5) for x, y in ring], fill=int(index == 0))
+        drawn.paste(1, mask=own)
+    assert np.array_equal(np.array(drawn)[4::8, 4::8], mask)
+
+
+def test_what_is_saved_can_be_read_again(make_slide: MakeSlide, tmp_path: Path) -> None:
+    with open_slide(make_slide()) as slide:
+        tissue = find_tissue(slide)
+        save_tissue(tissue, slide, tmp_path / "t.png", tmp_path / "t.geojson")
+        again = load_rois(tmp_path / "t.geojson", slide)
+    feature = json.loads((tmp_path / "t.geojson").read_text())["features"][0]
+    assert feature["properties"]["objectType"] == "annotation"
+    assert (again.mask != tissue.mask).mean() < 0.02
+    assert Image.open(tmp_path / "t.png").size == tissue.mask.shape[::-1]
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ("no json", "is not GeoJSON"),
+        ('{"a": 1}', "is not GeoJSON"),
+        ('{"type": "FeatureCollection", "features": []}', "has no polygon"),
+        ('[{"type": "Polygon", "coordinates": [[[9e5, 9e5], [9e5, 9.1e5], [9.1e5, 9e5]]]}]', "none of its polygons"),
+    ],
+)
+def test_bad_regions_are_refused(make_slide: MakeSlide, tmp_path: Path, contents: str, message: str) -> None:
+    (tmp_path / "r.geojson").write_text(contents)
+    with open_slide(make_slide()) as slide:
+        with pytest.raises(InputError, match=message):
+            load_rois(tmp_path / "r.geojson", slide)
+        with pytest.raises(MissingError, match="does not exist"):
+            load_rois(tmp_path / "none.geojson", slide)
