@@ -24,12 +24,14 @@ class Recovery:
     @property
     def aligned_px(self) -> Tensor:
         """Distance between where the alignment sends a region and where the truth does; one entry per region inside."""
-        return torch.linalg.vector_norm(self.found - self.truth, dim=1)[self.inside]
+        distances: Tensor = torch.linalg.vector_norm(self.found - self.truth, dim=1)
+        return distances[self.inside]
 
     @property
     def identity_px(self) -> Tensor:
         """The same for leaving every region where it is, which is the length of the true displacement."""
-        return torch.linalg.vector_norm(self.truth, dim=1)[self.inside]
+        lengths: Tensor = torch.linalg.vector_norm(self.truth, dim=1)
+        return lengths[self.inside]
 
 
 def recovery(alignment: Tensor, truth: Tensor, size_px: float) -> Recovery:
