@@ -46,7 +46,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_figures_are_those_of_the_tiles(folders: tuple[Path, Path]) -> None:
     found = evaluate(*folders)
     assert found.names == ("tile0", "tile1", "tile2", "tile3")
-    assert list(found.figures) == [name for name, metric in METRICS.items() if not metric.smallest_px and metric.partner == "real"]
+    assert list(found.figures) == [
+        name for name, metric in METRICS.items() if not metric.smallest_px and metric.partner == "real"
+    ]
     assert found.notes == ("MS-SSIM, RGB: needs sides of 161 px, the shortest here is 20 px.",)
     for index, name in enumerate(found.names):
         virtual, real = (

@@ -1,0 +1,86 @@
+"""Tissue kept or lost: haematoxylin, nuclei, and the figures of `evaluate` that need them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from restain.data.phantom import PhantomSettings, draw_pair
+from restain.image import save_image, to_tensor
+from restain.metrics import evaluate
+from restain.metrics.expression import dab_divergence
+from restain.metrics.familiarity import BLOCK_PX, Familiarity, block_features, fit_familiarity
+from restain.metrics.nuclei import nuclei_metrics
+from restain.metrics.structure import haematoxylin_correlation, matched_nuclei
+from restain.quantify import Settings, quantify_image
+from restain.stains import STAIN_VECTORS, beer_lambert, rgb_to_hed, to_unit
+
+
+def test_haematoxylin_correlates_with_itself_under_any_other_stain() -> None:
+    amounts = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.4
+    eosin = beer_lambert(amounts * torch.tensor([1, 1, 0]).view(1, 3, 1, 1), STAIN_VECTORS)
+    brown = beer_lambert(amounts * torch.tensor([0.5, 0, 1]).view(1, 3, 1, 1), STAIN_VECTORS)
+    assert_close(haematoxylin_correlation(brown, eosin), torch.ones(2), rtol=0, atol=1e-4)
+    first, second = torch.rand(2, 1, 3, 9, 9, generator=torch.Generator().manual_seed(1))
+    expected = np.corrcoef(*(rgb_to_hed(image)[0, 0].flatten().numpy() for image in (first, second)))[0, 1]
+    assert_close(haematoxylin_correlation(first, second).item(), float(expected), rtol=0, atol=1e-5)
+
+
+def test_nuclei_match_when_each_is_the_others_nearest() -> None:
+    pair = draw_pair(3, PhantomSettings(size_px=192))
+    cells = quantify_image(pair.ihc_aligned, Settings(0.5)).cells
+    assert matched_nuclei(cells, cells, 1) == len(cells)
+    assert matched_nuclei(cells, cells.chosen(np.arange(len(cells)) < 5), 1) == 5
+    assert matched_nuclei(cells, cells.chosen(np.zeros(len(cells), bool)), 1) == 0
+
+
+def test_evaluate_counts_cells_and_shared_nuclei(tmp_path: Path) -> None:
+    pairs = [draw_pair(seed, PhantomSettings(size_px=160, marker="nuclear")) for seed in (3, 5)]
+    for index, pair in enumerate(pairs):
+        for folder, image in (("he", pair.he), ("aligned", pair.ihc_aligned)):
+            save_image(tmp_path / folder / f"{index}.png", image)
+    extra = nuclei_metrics(Settings(0.5, "nuclear"))
+    found = evaluate(tmp_path / "aligned", tmp_path / "aligned", he=tmp_path / "he", extra=extra)
+    assert extra.keys() <= found.figures.keys()
+    for score in ("positive_nuclei", "h_score"):
+        assert found.figures[f"{score}_error"].value == found.figures[f"{score}_bias"].value == 0
+        assert found.figures[f"{score}_limits"].value == 0
+    assert found.figures["nuclei_f1"].value > 0.75, "the same section in two stains"
+    assert found.figures["haematoxylin_r"].value > 0.5
+    assert found.figures["nuclei_f1"].protocol["mpp"] == 0.5
+
+
+def test_divergence_of_histograms() -> None:
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    assert_close(dab_divergence(images, images), torch.zeros(3, dtype=torch.float64))
+    assert (dab_divergence(images, images.flip(0))[[0, 2]] > 0).all()
+    assert_close(dab_divergence(images.flip(-1), images), torch.zeros(3, dtype=torch.float64))
+
+
+def test_what_was_trained_on_is_familiar_and_other_images_are_not() -> None:
+    unit = [to_unit(to_tensor(draw_pair(seed, PhantomSettings(size_px=256)).he)) for seed in range(12)]
+    fitted = fit_familiarity(unit[:8], unit[8:11])
+    again = Familiarity.from_json(fitted.as_json())
+    assert_close(again.distances(unit[11]), fitted.distances(unit[11]))
+    assert fitted.distances(unit[11]).shape == (1, 256 // BLOCK_PX, 256 // BLOCK_PX)
+    assert torch.cat([fitted.unlike(he) for he in unit[8:11]]).float().mean() < 0.03
+    assert fitted.unlike(unit[11].flip(1)).float().mean() > 0.9, "blue for red"
+    blurred = torch.nn.functional.avg_pool2d(unit[11], 9, 1, 4)
+    assert fitted.distances(blurred).median() > 2 * fitted.distances(unit[11]).median()
+
+
+def test_features_do_not_see_orientation_much() -> None:
+    he = to_unit(to_tensor(draw_pair(1, PhantomSettings(size_px=64)).he))
+    assert_close(block_features(he.flip(-1)), block_features(he), rtol=0, atol=0.1)
+    assert block_features(he).shape == (1, 10, 1, 1)
+
+
+def test_too_little_to_fit_is_refused() -> None:
+    from restain.errors import InputError
+
+    with pytest.raises(InputError, match="too few"):
+        fit_familiarity([torch.rand(1, 3, 64, 64)], [])
+    with pytest.raises(InputError, match="smaller than a block"):
+        block_features(torch.rand(1, 3, 32, 64))

@@ -1,0 +1,108 @@
+"""`restain quantify`: tables, cells and pictures, and what is refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from restain.cli import app
+from restain.data.phantom import PhantomSettings, draw_pair
+from restain.errors import InputError, MissingError
+from restain.image import load_image, save_image
+from restain.quantify.regions import load_regions
+
+
+@pytest.fixture(scope="module")
+def tile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantify") / "in" / "sub" / "tile.png"
+    save_image(path, draw_pair(40, PhantomSettings(size_px=192, marker="nuclear")).ihc_aligned)
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["quantify", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_tables_cells_and_picture(tile: Path, tmp_path: Path) -> None:
+    half = [[0, 0], [96, 0], [96, 192], [0, 192], [0, 0]]
+    regions = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [half]},
+        "properties": {"name": "left"},
+    }
+    (tmp_path / "left.geojson").write_text(json.dumps(regions))
+    out = tmp_path / "out"
+    said = run(
+        tile.parents[1], "--out", out, "--marker", "nuclear", "--mpp", 0.5, "--tile-px", 100,
+        "--regions", tmp_path / "left.geojson",
+    )  # fmt: skip
+    assert "1 of 1 images are measured" in said
+    whole, left = rows(out / "regions.csv")
+    assert (whole["image"], whole["region"], left["region"]) == ("sub/tile", "all", "left")
+    assert float(left["area_mm2"]) == pytest.approx(float(whole["area_mm2"]) / 2, rel=0.01)
+    tiles = rows(out / "tiles.csv")
+    assert [(row["x"], row["y"]) for row in tiles] == [("0", "0"), ("100", "0"), ("0", "100"), ("100", "100")]
+    assert sum(int(row["cells"]) for row in tiles) == int(whole["cells"]) > 20
+
+    cells = json.loads((out / "sub" / "tile.geojson").read_text(encoding="utf-8"))["features"]
+    assert len(cells) == int(whole["cells"])
+    names = [cell["properties"]["classification"]["name"] for cell in cells]
+    assert names.count("Negative") == int(whole["negative"])
+    corners = np.concatenate([cell["geometry"]["coordinates"][0] for cell in cells])
+    assert corners.min() >= 0
+    assert corners.max() <= 192
+    overlay = load_image(out / "sub" / "tile.overlay.png")
+    changed = (overlay != load_image(tile)).any(2).mean()
+    assert 0.01 < changed < 0.3
+
+
+def test_a_finer_image_is_read_at_half_a_micrometre_and_keeps_its_coordinates(tile: Path, tmp_path: Path) -> None:
+    fine = np.kron(load_image(tile), np.ones((2, 2, 1), np.uint8))
+    save_image(tmp_path / "fine.png", fine)
+    run(tmp_path / "fine.png", "--out", tmp_path / "out", "--marker", "nuclear", "--mpp", 0.25)
+    run(tile, "--out", tmp_path / "coarse", "--marker", "nuclear", "--mpp", 0.5)
+    whole, coarse = (rows(tmp_path / folder / "regions.csv")[0] for folder in ("out", "coarse"))
+    assert float(whole["area_mm2"]) == pytest.approx(float(coarse["area_mm2"]))
+    assert int(whole["cells"]) == pytest.approx(int(coarse["cells"]), rel=0.1)
+    cells = json.loads((tmp_path / "out" / "fine.geojson").read_text(encoding="utf-8"))["features"]
+    assert np.concatenate([cell["geometry"]["coordinates"][0] for cell in cells]).max() > 300
+
+
+def test_an_image_without_resolution_is_named_and_the_others_are_measured(tile: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["quantify", str(tile), "--out", str(tmp_path / "out"), "--marker", "nuclear"])
+    assert result.exit_code == 1
+    assert "give --mpp" in result.output
+
+
+def test_regions_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="does not exist"):
+        load_regions(tmp_path / "nowhere.geojson")
+    (tmp_path / "bad.geojson").write_text("{")
+    with pytest.raises(InputError, match="cannot be read as GeoJSON"):
+        load_regions(tmp_path / "bad.geojson")
+    (tmp_path / "empty.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(InputError, match="no polygons"):
+        load_regions(tmp_path / "empty.geojson")
+
+
+def test_a_hole_is_not_in_its_region(tmp_path: Path) -> None:
+    square = [[0, 0], [20, 0], [20, 20], [0, 20], [0, 0]]
+    hole = [[5, 5], [15, 5], [15, 15], [5, 15], [5, 5]]
+    content = [{"geometry": {"type": "Polygon", "coordinates": [square, hole]}, "properties": {}}]
+    (tmp_path / "ring.geojson").write_text(json.dumps(content))
+    (region,) = load_regions(tmp_path / "ring.geojson")
+    mask = region.mask((0, 0), (30, 30))
+    assert mask[2, 2]
+    assert not mask[10, 10]
+    assert not mask[25, 25]
+    assert np.array_equal(region.mask((4, 0), (20, 20)), mask[:20, 4:24])

@@ -1,0 +1,74 @@
+"""Disagreement: nothing for a stain that knows no direction, and there where one does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from restain.checkpoint import read_info, save_checkpoint
+from restain.cli import app
+from restain.data.phantom import PhantomSettings, write_pairs
+from restain.errors import InputError
+from restain.image import load_image
+from restain.networks.generator import Generator, GeneratorConfig
+from restain.slides.trust import disagreement, under_symmetries
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def test_a_stain_without_direction_agrees_with_itself() -> None:
+    views = list(under_symmetries(lambda rgb: 255 - rgb, picture()))
+    assert len(views) == 8
+    assert all(np.array_equal(view, 255 - picture()) for view in views)
+    assert disagreement(views).max() < 1e-6
+
+
+def test_the_eight_orientations_are_all_different() -> None:
+    seen: list[bytes] = []
+    list(under_symmetries(lambda rgb: (seen.append(rgb.tobytes()), rgb)[1], picture()))
+    assert len(set(seen)) == 8
+
+
+def test_disagreement_is_where_the_direction_matters() -> None:
+    def brown_above(rgb: np.ndarray) -> np.ndarray:
+        virtual = np.full_like(rgb, 255)
+        virtual[:4] = (120, 70, 40)
+        return virtual
+
+    spread = disagreement(under_symmetries(brown_above, np.zeros((16, 16, 3), np.uint8)))
+    assert spread[0, 8] > 0.1
+    assert spread[8, 8] == 0
+
+
+def test_disagreement_is_the_standard_deviation() -> None:
+    from restain.image import to_tensor
+    from restain.stains import dab_density, to_unit
+
+    images = [picture()[:, ::-1], picture(), picture()[::-1]]
+    densities = [dab_density(to_unit(to_tensor(np.ascontiguousarray(rgb))))[0, 0].numpy() for rgb in images]
+    np.testing.assert_allclose(disagreement(map(np.ascontiguousarray, images)), np.std(densities, axis=0), atol=1e-5)
+    with pytest.raises(InputError, match="at least two"):
+        disagreement([picture()])
+
+
+def test_a_calibrated_checkpoint_writes_trust_beside_the_result(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", 8, validation=2, settings=PhantomSettings(size_px=256))
+    model = tmp_path / "model.safetensors"
+    save_checkpoint(model, Generator(GeneratorConfig(width=4, blocks=1)), method="cut", mpp=0.5)
+    before = read_info(model)
+    runner = CliRunner()
+    calibrated = runner.invoke(app, ["calibrate", "--model", str(model), "--data", str(tmp_path / "pairs")])
+    assert calibrated.exit_code == 0, calibrated.output
+    assert read_info(model).sha256 == before.sha256
+    he, out = tmp_path / "pairs" / "TrainValAB" / "valA", tmp_path / "out"
+    stained = runner.invoke(app, ["stain", str(he), "--model", str(model), "--out", str(out), "--trust"])
+    assert stained.exit_code == 0, stained.output
+    names = sorted(path.stem for path in he.iterdir())
+    lines = (out / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "image,disagreement_mean_od,disagreement_p95_od,unlike_training_share"
+    assert [line.split(",")[0] for line in lines[1:]] == names
+    assert all(0 <= float(line.split(",")[3]) < 0.5 for line in lines[1:])
+    assert load_image(out / "trust" / f"{names[0]}.png").shape == (256, 256, 3)
