@@ -106,7 +106,7 @@ def stain_slide(
                 if plan.tissue:
                     save_tissue(plan.tissue, slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))
                 if (kept := writer.spool.folder / _STATISTICS).exists():
-                    kept.replace(_beside(out, _STATISTICS))
+                    save_statistics(_beside(out, _STATISTICS), load_statistics(kept), model=model.sha256)
                 writer.finish(workers=settings.workers)
     return report
 
@@ -185,8 +185,7 @@ def _describe(model: Model, slide: Slide, plan: Plan, settings: SlideSettings, j
 
 def _network(model: Model, plan: Plan, settings: SlideSettings, writer: SlideWriter) -> Network:
     """The generator under its norm policy. Statistics that an earlier run took are taken up again."""
-    generator = model.generator
-    device = model.device
+    generator, device = model.generator, model.device
     policy = find_norm(settings.norm, model.sha256)
     if policy == "dense" or policy == "tile":
         run = tiled_network(generator, policy, plan.size, plan.read, tile_px=plan.tile_px)

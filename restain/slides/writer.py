@@ -185,6 +185,9 @@ class SlideWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Keep what is worth continuing: after a failure with nothing done, nothing is left behind."""
+        if kind and self.spool.folder.is_dir() and not self.finished():
+            self.spool.remove()
         self.spool.close()
 
 

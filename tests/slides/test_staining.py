@@ -198,7 +198,7 @@ def test_bad_settings_are_refused(
 ) -> None:
     with pytest.raises((InputError, MissingError), match=message):
         stain_slide(model, make_slide(), tmp_path / "out.ome.tif", replace(PLAIN, **change))  # type: ignore[arg-type]  # by name
-    assert not (tmp_path / "out.ome.tif").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_results_are_ome_tiffs_beside_their_source(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
