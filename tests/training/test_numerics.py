@@ -60,7 +60,7 @@ def test_channels_last_is_for_gpus_unless_asked_for() -> None:
 
 def test_every_stage_is_compiled_for_fixed_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda stage, dynamic, options: compiled.append((stage, dynamic)))
+    monkeypatch.setattr(nn.Module, "compile", lambda stage, dynamic, **_: compiled.append((stage, dynamic)))
     network = Autoencoder(AuxiliaryConfig(width=1))
     compile_stages(nn.ModuleList([network]))
     assert compiled == [(stage, False) for stage in network.stages.values()]
