@@ -1,9 +1,14 @@
 """`restain calibrate`: teach a checkpoint what its training H&E looks like."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
 
 
 def command(
@@ -17,9 +22,12 @@ def command(
     from restain.stains import to_unit
 
     network, info = load_checkpoint(model)
-    splits = [PairedTiles(data, split, crop_px=None, seed=0, augment=None) for split in ("train", "val")]
-    training, validation = ((to_unit(tiles.item(n, 0).he) for n in range(len(tiles))) for tiles in splits)
-    fitted = fit_familiarity(training, validation)
+
+    def tiles(split: str) -> "Iterator[Tensor]":
+        found = PairedTiles(data, split, crop_px=None, seed=0, augment=None)
+        return (to_unit(found.item(number, 0).he) for number in range(len(found)))
+
+    fitted = fit_familiarity(tiles("train"), tiles("val"))
     extra = {**info.extra, "familiarity": fitted.as_json()}
     save_checkpoint(model, network, method=info.method, stain=info.stain, mpp=info.mpp, extra=extra)
     typer.echo(f"{model} knows the H&E of {data}: a block farther than {fitted.threshold:.2f} from it is unlike it")
