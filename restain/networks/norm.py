@@ -29,9 +29,9 @@ class Moments:
     """What one layer subtracts from each channel and divides it by the root of."""
 
     mean: Tensor
-    """C, float32."""
+    """C, float64, on the CPU."""
     variance: Tensor
-    """C, float32; the population variance, divided by the count."""
+    """C, float64, on the CPU; the population variance, divided by the count."""
 
 
 NormStatistics = Mapping[str, Moments]
@@ -99,7 +99,7 @@ def freeze(generator: Generator, statistics: NormStatistics | None = None) -> Ge
         statistics: of its instance norms; not needed for batch norm.
 
     Returns:
-        A new generator on the same device, in evaluation mode, without gradients.
+        A new generator of the same type on the same device, in evaluation mode, without gradients.
 
     Raises:
         ShapeError: the statistics belong to a generator of another shape.
@@ -107,18 +107,18 @@ def freeze(generator: Generator, statistics: NormStatistics | None = None) -> Ge
     statistics = statistics or {}
     config = generator.config.model_copy(update={"norm": "none", "spectral_norm": False, "dropout": 0.0})
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
-        frozen = Generator(config)
+        frozen = Generator(config).to(next(generator.parameters()))
     check_statistics(generator, statistics)
     with evaluating(generator):
         targets = (layer for layer in frozen.modules() if isinstance(layer, Convolution))
         for (source, norm, name), target in zip(_normalised_convolutions(generator), targets, strict=True):
             scale, shift = _scale_and_shift(norm, statistics.get(name))
-            bias = 0.0 if source.bias is None else source.bias.double()
+            bias = 0.0 if source.bias is None else _exact(source.bias)
             across = (1, -1, 1, 1) if isinstance(source, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-            target.weight.copy_(source.weight.double() * scale.view(across))
+            target.weight.copy_(_exact(source.weight) * scale.view(across))
             assert target.bias is not None
             target.bias.copy_(bias * scale + shift)
-    return frozen.to(next(generator.parameters()).device).eval().requires_grad_(False)
+    return frozen.eval().requires_grad_(False)
 
 
 def check_statistics(generator: Generator, statistics: NormStatistics) -> None:
@@ -195,7 +195,8 @@ class _Totals:
     def add(self, features: Tensor) -> None:
         """Take in N x C x H x W."""
         dims = (0, 2, 3)
-        variance, mean = (part.double() for part in torch.var_mean(features.float(), dims, correction=0))
+        values = features if features.dtype == torch.float64 else features.float()
+        variance, mean = (_exact(part) for part in torch.var_mean(values, dims, correction=0))
         count = features.numel() // features.shape[1]
         total = self.count + count
         distance = mean - self.mean
@@ -204,8 +205,7 @@ class _Totals:
         self.count = total
 
     def moments(self) -> Moments:
-        mean, variance = torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count)
-        return Moments(mean.float(), variance.float())
+        return Moments(torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count))
 
 
 def _normalised_convolutions(generator: Generator) -> list[tuple[Convolution, Norm | None, str]]:
@@ -226,10 +226,15 @@ def _scale_and_shift(norm: Norm | None, moments: Moments | None) -> tuple[Tensor
     if isinstance(norm, nn.BatchNorm2d):
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        moments = Moments(norm.running_mean, norm.running_var)
+        moments = Moments(_exact(norm.running_mean), _exact(norm.running_var))
     assert moments is not None
-    scale = (moments.variance.double() + norm.eps).rsqrt()
-    shift = -moments.mean.double() * scale
+    scale = (moments.variance + norm.eps).rsqrt()
+    shift = -moments.mean * scale
     if not norm.affine:
         return scale, shift
-    return scale * norm.weight, shift * norm.weight + norm.bias
+    return scale * _exact(norm.weight), shift * _exact(norm.weight) + _exact(norm.bias)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Float64 on the CPU; some devices have no such numbers."""
+    return values.detach().cpu().double()
