@@ -49,7 +49,10 @@ def test_figures_are_those_of_the_tiles(folders: tuple[Path, Path]) -> None:
     assert list(found.figures) == [
         name for name, metric in METRICS.items() if not metric.smallest_px and metric.partner == "real"
     ]
-    assert found.notes == ("MS-SSIM, RGB: needs sides of 161 px, the shortest here is 20 px.",)
+    assert found.notes == (
+        "MS-SSIM, RGB: needs sides of 161 px, the shortest here is 20 px.",
+        "Haematoxylin of the H&E, Pearson R: needs the H&E images (--he).",
+    )
     for index, name in enumerate(found.names):
         virtual, real = (
             to_unit(to_tensor(image.load_image(folder / f"{name}{ending}")))
