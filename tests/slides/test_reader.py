@@ -42,7 +42,7 @@ def test_boxes_fit_together(make_slide: MakeSlide, mpp: float) -> None:
         for x, y, width, height in ((0, 0, 40, 30), (17, 23, 40, 30), (whole.shape[1] - 50, 40, 50, 40)):
             part = slide.read((x * scale, y * scale), (width, height), mpp)
             difference = np.abs(part - whole[y : y + height, x : x + width])
-            assert difference.mean() < 0.5
+            assert difference.mean() < 1
             assert difference.max() <= 1 or scale >= 2  # from a smaller level, OpenSlide places boxes to half a pixel
 
 
