@@ -20,7 +20,7 @@ Write = Callable[..., Path]
 def run(processes: int, *arguments: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(command, check=True, capture_output=True, timeout=170, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_two_processes_learn_what_one_does_with_the_joined_batch(
