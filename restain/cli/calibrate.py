@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from restain.data.layouts import Split
+
 
 def command(
     model: Annotated[Path, typer.Option(help="Checkpoint of a generator; its header is added to.", metavar="FILE")],
@@ -23,7 +25,7 @@ def command(
 
     network, info = load_checkpoint(model)
 
-    def tiles(split: str) -> "Iterator[Tensor]":
+    def tiles(split: "Split") -> "Iterator[Tensor]":
         found = PairedTiles(data, split, crop_px=None, seed=0, augment=None)
         return (to_unit(found.item(number, 0).he) for number in range(len(found)))
 

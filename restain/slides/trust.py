@@ -40,7 +40,9 @@ def disagreement(virtual: Iterable[RGB]) -> Floats:
     Raises:
         InputError: there are fewer than two.
     """
-    count, mean, squares = 0, np.float64(0), np.float64(0)
+    count = 0
+    mean: NDArray[np.float64] = np.zeros(())
+    squares: NDArray[np.float64] = np.zeros(())
     for rgb in virtual:  # Welford's sums
         density = dab_density(to_unit(to_tensor(rgb)))[0, 0].double().numpy()
         count += 1
