@@ -13,6 +13,9 @@ from torch import Tensor
 COLOURS = ("#5661b3", "#a8571c")
 """Of the two methods, as the page's style sheet has them: haematoxylin and DAB."""
 
+MOST_ARROWS = 8
+"""In a row of a drawn field."""
+
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
     "svg.hashsalt": "restain",  # the same drawing gives the same file
@@ -45,15 +48,17 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], columns: int = 4) -> st
     rows = -(-len(terms) // columns)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11.4, 1.75 * rows + 0.4), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
         for panel, term in zip(panels, terms, strict=False):
             for (name, losses), colour in zip(runs.items(), COLOURS, strict=False):
                 if term in losses:
                     steps, values = zip(*losses[term], strict=True)
                     panel.plot(steps, values, color=colour, linewidth=1.4, label=name)
             panel.set_title(term, loc="left", color="#2b2823")
-        for panel in list(panels):
+        for panel in panels[len(terms) :]:
             panel.set_visible(False)
+        for panel in panels[: len(terms)][-columns:]:
+            panel.tick_params(labelbottom=True)
         first = figure.axes[0]
         figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=len(runs))
         figure.supxlabel("step", fontsize=9, color="#5b5750")
@@ -63,23 +68,26 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], columns: int = 4) -> st
 def draw_arrows(background: NDArray[np.uint8], fields: Mapping[str, Tensor], inside: Tensor) -> str:
     """Draw displacement fields over an image, one panel each, arrows in true length.
 
+    Of fine grids every second region is drawn, or every third, so that there are at most `MOST_ARROWS` in a row.
+
     Args:
         background: H x H x 3 RGB.
         fields: title -> (dx, dy) in px of the image, 2 x h x w.
         inside: regions whose true place lies inside the tile, h x w; the arrows of the others are pale.
     """
-    size_px = len(background)
+    size_px, grid = len(background), inside.shape[-1]
+    every = slice(None, None, -(-grid // MOST_ARROWS))
+    centres = ((np.arange(grid) + 0.5) * size_px / grid)[every]
+    colours = [COLOURS[0] if known else "#9b968e" for known in inside[every, every].flatten().tolist()]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5.6 * len(fields), 5.9), layout="constrained")
         panels = figure.subplots(1, len(fields), squeeze=False)[0]
         for panel, (title, field) in zip(panels, fields.items(), strict=True):
-            grid = field.shape[-1]
-            centres = (np.arange(grid) + 0.5) * size_px / grid
             panel.imshow(background, alpha=0.45, extent=(0, size_px, size_px, 0), interpolation="bilinear")
             panel.quiver(
                 *np.meshgrid(centres, centres),
-                *field.numpy(),
-                color=[COLOURS[0] if known else "#9b968e" for known in inside.flatten().tolist()],
+                *field[:, every, every].numpy(),
+                color=colours,
                 angles="xy",
                 scale_units="xy",
                 scale=1,
