@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from restain.cli import calibrate, data_check, demo, evaluate, export, import_, info, phantom, quantify, stain, train
+from restain.cli import (
+    bench,
+    calibrate,
+    data_check,
+    demo,
+    evaluate,
+    export,
+    import_,
+    info,
+    phantom,
+    quantify,
+    stain,
+    train,
+)
 from restain.errors import RestainError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -15,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train.command,
     "stain": stain.command,
     "evaluate": evaluate.command,
+    "bench": bench.command,
     "quantify": quantify.command,
     "calibrate": calibrate.command,
     "import": import_.command,

@@ -83,6 +83,20 @@ def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
         return METHODS[recipe.method](recipe.model, **auxiliary)
 
 
+def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Path, Recipe]:
+    """The models that `train(recipe, data, out)` would train first: the folder of each, and its recipe.
+
+    Raises:
+        MissingError, InputError: the data cannot be used.
+    """
+    listed = listing(_pairs(recipe, Path(data), "train"))
+    return {
+        auxiliary_folder(name, choice, listed, Path(out)): choice
+        for name, choice in recipe.auxiliary.items()
+        if isinstance(choice, Recipe)
+    }
+
+
 def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console | None) -> Path:
     """Train one recipe into one folder; its auxiliary models come here too, as recipes of their own."""
     pairs = _pairs(recipe, root, "train", recipe.data.augment)

@@ -1,0 +1,68 @@
+"""The tiles that every row is judged on, brought together in one folder per side."""
+
+import shutil
+from pathlib import Path
+
+from restain.bench.cell import Judging
+from restain.data.layouts import WHOLE, PairFiles
+from restain.data.pairs import PairedTiles
+from restain.errors import InputError
+from restain.image import list_images, save_image
+
+
+def gather(
+    data: Path, out: Path, truth: Path | None, tiles: int | None, extractors: tuple[tuple[str, Path], ...]
+) -> Judging:
+    """Link, or where one file shows both sides cut, the held-out pairs into `out/he` and `out/real`.
+
+    Args:
+        data: the data set.
+        out: a folder for them; what an earlier call put there is replaced.
+        truth: folder of IHC in register with the held-out H&E, by the same names; the data set's own IHC if None.
+        tiles: how many to take, spread evenly; all if None.
+        extractors: passed through.
+
+    Raises:
+        MissingError, InputError: the data set cannot be used, has no held-out part, or `truth` lacks a tile.
+    """
+    held_out = PairedTiles(data, "val", grades="none")
+    if held_out.part in (WHOLE, "train"):
+        raise InputError(f"{data} has no held-out part; a bench judges by tiles that no row has learned from")
+    files = held_out.files
+    if tiles is not None and tiles < len(files):
+        files = [files[place * len(files) // tiles] for place in range(tiles)]
+    truths = {path.stem: path for path in list_images(truth)} if truth else {}
+    if truth and (lacking := [pair.name for pair in files if pair.name not in truths]):
+        raise InputError(
+            f"{truth} has no image {lacking[0]} (and {len(lacking) - 1} more); expected each held-out tile"
+        )
+    he, real = out / "he", out / "real"
+    for folder in (he, real):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for pair in files:
+        _place(pair, he, real, truths.get(pair.name))
+    return Judging(he, real, extractors)
+
+
+def _place(pair: PairFiles, he: Path, real: Path, truth: Path | None) -> None:
+    if pair.he == pair.ihc:
+        stained, own = pair.load()
+        save_image(he / f"{pair.name}.png", stained)
+        if truth is None:
+            save_image(real / f"{pair.name}.png", own)
+    else:
+        _link(pair.he, he)
+        if truth is None:
+            _link(pair.ihc, real)
+    if truth is not None:
+        _link(truth, real)
+
+
+def _link(source: Path, folder: Path) -> None:
+    """Link where the file system can, else copy."""
+    target = folder / source.name
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)

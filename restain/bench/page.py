@@ -1,0 +1,172 @@
+"""What a bench leaves to read: the table as Markdown and JSON, and as a page with a row of pictures per method."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from restain.bench.cell import Cell
+from restain.bench.table import BenchTable, Line, Spread
+from restain.image import atomic_path, list_images, load_image
+
+SHOWN_TILES = 4
+THUMB_PX = 256
+_HEADER = ("Method", "Seeds", "Steps", "Pairs seen", "Training", "Auxiliary models", "Peak memory")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of pictures."""
+
+    name: str
+    images: Sequence[str]
+    """Data URIs."""
+
+
+def write_outputs(out: Path, table: BenchTable, cells: Sequence[Cell], failures: Mapping[str, str]) -> Path:
+    """Write `table.md`, `table.json` and `index.html`.
+
+    Returns:
+        The page.
+
+    Raises:
+        OutputError: one cannot be written; what was there before is left.
+    """
+    _write(out / "table.md", as_markdown(table, failures))
+    _write(out / "table.json", json.dumps(as_json(table, failures), indent=1, ensure_ascii=False, allow_nan=False))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    page = out / "index.html"
+    html = template.render(
+        table=table,
+        strips=_strips(out / "held-out", table, cells),
+        costs=(_HEADER, [_cost(line) for line in table.lines]),
+        failures=failures,
+        facts={"restain": version("restain"), "torch": torch.__version__},
+    )
+    _write(page, html)
+    return page
+
+
+def as_markdown(table: BenchTable, failures: Mapping[str, str]) -> str:
+    """Three tables: the figures, the paired differences to the reference, the costs."""
+    headings = [column.heading for column in table.columns.values()]
+    figures = [
+        [line.name, *(line.figures.get(name, Spread(())).words() for name in table.columns)] for line in table.lines
+    ]
+    differences = [
+        [line.name, *(_marked(line, name, table) for name in table.columns)] for line in table.lines if line.differences
+    ]
+    prints = [f"{column.label} `{column.fingerprint}`" for column in table.columns.values()]
+    parts = [
+        _markdown(["Method", *headings], figures),
+        f"Mean over seeds ± half of Student's 95 % interval; N = {table.tiles} tiles; {table.budget}.",
+        _markdown([f"Difference to {table.reference}", *headings], differences) if differences else "",
+        "Seed by seed; **bold** where the 95 % interval leaves out 0." if differences else "",
+        _markdown(_HEADER, [_cost(line) for line in table.lines]),
+        "Protocols: " + ", ".join(prints) + ".",
+        *(f"Left out: {note}" for note in table.notes),
+        *(f"Failed: {words}: {reason}" for words, reason in failures.items()),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
+    """Everything; what is not finite becomes null."""
+
+    def spread(found: Spread) -> dict[str, Any]:
+        values = [number if math.isfinite(number) else None for number in found.values]
+        mean, half = (number if math.isfinite(number) else None for number in (found.mean, found.half_width))
+        return {"values": values, "mean": mean, "half_width": half}
+
+    def spreads(found: Mapping[str, Spread]) -> dict[str, Any]:
+        return {name: spread(value) for name, value in found.items()}
+
+    return {
+        "restain": version("restain"),
+        "reference": table.reference,
+        "budget": table.budget,
+        "tiles": table.tiles,
+        "metrics": {name: {"label": column.heading, "protocol": dict(column.protocol), "fingerprint": column.fingerprint}
+                    for name, column in table.columns.items()},
+        "rows": {
+            line.name: {
+                "seeds": line.seeds,
+                "figures": spreads(line.figures),
+                "differences": spreads(line.differences),
+                "steps": spread(line.steps),
+                "pairs": spread(line.pairs),
+                "seconds": spread(line.seconds),
+                "auxiliary_seconds": spread(line.auxiliary_seconds),
+                "peak_bytes": spread(line.peak_bytes),
+            }
+            for line in table.lines
+        },
+        "left out": table.notes,
+        "failures": dict(failures),
+    }  # fmt: skip
+
+
+def _marked(line: Line, name: str, table: BenchTable) -> str:
+    words = line.differences.get(name, Spread(())).words("+")
+    return f"**{words}**" if line.clearly(name, table.columns[name]) else words
+
+
+def _cost(line: Line) -> list[str]:
+    if not line.seeds:
+        return [line.name, "none", *["–"] * 5]
+    return [
+        line.name,
+        str(len(line.seeds)),
+        f"{line.steps.mean:,.0f}",
+        f"{line.pairs.mean:,.0f}",
+        f"{line.seconds.mean / 60:.1f} min",
+        f"{line.auxiliary_seconds.mean / 60:.1f} min" if line.auxiliary_seconds.mean else "none",
+        f"{line.peak_bytes.mean / 2**20:,.0f} MiB",
+    ]
+
+
+def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _strips(held_out: Path, table: BenchTable, cells: Sequence[Cell]) -> list[Strip]:
+    """The H&E, the real IHC and, of each row, the first seed that has a result."""
+    tiles = list_images(held_out / "he")
+    chosen = [tiles[(2 * place + 1) * len(tiles) // (2 * SHOWN_TILES)].stem for place in range(SHOWN_TILES)]
+    chosen = list(dict.fromkeys(chosen))
+    strips = [Strip("H&E", _thumbs(held_out / "he", chosen)), Strip("real IHC", _thumbs(held_out / "real", chosen))]
+    for line in table.lines:
+        done = [cell for cell in cells if cell.row == line.name and cell.seed in line.seeds]
+        strips += [Strip(line.name, _thumbs(cell.out / "virtual", chosen)) for cell in done[:1]]
+    return strips
+
+
+def _thumbs(folder: Path, stems: Sequence[str]) -> list[str]:
+    paths = {path.stem: path for path in list_images(folder)}
+    return [_data_uri(paths[stem]) for stem in stems]
+
+
+def _data_uri(path: Path) -> str:
+    image = Image.fromarray(load_image(path))
+    image.thumbnail((THUMB_PX, THUMB_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

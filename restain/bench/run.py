@@ -1,0 +1,118 @@
+"""Run what is missing of a bench, several cells at a time where asked, and write the table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from restain.bench.cell import Cell, read_note, work, work_auxiliary, write_note
+from restain.bench.held_out import gather
+from restain.bench.page import write_outputs
+from restain.bench.rows import Budget, Row
+from restain.bench.table import BenchTable, collect
+from restain.bench.units import Unit, UnitProgress, run_units
+from restain.errors import InputError, OutputError
+from restain.training.run import auxiliary_runs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a bench came to."""
+
+    table: BenchTable
+    page: Path
+    failures: dict[str, str]
+    """By cell or auxiliary model, why it has no result."""
+
+
+def run_bench(
+    rows: Sequence[Row],
+    data: Path,
+    out: Path,
+    *,
+    budget: Budget = Budget(),
+    seeds: int = 3,
+    truth: Path | None = None,
+    tiles: int | None = None,
+    reference: str | None = None,
+    extractors: Sequence[tuple[str, Path]] = (),
+    workers: int = 1,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Outcome:
+    """Train every row with every seed under one budget, stain the held-out tiles, measure them, and write one table.
+
+    What is finished is not done again, and a training that was stopped goes on; a cell that fails does not stop others.
+
+    Args:
+        rows: what to compare.
+        data: the data set; its training part is learned from, its held-out part judged on.
+        out: folder of the bench: `table.md`, `table.json`, `index.html`, and all that they were made from.
+        budget: of each row; auxiliary models, which rows share, come on top.
+        seeds: how many trainings a row gets, with seeds 0, 1, …
+        truth: folder of IHC in register with the held-out H&E; the data set's own IHC if None.
+        tiles: how many held-out tiles to judge by, spread evenly; all if None.
+        reference: name of the row that others are compared with; the first if None.
+        extractors: networks for FID and KID, as (module:attribute, weights).
+        workers: cells at a time, on as many GPUs in turn as there are.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        console: where progress is shown; nowhere if None.
+
+    Raises:
+        ConfigError, MissingError, InputError: a recipe or the data set is wrong; nothing has been done then.
+        OutputError: `out` holds something else, or a bench with another budget or other tiles.
+    """
+    names = [row.name for row in rows]
+    if reference is not None and reference not in names:
+        raise InputError(f"the reference {reference!r} is no row; there are {', '.join(names)}")
+    data, out = data.absolute(), out.absolute()
+    recipes = {(row, seed): row.load(seed) for row in rows for seed in range(seeds)}
+    _take(out, {"data": str(data), "budget": budget.words, "tiles": tiles, "truth": str(truth) if truth else None})
+    judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
+    cells, needed = [], {}
+    for (row, seed), recipe in recipes.items():
+        name = f"{row.key}-{seed}"
+        auxiliary = auxiliary_runs(recipe, data, out / "runs" / name)
+        cell = Cell(
+            row.name, seed, recipe, data, out / "runs" / name, out / "cells" / name, budget, judging, device,
+            tuple(_note(out, folder) for folder in auxiliary),
+        )  # fmt: skip
+        cells.append(cell)
+        if not cell.done():
+            needed |= {folder: model for folder, model in auxiliary.items() if not _note(out, folder).is_file()}
+    models = [
+        Unit(f"auxiliary model {folder.name}", work_auxiliary, (model, data, folder, device, _note(out, folder)))
+        for folder, model in needed.items()
+    ]
+    units = [Unit(f"{cell.row}, seed {cell.seed}", work, (cell,)) for cell in cells if not cell.done()]
+    progress = UnitProgress(console, len(models) + len(units))
+    failures = run_units(models, workers, device, progress) | run_units(units, workers, device, progress)
+    table = collect(rows, cells, reference or names[0], budget)
+    return Outcome(table, write_outputs(out, table, cells, failures), failures)
+
+
+def _note(out: Path, folder: Path) -> Path:
+    """Where it is kept what an auxiliary model took."""
+    return out / "cells" / f"{folder.name}.json"
+
+
+def _take(out: Path, what: dict[str, object]) -> None:
+    """Make the folder, or check that it holds this very bench."""
+    note = out / "bench.json"
+    if note.is_file():
+        before = read_note(note)
+        if changed := [key for key in what if before.get(key) != what[key]]:
+            key = changed[0]
+            raise OutputError(
+                f"{out} holds a bench with another {key} ({before.get(key)}, now {what[key]}); give another --out, or "
+                "the same again to go on with it"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} holds something else; give a new or empty folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+    write_note(note, what)

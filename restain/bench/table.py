@@ -1,0 +1,149 @@
+"""From the results of all cells to one table: means over seeds, their intervals, paired differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import t as student
+
+from restain.bench.cell import RESULT, Cell, read_note
+from restain.bench.rows import Budget, Row
+from restain.errors import InputError
+
+COVERAGE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over seeds."""
+
+    values: tuple[float, ...]
+    """One per seed."""
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; not a number where there is none."""
+        return sum(self.values) / len(self.values) if self.values else math.nan
+
+    @property
+    def half_width(self) -> float:
+        """Of Student's 95 % interval of the mean; not a number for fewer than two seeds."""
+        number = len(self.values)
+        if number < 2:
+            return math.nan
+        variance = sum((value - self.mean) ** 2 for value in self.values) / (number - 1)
+        return float(student.ppf((1 + COVERAGE) / 2, number - 1)) * math.sqrt(variance / number)
+
+    def words(self, sign: str = "") -> str:
+        """`0.512 ± 0.031`."""
+        if not self.values or math.isnan(self.mean):
+            return "–"
+        digits = 2 if abs(self.mean) >= 10 else 3
+        spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
+        return f"{self.mean:{sign}.{digits}f}{spread}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric."""
+
+    label: str
+    unit: str
+    higher_is_better: bool
+    fingerprint: str
+    protocol: Mapping[str, Any]
+
+    @property
+    def heading(self) -> str:
+        """Its label, the direction that is better, its unit."""
+        return f"{self.label} {'↑' if self.higher_is_better else '↓'}" + (f", {self.unit}" if self.unit else "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    name: str
+    seeds: tuple[int, ...]
+    """Those that have a result."""
+    figures: Mapping[str, Spread]
+    differences: Mapping[str, Spread]
+    """To the reference, seed by seed; empty for the reference itself."""
+    steps: Spread
+    pairs: Spread
+    seconds: Spread
+    auxiliary_seconds: Spread
+    peak_bytes: Spread
+
+    def clearly(self, name: str, column: Column) -> str:
+        """`better` or `worse` than the reference where the paired interval leaves out 0, else nothing."""
+        difference = self.differences.get(name)
+        if difference is None or not abs(difference.mean) > difference.half_width:
+            return ""
+        return "better" if (difference.mean > 0) == column.higher_is_better else "worse"
+
+
+@dataclass(frozen=True)
+class BenchTable:
+    """Everything that a bench found."""
+
+    reference: str
+    budget: str
+    columns: Mapping[str, Column]
+    lines: tuple[Line, ...]
+    tiles: int
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+
+
+def collect(rows: Sequence[Row], cells: Sequence[Cell], reference: str, budget: Budget) -> BenchTable:
+    """Read the results that there are.
+
+    Raises:
+        InputError: two of them were not measured in the same way.
+        OutputError: a result is damaged.
+    """
+    found = {(cell.row, cell.seed): read_note(cell.out / RESULT) for cell in cells if cell.done()}
+    columns: dict[str, Column] = {}
+    for (row, seed), result in found.items():
+        for name, figure in result["figures"].items():
+            column = Column(**{key: figure[key] for key in Column.__dataclass_fields__})
+            if columns.setdefault(name, column).fingerprint != column.fingerprint:
+                raise InputError(
+                    f"{column.label} of {row!r}, seed {seed}, was not measured as in the other rows; remove its "
+                    "result, so that it is measured again"
+                )
+    of_row = {row.name: {seed: result for (name, seed), result in found.items() if name == row.name} for row in rows}
+    lines = tuple(_line(row.name, of_row[row.name], of_row[reference], reference) for row in rows)
+    notes = dict.fromkeys(note for result in found.values() for note in result["left out"])
+    tiles = next((int(column.protocol["tiles"]) for column in columns.values()), 0)
+    return BenchTable(reference, budget.words, columns, lines, tiles, tuple(notes))
+
+
+def _line(name: str, results: Mapping[int, Any], references: Mapping[int, Any], reference: str) -> Line:
+    names = dict.fromkeys(figure for result in results.values() for figure in result["figures"])
+    both = [seed for seed in results if seed in references]
+
+    def value(result: Any, figure: str) -> float:
+        number = result["figures"].get(figure, {}).get("value")
+        return math.nan if number is None else float(number)
+
+    def training(key: str) -> Spread:
+        return Spread(tuple(float(result["training"][key]) for result in results.values()))
+
+    differences = {
+        figure: Spread(tuple(value(results[seed], figure) - value(references[seed], figure) for seed in both))
+        for figure in names
+    }
+    return Line(
+        name,
+        tuple(results),
+        {figure: Spread(tuple(value(result, figure) for result in results.values())) for figure in names},
+        {} if name == reference else differences,
+        training("steps"),
+        training("pairs"),
+        training("seconds"),
+        Spread(tuple(float(result["auxiliary_seconds"]) for result in results.values())),
+        training("peak_bytes"),
+    )

@@ -1,0 +1,134 @@
+"""Work in processes of its own, several at a time; one that fails or dies does not stop the others."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+from rich.console import Console
+
+from restain.errors import RestainError
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Something to do in a process of its own."""
+
+    words: str
+    work: Callable[..., None]
+    """Called with `arguments` and a console, or None where nothing is to be shown."""
+    arguments: tuple[object, ...]
+
+
+@dataclass
+class UnitProgress:
+    """Tells which unit begins or ends, and about how long all of it will take."""
+
+    console: Console | None
+    total: int
+    done: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def begins(self, unit: Unit) -> None:
+        """Announce a unit."""
+        self._say(f"[{self.done + 1}/{self.total}] {unit.words}{self._left()}")
+
+    def ends(self, unit: Unit, failure: str | None) -> None:
+        """Count a unit."""
+        self.done += 1
+        if failure:
+            self._say(f"{unit.words} failed: {failure}")
+
+    def _left(self) -> str:
+        if not self.done:
+            return ""
+        seconds = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        return f", about {timedelta(seconds=round(seconds))} left"
+
+    def _say(self, words: str) -> None:
+        if self.console:
+            self.console.print(words, soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass
+class _Running:
+    """A unit at work."""
+
+    unit: Unit
+    slot: int
+    process: BaseProcess
+    result: Connection
+
+    def failure(self) -> str | None:
+        """Why it failed, once it has ended; None where it did not."""
+        said = str(self.result.recv()) if self.result.poll() else ""
+        code = self.process.exitcode
+        if not said and code:
+            cause = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with {code}"
+            said = f"its process {cause}"
+        return said or None
+
+
+def run_units(units: Sequence[Unit], workers: int, device: str, progress: UnitProgress) -> dict[str, str]:
+    """Do all units, `workers` at a time.
+
+    Args:
+        units: in the order in which they begin.
+        workers: how many at a time; each gets its share of the cores, and the GPUs in turn.
+        device: no GPU is given out if this is `cpu`.
+        progress: is told of each.
+
+    Returns:
+        By the unit's words, why it failed; empty where all went well.
+    """
+    waiting, running, failures = list(units), list[_Running](), dict[str, str]()
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
+    show = workers == 1 and progress.console is not None
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                unit, slot = waiting.pop(0), min(set(range(workers)) - {busy.slot for busy in running})
+                progress.begins(unit)
+                running.append(_start(unit, slot, slot % gpus if gpus else None, threads, show))
+            wait([busy.process.sentinel for busy in running])
+            for ended in [busy for busy in running if not busy.process.is_alive()]:
+                ended.process.join()
+                running.remove(ended)
+                failure = ended.failure()
+                progress.ends(ended.unit, failure)
+                if failure:
+                    failures[ended.unit.words] = failure
+    finally:
+        for busy in running:
+            busy.process.terminate()
+            busy.process.join()
+    return failures
+
+
+def _start(unit: Unit, slot: int, gpu: int | None, threads: int, show: bool) -> _Running:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_do, args=(sender, unit, gpu, threads, show))
+    process.start()
+    sender.close()
+    return _Running(unit, slot, process, receiver)
+
+
+def _do(sender: Connection, unit: Unit, gpu: int | None, threads: int, show: bool) -> None:
+    """In the new process: take its share of the machine, work, and say what went wrong."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        unit.work(*unit.arguments, Console(stderr=True) if show else None)
+    except RestainError as error:
+        sender.send(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,81 @@
+"""`restain bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            help="Rows of the table: recipes, each perhaps with a name before and settings behind.",
+            metavar="[NAME=]RECIPE[,SECTION.KEY=VALUE…]…",
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Folder of paired tiles, with a held-out part.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Folder of the bench; one that was stopped goes on.", metavar="DIR")],
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Length of each training, its auxiliary models not counted.",
+            metavar="steps=N|minutes=M",
+            show_default="as each recipe says",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting that wins over every recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of IHC in register with the held-out H&E, to judge by.",
+            metavar="DIR",
+            show_default="the data set's IHC",
+        ),
+    ] = None,
+    tiles: Annotated[
+        int | None, typer.Option(min=1, help="Held-out tiles to judge by, spread evenly.", show_default="all")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Row that the others are compared with.", metavar="NAME", show_default="the first"),
+    ] = None,
+    extractor: Annotated[
+        list[str] | None,
+        typer.Option(help="A network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time, on as many GPUs as there are.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+) -> None:
+    """Train methods under one budget with several seeds, stain the held-out tiles, measure, and write one table."""
+    from rich.console import Console
+
+    from restain.bench import Budget, read_rows, run_bench
+    from restain.cli.entries import entry
+
+    try:
+        outcome = run_bench(
+            read_rows(recipes, settings or ()),
+            data,
+            out,
+            budget=Budget.parse(budget) if budget else Budget(),
+            seeds=seeds,
+            truth=truth,
+            tiles=tiles,
+            reference=reference,
+            extractors=[entry(words) for words in extractor or ()],
+            workers=workers,
+            device=device,
+            console=Console(stderr=True),
+        )
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on where it was.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo((outcome.page.parent / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"{outcome.page} shows it with pictures; table.md and table.json lie beside it.")
+    if outcome.failures:
+        raise typer.Exit(1)
