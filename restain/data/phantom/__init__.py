@@ -6,6 +6,7 @@ one and stains them. Sizes are in µm, so that the same tissue can be drawn at a
 
 from restain.data.phantom.cells import HIDDEN_NOISE, KINDS, LOOKS_NOISE, POSITIVE_EXPRESSION
 from restain.data.phantom.pair import GRADE_LIMITS, PhantomCells, PhantomPair, PhantomSettings, draw_pair
+from restain.data.phantom.slide import PhantomSlide
 from restain.data.phantom.tissue import Section, Tissue, Window
 from restain.data.phantom.write import write_pairs
 
@@ -18,6 +19,7 @@ __all__ = [
     "PhantomCells",
     "PhantomPair",
     "PhantomSettings",
+    "PhantomSlide",
     "Section",
     "Tissue",
     "Window",

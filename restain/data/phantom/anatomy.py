@@ -17,6 +17,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom in µm."""
 
 SURVEY_PITCH_UM = 4.0
+ISLAND_UM = 170.0
 WALL_UM = 19.0
 """Thickness of the epithelium around a lumen, about two cells."""
 
@@ -54,9 +55,10 @@ class Anatomy:
     Args:
         seed: decides everything.
         coverage: share of the plane that is tissue; the rest is bare glass.
+        island_um: half the width of a typical island of tissue, in µm.
     """
 
-    def __init__(self, seed: int, coverage: float) -> None:
+    def __init__(self, seed: int, coverage: float, island_um: float = ISLAND_UM) -> None:
         def noise(name: str, pitch_um: float, depth_um: float | None = None) -> Noise:
             return Noise(derive_seed(seed, "phantom", name), pitch_um, depth_um)
 
@@ -68,7 +70,8 @@ class Anatomy:
         self.heading = float(plan.uniform(0, np.pi))
         self.edge_level = NormalDist().inv_cdf(1 - coverage)
         self.warp_x, self.warp_y = noise("warp x", 18, 60), noise("warp y", 18, 60)
-        self.edge, self.edge_detail = noise("edge", 170), noise("edge detail", 22, 40)
+        self.island_um = island_um
+        self.edge, self.edge_detail = noise("edge", island_um), noise("edge detail", 22, 40)
         self.nests, self.nests_detail = noise("nests", 36, 70), noise("nests detail", 17, 35)
         self.hollows, self.gaps = noise("hollows", 60), noise("gaps", 22, 60)
         self.bend_across, self.bend_along = noise("bend across", 75, 120), noise("bend along", 75, 120)
@@ -87,8 +90,9 @@ class Anatomy:
         x = xs[None, :] + 9.0 * self.warp_x.grid(xs, ys, z)
         y = ys[:, None] + 9.0 * self.warp_y.grid(xs, ys, z)
 
-        edge = self.edge.sample(x, y) - self.edge_level + 0.05 * self.edge_detail.grid(xs, ys, z)
-        tissue = _depth(edge, 1 / 160)
+        ragged = 0.05 * ISLAND_UM / self.island_um  # as many µm, however gently the field slopes
+        edge = self.edge.sample(x, y) - self.edge_level + ragged * self.edge_detail.grid(xs, ys, z)
+        tissue = _depth(edge, 1.0625 / self.island_um)
         mass = self.nests.sample(x, y, z) + 0.22 * self.nests_detail.grid(xs, ys, z) + self.richness - 0.1
         epithelium = np.minimum(_depth(mass, 1 / 36), tissue - 6)
         hollowness = self.hollows.grid(xs, ys) + self.hollowness

@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from restain.data.phantom.cells import KINDS, TUMOUR
 from restain.data.phantom.displacement import Displacement
-from restain.data.phantom.noise import Floats, hash_lattice, normal
-from restain.data.phantom.render import draw_staining, he_substance, ihc_substance, photograph
+from restain.data.phantom.noise import Floats
+from restain.data.phantom.render import camera_noise, draw_staining, he_substance, ihc_substance, photograph
 from restain.data.phantom.tissue import Marker, Section, Tissue, Window
 from restain.errors import ConfigError
 from restain.randomness import derive_seed
@@ -19,7 +19,6 @@ GRADE_LIMITS = (0.1, 0.4, 0.7)
 
 _PLACES = 8  # tried until one shows enough
 _LEAST_TISSUE, _LEAST_TUMOUR = 0.75, 0.2
-_GRAIN_LEVELS = 1.5  # deviation of the camera's noise
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,7 @@ def draw_pair(seed: int, settings: PhantomSettings | None = None) -> PhantomPair
     neighbour = _displaced(tissue, window, settings.depth_um, displacement)
 
     def grain(name: str) -> Floats:
-        pixels = np.arange(size)
-        return _GRAIN_LEVELS * normal(hash_lattice(derive_seed(seed, "phantom", name), pixels, pixels[:, None]))
+        return camera_noise(derive_seed(seed, "phantom", name), np.arange(size), np.arange(size))
 
     return PhantomPair(
         he=photograph(he_substance(section.layers), he_staining, grain("he")),

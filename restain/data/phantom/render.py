@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from restain.data.phantom.noise import Floats
+from restain.data.phantom.noise import Floats, hash_lattice, normal
 from restain.data.phantom.paint import Layers
 from restain.stains import beer_lambert
 
@@ -19,6 +19,9 @@ _STRENGTHS = {"he": (1.0, 0.72), "ihc": (0.42, 0.75)}
 
 _HUE_SPREAD = {"he": 0.08, "ihc": 0.03}
 """How much laboratories differ in hue; little in DAB, so that brown stays brown for every threshold in use."""
+
+_GRAIN_LEVELS = 1.5
+"""Deviation of the camera's noise in grey levels."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ def he_substance(layers: Layers) -> Floats:
 def ihc_substance(layers: Layers) -> Floats:
     """What the counterstain, faintly in fibres too, and DAB stain, 2 x H x W."""
     return np.stack([layers.chromatin + np.float32(0.22) * layers.protein, layers.marker])
+
+
+def camera_noise(key: int, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> Floats:
+    """The camera's noise at every crossing of columns and rows of pixels, in grey levels."""
+    return _GRAIN_LEVELS * normal(hash_lattice(key, columns, rows[:, None]))
 
 
 def photograph(substance: Floats, staining: Staining, grain: Floats) -> NDArray[np.uint8]:

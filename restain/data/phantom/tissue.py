@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from restain.data.phantom.anatomy import Anatomy
+from restain.data.phantom.anatomy import ISLAND_UM, Anatomy
 from restain.data.phantom.cells import REACH_UM, Cells, populate
 from restain.data.phantom.noise import Coordinates
 from restain.data.phantom.paint import Layers, paint
@@ -44,11 +44,19 @@ class Tissue:
         marker: what the IHC shows: "membrane" (like HER2) or "nuclear" (like Ki67 or ER).
         mpp: µm per pixel.
         coverage: share of the plane that is tissue.
+        island_um: half the width of a typical island of tissue, in µm.
     """
 
-    def __init__(self, seed: int, marker: Marker = "membrane", mpp: float = 0.5, coverage: float = 0.95) -> None:
+    def __init__(
+        self,
+        seed: int,
+        marker: Marker = "membrane",
+        mpp: float = 0.5,
+        coverage: float = 0.95,
+        island_um: float = ISLAND_UM,
+    ) -> None:
         self.seed, self.marker, self.mpp = seed, marker, mpp
-        self.anatomy = Anatomy(seed, coverage)
+        self.anatomy = Anatomy(seed, coverage, island_um)
 
     def draw(self, window: Window, depth_um: float = 0.0) -> Section:
         """Cut a section `depth_um` below the plane and draw a window of it, as a microscope sees it."""
