@@ -97,8 +97,10 @@ def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
         "reference": table.reference,
         "budget": table.budget,
         "tiles": table.tiles,
-        "metrics": {name: {"label": column.heading, "protocol": dict(column.protocol), "fingerprint": column.fingerprint}
-                    for name, column in table.columns.items()},
+        "metrics": {
+            name: {"label": column.heading, "protocol": dict(column.protocol), "fingerprint": column.fingerprint}
+            for name, column in table.columns.items()
+        },
         "rows": {
             line.name: {
                 "seeds": line.seeds,
@@ -114,7 +116,7 @@ def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
         },
         "left out": table.notes,
         "failures": dict(failures),
-    }  # fmt: skip
+    }
 
 
 def _marked(line: Line, name: str, table: BenchTable) -> str:

@@ -78,8 +78,8 @@ def read_rows(words: Sequence[str], settings: Sequence[str] = ()) -> list[Row]:
         ConfigError: there is no row, two share a name, or a name has signs that a folder's cannot have.
     """
     rows = []
-    for row in words:
-        head, *own = row.split(",")
+    for word in words:
+        head, *own = word.split(",")
         name, _, path = head.rpartition("=")
         rows.append(Row(name or Path(path).stem, Path(path), (*settings, *own)))
     if not rows:

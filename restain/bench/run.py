@@ -13,6 +13,7 @@ from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
 from restain.bench.units import Unit, UnitProgress, run_units
 from restain.errors import InputError, OutputError
+from restain.training import Recipe
 from restain.training.run import auxiliary_runs
 
 
@@ -31,7 +32,7 @@ def run_bench(
     data: Path,
     out: Path,
     *,
-    budget: Budget = Budget(),
+    budget: Budget | None = None,
     seeds: int = 3,
     truth: Path | None = None,
     tiles: int | None = None,
@@ -49,7 +50,7 @@ def run_bench(
         rows: what to compare.
         data: the data set; its training part is learned from, its held-out part judged on.
         out: folder of the bench: `table.md`, `table.json`, `index.html`, and all that they were made from.
-        budget: of each row; auxiliary models, which rows share, come on top.
+        budget: of each row, as long as its recipe says if None; auxiliary models, which rows share, come on top.
         seeds: how many trainings a row gets, with seeds 0, 1, …
         truth: folder of IHC in register with the held-out H&E; the data set's own IHC if None.
         tiles: how many held-out tiles to judge by, spread evenly; all if None.
@@ -63,6 +64,7 @@ def run_bench(
         ConfigError, MissingError, InputError: a recipe or the data set is wrong; nothing has been done then.
         OutputError: `out` holds something else, or a bench with another budget or other tiles.
     """
+    budget = budget or Budget()
     names = [row.name for row in rows]
     if reference is not None and reference not in names:
         raise InputError(f"the reference {reference!r} is no row; there are {', '.join(names)}")
@@ -70,7 +72,8 @@ def run_bench(
     recipes = {(row, seed): row.load(seed) for row in rows for seed in range(seeds)}
     _take(out, {"data": str(data), "budget": budget.words, "tiles": tiles, "truth": str(truth) if truth else None})
     judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
-    cells, needed = [], {}
+    cells: list[Cell] = []
+    needed: dict[Path, Recipe] = {}
     for (row, seed), recipe in recipes.items():
         name = f"{row.key}-{seed}"
         auxiliary = auxiliary_runs(recipe, data, out / "runs" / name)

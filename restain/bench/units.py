@@ -66,7 +66,10 @@ class _Running:
 
     def failure(self) -> str | None:
         """Why it failed, once it has ended; None where it did not."""
-        said = str(self.result.recv()) if self.result.poll() else ""
+        try:
+            said = str(self.result.recv())
+        except EOFError:  # it had nothing to say
+            said = ""
         code = self.process.exitcode
         if not said and code:
             cause = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with {code}"
