@@ -2,12 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from restain.metrics import Metric
 
 
 def command(
@@ -30,6 +32,17 @@ def command(
         str | None,
         typer.Option(help="Regular expression for the case in a tile's name: intervals over cases.", metavar="REGEX"),
     ] = None,
+    marker: Annotated[
+        Literal["nuclear", "membrane"] | None,
+        typer.Option(
+            help="Count cells too, which are brown as with Ki67 and ER, or as with HER2; needs --mpp.",
+            show_default="cells are not counted",
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of the tiles, for --marker.", show_default=False)
+    ] = None,
+    nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
     preset: Annotated[
         str, typer.Option(help="How FID and KID are computed: default, paper-1024 or torch-fidelity.")
     ] = "default",
@@ -48,7 +61,7 @@ def command(
         str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
     ] = None,
 ) -> None:
-    """Measure virtual images against the real ones of the same name: likeness, amount and place of DAB."""
+    """Measure virtual images against the real ones of the same name: likeness, amount and place of DAB, cells."""
     import torch
     from rich.console import Console
     from rich.markup import escape
@@ -57,8 +70,10 @@ def command(
 
     from restain.data.cases import cases_by_pattern
     from restain.metrics import evaluate, find_judges, tabulate
+    from restain.metrics.comparison import notes
     from restain.metrics.report import write_report
 
+    cells = _cell_metrics(marker, mpp, nucleus_um)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     judges = find_judges(inception_weights, lpips_weights, [_entry(words) for words in extractor or ()], preset, place)
     case = cases_by_pattern(cases) if cases else None
@@ -77,6 +92,7 @@ def command(
                 judges=judges,
                 preset=preset,
                 cases=case,
+                extra=cells,
             )
 
     words = tabulate(found)
@@ -84,8 +100,10 @@ def command(
     for row in words.rows:
         table.add_row(*map(escape, row))
     Console().print(table)
-    for note in next(iter(found.values())).notes:
+    for note in notes(found):
         typer.echo(f"Left out: {note}")
+    if not cells:
+        typer.echo("Left out: scores of cells. Say where positive cells are brown with --marker, and give --mpp.")
     if html is not None:
         write_report(html, found)
         typer.echo(f"{html} is the report.")
@@ -96,6 +114,22 @@ def command(
 
 def _show(progress: "Progress", task: "TaskID", done: int, total: int) -> None:
     progress.update(task, completed=done, total=total)
+
+
+def _cell_metrics(
+    marker: Literal["nuclear", "membrane"] | None, mpp: float | None, nucleus_um: float
+) -> "dict[str, Metric]":
+    from restain.errors import InputError
+    from restain.metrics.nuclei import nuclei_metrics
+    from restain.quantify import Settings
+
+    if marker is None and mpp is None:
+        return {}
+    if marker is None:
+        raise InputError("--mpp is for counting cells; say where positive ones are brown, --marker nuclear or membrane")
+    if mpp is None:
+        raise InputError("--marker counts cells, and images do not say how large a pixel is; give --mpp, such as 0.5")
+    return nuclei_metrics(Settings(mpp, marker, nucleus_um))
 
 
 def _entry(words: str) -> tuple[str, Path]:

@@ -7,6 +7,8 @@ they are normally distributed.
 Values are those of tiles, N each; tiles for which either side is not a number (no nuclei) are left out.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,14 +30,14 @@ def mean_error(virtual: Tensor, real: Tensor) -> Tensor:
 
 def limits_of_agreement(virtual: Tensor, real: Tensor) -> Tensor:
     """Bias less and plus 1.96 standard deviations of the differences (N - 1): N and N to 2 values, low and high."""
-    differences = _differences(virtual, real)
-    spread = WITHIN * differences.std()
-    return torch.stack([differences.mean() - spread, differences.mean() + spread])
+    middle, spread = bias(virtual, real), agreement_width(virtual, real)
+    return torch.stack([middle - spread, middle + spread])
 
 
 def agreement_width(virtual: Tensor, real: Tensor) -> Tensor:
     """Half the distance between the limits of agreement: a tile differs from the bias by no more in 95 of 100."""
-    return WITHIN * _differences(virtual, real).std()
+    differences = _differences(virtual, real)
+    return WITHIN * differences.std() if len(differences) > 1 else differences.new_tensor(math.nan)
 
 
 def correlation(virtual: Tensor, real: Tensor) -> Tensor:

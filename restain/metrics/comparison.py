@@ -13,6 +13,7 @@ Verdict = Literal["better", "worse", "unclear"]
 
 _INNER = ("metric", "size", "resize", "format", "tiles", "interval")
 """What of a protocol is not the metric's own."""
+_ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
     pair = len(others) == 1 and first.names == others[0].names
     rows = []
     for name, figure in first.figures.items():
-        arrow = "↑" if figure.higher_is_better else "↓"
-        label = f"{figure.label} {arrow}" + (f", {figure.unit}" if figure.unit else "")
+        label = figure.label + _ARROWS[figure.higher_is_better] + (f", {figure.unit}" if figure.unit else "")
         cells = [words(evaluation.figures[name]) for evaluation in evaluations.values()]
         if pair:
             cells.append(words(difference(name, first, others[0])))
@@ -80,8 +80,13 @@ def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
 
 
 def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
-    """Whether the second is better or worse than the first by more than chance: the paired interval leaves out 0."""
+    """Whether the second is better or worse than the first by more than chance: the paired interval leaves out 0.
+
+    Unclear too where neither more nor less is better.
+    """
     gain = difference(name, first, second)
+    if gain.higher_is_better is None:
+        return "unclear"
     if not gain.higher_is_better:
         gain = replace(gain, low=-gain.high, high=-gain.low)
     if gain.low > 0:
@@ -89,15 +94,24 @@ def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
     return "worse" if gain.high < 0 else "unclear"
 
 
+def notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """What was left out, each sentence once; headed by the name where it does not hold for all."""
+    sentences = dict.fromkeys(note for found in evaluations.values() for note in found.notes)
+    holders = {note: [name for name, found in evaluations.items() if note in found.notes] for note in sentences}
+    return [
+        note if len(names) == len(evaluations) else f"{', '.join(names)}: {note}" for note, names in holders.items()
+    ]
+
+
 def words(figure: Figure) -> str:
     """`0.512 [0.480, 0.541]`, with ± the standard error where there is one; the value alone without an interval.
 
-    A difference always has its sign.
+    A difference and a bias always have their sign.
     """
     if math.isnan(figure.value):
         return "–"
     digits = 2 if abs(figure.value) >= 10 else 3
-    sign = "+" if "difference" in figure.protocol else ""
+    sign = "+" if "difference" in figure.protocol or figure.higher_is_better is None else ""
     value, low, high = (f"{number:{sign}.{digits}f}" for number in (figure.value, figure.low, figure.high))
     if not math.isnan(figure.standard_error):
         value += f" ± {figure.standard_error:.{digits}f}"

@@ -1,7 +1,7 @@
 """Measure a folder of virtual images against a folder of real ones: every tile once, every figure with its protocol."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,7 +103,7 @@ def evaluate(
     sampling = Sampling(len(tiles), tuple(cases(tile.name) for tile in tiles) if cases else None)
     common = {**tile_protocol(tiles), "interval": sampling.words}
     figures = {name: tile_figure(name, metric, columns, sampling, common) for name, metric in metrics.items()}
-    notes = [*left_out, *judges.notes]
+    notes = [*left_out, *judges.notes, *_without_value(metrics, columns)]
     if judges.extractors and len(tiles) < SMALLEST_SET:
         notes.append(f"FID and KID: {len(tiles)} tiles make no distribution; at least {SMALLEST_SET} are needed.")
     else:
@@ -156,6 +156,16 @@ def _usable(metrics: Mapping[str, Metric], tiles: Sequence[TilePair]) -> tuple[d
         else:
             usable[name] = metric
     return usable, notes
+
+
+def _without_value(metrics: Mapping[str, Metric], columns: Mapping[str, Tensor]) -> Iterator[str]:
+    """A sentence for each measurement that some tiles do not allow, such as a score where there are no cells."""
+    for measure in dict.fromkeys(metric.measure for metric in metrics.values()):
+        members = [metric for metric in metrics.values() if metric.measure is measure]
+        unknown = torch.stack([columns[column] for column in members[0].columns]).isnan().any(0)
+        if unknown.any():
+            labels = ", ".join(dict.fromkeys(metric.label.partition(", ")[0] for metric in members))
+            yield f"{labels}: {int(unknown.sum())} of {len(unknown)} tiles, which have no such value."
 
 
 def _measure_all(

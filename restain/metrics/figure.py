@@ -25,7 +25,8 @@ class Figure:
     label: str
     """As a table's row says it."""
     unit: str = ""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None where neither is, as of a bias, whose best is 0."""
     standard_error: float = math.nan
     """Of the value, where the metric has one of its own; not a number otherwise."""
     draws: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)

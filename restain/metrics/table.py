@@ -35,7 +35,8 @@ class Metric:
     """Names of these values."""
     figure: Callable[..., Tensor] = Tensor.mean
     """The columns, N each and in order, to a scalar."""
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None where neither is, as of a bias, whose best is 0."""
     unit: str = ""
     protocol: Mapping[str, str | float] = field(default_factory=dict)
     """Every choice inside the metric that changes its value."""
@@ -86,6 +87,7 @@ METRICS: dict[str, Metric] = {
         "Haematoxylin of the H&E, Pearson R",
         haematoxylin_correlation,
         ("haematoxylin_r",),
+        Tensor.nanmean,
         protocol={"stains": "Ruifrok & Johnston"},
         partner="he",
     ),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from restain.cli import main
+from restain.data.phantom import PhantomSettings, draw_pair
 from restain.image import save_image
 
 
@@ -44,3 +45,38 @@ def test_a_missing_partner_is_one_line_and_status_1(
     assert stop.value.code == 1
     printed = capsys.readouterr().err.strip().splitlines()
     assert printed[-1].endswith("tiles: 1.png without a partner of the same name in " + str(tiles.parent / "virtual"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--marker nuclear", "give --mpp"),
+        ("--mpp 0.5", "--marker nuclear or membrane"),
+        ("--marker nuclear --mpp 50", "out of range"),
+    ],
+)
+def test_cells_need_a_marker_and_a_resolution(
+    options: str, words: str, tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual {tiles} --real {tiles} {options}".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_cells_are_counted_on_demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        save_image(tmp_path / f"{seed}.png", draw_pair(seed, PhantomSettings(size_px=160)).ihc_aligned)
+    monkeypatch.setenv("COLUMNS", "200")
+    options = f"--virtual {tmp_path} --real {tmp_path} --marker membrane --mpp 0.5"
+    monkeypatch.setattr(sys, "argv", f"restain evaluate {options}".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for words in ("Positive cells (complete membrane), bias", "H-score, Pearson R", "HER2-like score, mean error"):
+        assert words in printed
+    assert "Left out: scores of cells" not in printed

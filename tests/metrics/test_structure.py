@@ -9,12 +9,13 @@ from torch.testing import assert_close
 
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.image import save_image, to_tensor
-from restain.metrics import evaluate
+from restain.metrics import evaluate, tabulate
+from restain.metrics.comparison import notes
 from restain.metrics.expression import dab_divergence
 from restain.metrics.familiarity import BLOCK_PX, Familiarity, block_features, fit_familiarity
 from restain.metrics.nuclei import nuclei_metrics
 from restain.metrics.structure import haematoxylin_correlation, matched_nuclei
-from restain.quantify import Settings, quantify_image
+from restain.quantify import Marker, Settings, quantify_image
 from restain.stains import STAIN_VECTORS, beer_lambert, rgb_to_hed, to_unit
 
 
@@ -44,12 +45,63 @@ def test_evaluate_counts_cells_and_shared_nuclei(tmp_path: Path) -> None:
     extra = nuclei_metrics(Settings(0.5, "nuclear"))
     found = evaluate(tmp_path / "aligned", tmp_path / "aligned", he=tmp_path / "he", extra=extra)
     assert extra.keys() <= found.figures.keys()
-    for score in ("positive_nuclei", "h_score"):
+    for score in ("positive_cells", "h_score", "allred"):
         assert found.figures[f"{score}_error"].value == found.figures[f"{score}_bias"].value == 0
         assert found.figures[f"{score}_limits"].value == 0
     assert found.figures["nuclei_f1"].value > 0.75, "the same section in two stains"
     assert found.figures["haematoxylin_r"].value > 0.5
     assert found.figures["nuclei_f1"].protocol["mpp"] == 0.5
+
+
+@pytest.mark.parametrize(("marker", "scores"), [("nuclear", 3), ("membrane", 3)])
+def test_scores_of_virtual_and_real_are_those_of_quantify(tmp_path: Path, marker: Marker, scores: int) -> None:
+    """Virtual tiles are the real ones with half of every density, so every score falls."""
+    settings, tiles = Settings(0.5, marker), []
+    for seed in (3, 5, 7):
+        pair = draw_pair(seed, PhantomSettings(size_px=192, marker=marker))
+        save_image(tmp_path / "real" / f"{seed}.png", pair.ihc_aligned)
+        half = np.rint(255 * (pair.ihc_aligned / 255) ** 0.5).astype(np.uint8)
+        save_image(tmp_path / "virtual" / f"{seed}.png", half)
+        tiles.append(quantify_image(pair.ihc_aligned, settings).tally().row(marker))
+    found = evaluate(tmp_path / "virtual", tmp_path / "real", extra=nuclei_metrics(settings))
+    assert found.columns["h_score_real"].tolist() == [tile["h_score"] for tile in tiles]
+    assert len([name for name in found.columns if name.endswith("_real") and name != "dab_real"]) == scores
+    away = found.columns["h_score_virtual"] - found.columns["h_score_real"]
+    bias, limits = found.figures["h_score_bias"], found.figures["h_score_limits"]
+    assert bias.value == pytest.approx(away.mean().item())
+    assert bias.value < 0, "signed: the virtual stain reads too little"
+    assert found.figures["h_score_error"].value == pytest.approx(-bias.value)
+    assert limits.value == pytest.approx(1.96 * away.std().item())
+    table = {row[0]: row[1] for row in tabulate({"virtual": found}).rows}
+    assert table["H-score, bias"].startswith("-")
+    assert "H-score, limits of agreement, bias ± ↓" in table
+
+
+def test_tiles_finer_than_half_a_micrometre_are_measured_at_half_a_micrometre(tmp_path: Path) -> None:
+    pair = draw_pair(3, PhantomSettings(size_px=160, marker="nuclear"))
+    fine = np.kron(pair.ihc_aligned, np.ones((2, 2, 1), np.uint8))
+    for name, rgb in (("coarse", pair.ihc_aligned), ("fine", fine)):
+        save_image(tmp_path / name / "a.png", rgb)
+    scores = {
+        name: evaluate(tmp_path / name, tmp_path / name, extra=nuclei_metrics(Settings(mpp, "nuclear"))).columns
+        for name, mpp in (("coarse", 0.5), ("fine", 0.25))
+    }
+    assert scores["fine"]["h_score_real"].item() == pytest.approx(scores["coarse"]["h_score_real"].item(), abs=5)
+
+
+def test_tiles_without_cells_are_left_out_and_counted(tmp_path: Path) -> None:
+    for seed in (3, 5, 7):
+        pair = draw_pair(seed, PhantomSettings(size_px=160, marker="nuclear"))
+        save_image(tmp_path / "real" / f"{seed}.png", pair.ihc_aligned)
+        blank = np.full_like(pair.he, 255)
+        save_image(tmp_path / "virtual" / f"{seed}.png", blank if seed == 5 else pair.ihc_aligned)
+    found = evaluate(tmp_path / "virtual", tmp_path / "real", extra=nuclei_metrics(Settings(0.5, "nuclear")))
+    assert found.figures["h_score_error"].value == 0
+    note = "Positive nuclei (Ki67 index), H-score, Allred score: 1 of 3 tiles, which have no such value."
+    assert note in found.notes
+    other = evaluate(tmp_path / "real", tmp_path / "real", extra=nuclei_metrics(Settings(0.5, "nuclear")))
+    assert f"one: {note}" in notes({"one": found, "two": other})
+    assert found.notes[0] in notes({"one": found, "two": other})
 
 
 def test_divergence_of_histograms() -> None:
