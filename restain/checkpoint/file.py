@@ -23,17 +23,19 @@ from restain.errors import CheckpointError, InputError, MissingError
 from restain.image import atomic_path
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.segmenter import Segmenter, SegmenterConfig
 
 FORMAT = 1
 """Raised when an older restain could no longer make sense of the file."""
 
-Network = Generator | Autoencoder | Classifier
-Kind = Literal["generator", "autoencoder", "classifier"]
+Network = Generator | Autoencoder | Classifier | Segmenter
+Kind = Literal["generator", "autoencoder", "classifier", "segmenter"]
 
 _NETWORKS: dict[Kind, tuple[Callable[[Any], Network], type[BaseModel]]] = {
     "generator": (Generator, GeneratorConfig),
     "autoencoder": (Autoencoder, AuxiliaryConfig),
     "classifier": (Classifier, AuxiliaryConfig),
+    "segmenter": (Segmenter, SegmenterConfig),
 }
 _HEADER_KEY = "restain"
 _SANE_MPP = (0.05, 10.0)
@@ -77,7 +79,7 @@ def save_checkpoint(
 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
-        network: a generator, autoencoder or classifier; on any device, in any mode.
+        network: a generator, autoencoder, classifier or segmenter; on any device, in any mode.
         method: the name of the method that trained it.
         stain: what the virtual stain shows.
         mpp: micrometres per pixel of the training images, 0.05 to 10.

@@ -28,6 +28,32 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
 
 
 @full_precision
+def adaptive_patch_nce(query: Tensor, key: Tensor, evenness: float, temperature: float = 0.07) -> Tensor:
+    """PatchNCE to an image that is not quite in register: places that agree count more (ASP; Li et al. 2023, Eq. 5).
+
+    A place weighs `evenness + (1 - evenness) * max(cosine, 0)`, where the cosine is that of query and key; the weights
+    of an image are then brought to a mean of 1. They take no gradient. At an evenness of 1 this is `patch_nce`; at 0
+    an image where no place agrees gives 0.
+
+    Args:
+        query: features of the virtual IHC at P places, of length 1, B x P x C.
+        key: features of the real IHC at the same places, of length 1, B x P x C. It takes no gradient.
+        evenness: 1 trusts all places alike, 0 only those that agree.
+        temperature: divides the cosines.
+
+    Raises:
+        ShapeError: the two shapes differ.
+    """
+    same_shape(query=query, key=key)
+    cosines = query @ key.detach().mT
+    place = torch.arange(query.shape[1], device=query.device).expand(query.shape[:2])
+    losses = F.cross_entropy(cosines.mT / temperature, place, reduction="none")
+    agreement = cosines.detach().diagonal(dim1=1, dim2=2).relu()
+    weights = evenness + (1 - evenness) * agreement
+    return (weights / weights.mean(1, keepdim=True).clamp_min(TINY) * losses).mean()
+
+
+@full_precision
 def margin_info_nce(
     anchor: Tensor, positive: Tensor, negative: Tensor, temperature: float = 0.15, margin: float = 1.2
 ) -> Tensor:

@@ -35,6 +35,8 @@ class Progress:
     steps: int
     """Steps of the whole training."""
     steps_per_epoch: int
+    rate_factor: float = 1.0
+    """What this step's learning rates are multiplied by: 1, then falling linearly to 0 in the decay."""
 
     @property
     def epoch(self) -> float:
@@ -76,6 +78,11 @@ class Method(nn.Module, ABC):
     def auxiliary(cls, config: Any) -> dict[str, AuxiliaryModel]:
         """Models to train first, by the name under which the constructor takes them; none for most methods."""
         return {}
+
+    @classmethod
+    def least_batch(cls, config: Any) -> int:
+        """How many images a step needs together, in one process; 1 for most methods."""
+        return 1
 
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:

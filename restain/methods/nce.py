@@ -1,6 +1,7 @@
 """PatchNCE between two images' features, the term that CUT and all its descendants share (Park et al. 2020, Eq. 4)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,4 +32,9 @@ def nce(
     queries = sampler(query, positions)
     with torch.no_grad():
         keys = sampler(key, positions)
-    return torch.stack([patch_nce(queries[tap], keys[tap], temperature) for tap in queries]).mean()
+    return mean_over_taps(partial(patch_nce, temperature=temperature), queries, keys)
+
+
+def mean_over_taps(loss: Callable[..., Tensor], *embedded: Mapping[str, Tensor]) -> Tensor:
+    """Mean of `loss` over taps, its arguments being what each of `embedded` holds there (from `Sampler`)."""
+    return torch.stack([loss(*(each[tap] for each in embedded)) for tap in embedded[0]]).mean()

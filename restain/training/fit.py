@@ -67,7 +67,7 @@ def fit(
         for step, pair in batches.between(saved, steps):
             factor = rate_factor(step, steps, config.decay_steps(steps))
             set_rates(optimizers.values(), factor)
-            progress = Progress(recipe.seed, step, steps, batches.per_epoch)
+            progress = Progress(recipe.seed, step, steps, batches.per_epoch, factor)
             with step_numerics(device, bfloat16, recipe.seed, step, ranks.rank):
                 losses = method.step(pair.to(device, layout), optimizers, progress)
             done = step + 1

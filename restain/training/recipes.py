@@ -59,7 +59,14 @@ def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
     sections = {key: _section(table, key, origin, prefix) for key in ("data", "model", "training", "auxiliary")}
     model = _validated(method.Config, sections["model"], origin, f"{prefix}model.")
     auxiliary = _auxiliary(method.auxiliary(model), table, sections, origin, prefix)
-    return _validated(Recipe, {**table, "model": model, "auxiliary": auxiliary}, origin, prefix)
+    recipe = _validated(Recipe, {**table, "model": model, "auxiliary": auxiliary}, origin, prefix)
+    least, size = method.least_batch(model), recipe.data.batch_size
+    if size < least:
+        raise origin.error(
+            f"{prefix}data.batch_size",
+            f"batch_size in [{prefix}data] is {size}, but {name} compares the images of a batch; give at least {least}",
+        )
+    return recipe
 
 
 def _auxiliary(

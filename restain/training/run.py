@@ -70,6 +70,13 @@ def train(
             f"batch_size in [data] is {recipe.data.batch_size}, which {ranks.count} processes cannot share evenly; "
             f"use a multiple, as in --set data.batch_size={ranks.count}"
         )
+    least = METHODS[recipe.method].least_batch(recipe.model)
+    if recipe.data.batch_size // ranks.count < least:
+        raise ConfigError(
+            f"batch_size in [data] is {recipe.data.batch_size}, so that each of {ranks.count} processes gets "
+            f"{recipe.data.batch_size // ranks.count}, but {recipe.method} compares the images of a batch; "
+            f"use at least {least * ranks.count}, as in --set data.batch_size={least * ranks.count}"
+        )
     return _run(recipe, Path(data), Path(out), ranks, console if ranks.writes else None)
 
 

@@ -1,0 +1,80 @@
+"""Train a segmenter: an IHC tile to where it is stained, so that its features tell stained from unstained tissue.
+
+PSPStain (Chen et al. 2024) compares such features. Its published weights come without the code that trained them; ours
+are trained on the masks that the focal optical density of the training IHC gives, with no label drawn by hand.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
+
+from restain.data.pairs import Pair
+from restain.losses.protein import focal_density
+from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, total
+from restain.networks.segmenter import Segmenter, SegmenterConfig
+from restain.precision import full_precision
+from restain.stains import from_unit, to_unit
+
+
+class SegmentConfig(MethodConfig):
+    """Settings of `segment`."""
+
+    width: int = Field(64, ge=1)
+    """Channels at full size."""
+    positive_density: float = Field(0.0, ge=0)
+    """Focal optical density above which a pixel is stained; must agree with the method that reads the features."""
+    lr: float = Field(2e-4, gt=0)
+
+
+class Segment(Method):
+    """Cross-entropy plus 1 - Dice on the mask of stained pixels; the IHC side alone."""
+
+    name = "segment"
+    Config: ClassVar[type[MethodConfig]] = SegmentConfig
+
+    def __init__(self, config: SegmentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.segmenter = Segmenter(SegmenterConfig(width=config.width))
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam for the segmenter."""
+        return {"segmenter": adam(self.segmenter, lr=self.config.lr, betas=(0.9, 0.999))}
+
+    def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
+        """One step of segmentation."""
+        mask = self._mask(pair)
+        logits = self.segmenter(pair.ihc).float()
+        terms = {
+            "cross_entropy": F.binary_cross_entropy_with_logits(logits, mask),
+            "dice": dice_loss(logits.sigmoid(), mask),
+        }
+        descend(total(terms.values()), optimizers["segmenter"])
+        return detached(terms, "segmenter")
+
+    def product(self) -> Segmenter:
+        """The segmenter."""
+        return self.segmenter
+
+    @torch.no_grad()
+    def sample(self, pair: Pair) -> dict[str, Tensor]:
+        """Real IHC, its mask, and the segmenter's."""
+        found = self.segmenter(pair.ihc).float().sigmoid()
+        masks = {"mask": self._mask(pair), "found": found}
+        return {"ihc": pair.ihc} | {name: from_unit(mask).expand_as(pair.ihc) for name, mask in masks.items()}
+
+    def _mask(self, pair: Pair) -> Tensor:
+        return (focal_density(to_unit(pair.ihc)) > self.config.positive_density).float()
+
+
+@full_precision
+def dice_loss(found: Tensor, mask: Tensor) -> Tensor:
+    """1 - 2 |both| / (|found| + |mask|), a pixel added to both counts; N x 1 x H x W each (Milletari et al. 2016)."""
+    both = (found * mask).sum((1, 2, 3))
+    either = found.sum((1, 2, 3)) + mask.sum((1, 2, 3))
+    return (1 - (2 * both + 1) / (either + 1)).mean()

@@ -1,0 +1,118 @@
+"""SIM-GAN: supervised information mined from weakly paired images (Guan et al., IEEE TMI 2024).
+
+To CUT it adds two relations that hold although the sections differ: H&E images that are alike stay so when stained, and
+the places of the virtual IHC are to the real one's as the H&E's are.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim import Optimizer
+
+from restain.data.pairs import Pair
+from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
+from restain.losses.contrastive import patch_nce
+from restain.losses.relations import correlation_loss, transport_loss
+from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.nce import NCE_TAPS, mean_over_taps, nce_channels
+from restain.networks.discriminator import Discriminator
+from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.sampler import Sampler, sample_positions
+
+
+class SimGanConfig(MethodConfig):
+    """Settings of `simgan`; the defaults are the authors'."""
+
+    width: int = Field(64, ge=1)
+    """Channels of the generator's and the discriminator's first convolution."""
+    blocks: int = Field(9, ge=5)
+    """Residual blocks of the generator; PatchNCE reads the fifth."""
+    lambda_nce: float = Field(1.0, ge=0)
+    """Weight of PatchNCE, the mean of its terms on H&E and on IHC."""
+    lambda_correlation: float = Field(10.0, ge=0)
+    """Weight of the likeness among the images of a batch; at 0 it is left out, and a batch may be a single image."""
+    lambda_transport: float = Field(10_000.0, ge=0)
+    """Weight of the difference between transport plans, whose entries are of the order of 1 / positions^2."""
+    transport_epsilon: float = Field(1.0, ge=0.05)
+    """Entropic regularisation of the plans, in units of cosine distance."""
+    transport_iterations: int = Field(50, ge=1)
+    """Times that their rows and columns are brought to their masses."""
+    positions: int = Field(256, ge=2)
+    """Places per tap for all terms."""
+    lr: float = Field(2e-4, gt=0)
+
+
+class SimGan(Method):
+    """LSGAN + PatchNCE with identity + 10 correlation + 10000 transport.
+
+    Both relations are taken on what the sampler makes of the features at PatchNCE's taps and places, mean over taps. In
+    a training of several processes the correlation is among the images of each process.
+    """
+
+    name = "simgan"
+    Config: ClassVar[type[MethodConfig]] = SimGanConfig
+
+    def __init__(self, config: SimGanConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(GeneratorConfig(width=config.width, blocks=config.blocks, spectral_norm=False))
+        self.discriminator = Discriminator(config.width, depth=3, spectral=False)
+        self.sampler = Sampler(nce_channels(config.width))
+
+    @classmethod
+    def least_batch(cls, config: SimGanConfig) -> int:
+        """Two images, as long as they are compared with one another."""
+        return 2 if config.lambda_correlation else 1
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Adam for each network."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator, "sampler": self.sampler}
+        return {name: adam(network, lr=self.config.lr) for name, network in networks.items()}
+
+    def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
+        """The discriminator, then generator and sampler."""
+        config, discriminator = self.config, self.discriminator
+        outputs, features = self.generator.forward_with_features(torch.cat([pair.he, pair.ihc]), NCE_TAPS)
+        virtual = outputs.chunk(2)[0]
+
+        scores = discriminator(torch.cat([pair.ihc, virtual.detach()]))
+        judged = lsgan_discriminator_loss(*scores.chunk(2))
+        descend(judged, optimizers["discriminator"])
+
+        positions = sample_positions(features, progress.generator("positions"), config.positions)
+        with torch.no_grad():
+            key = self.sampler(features, positions)
+        query = self.sampler(self.generator.features(outputs, NCE_TAPS), positions)
+        source, target = _halves(key)
+        generated, _ = _halves(query)
+        transport = partial(transport_loss, epsilon=config.transport_epsilon, iterations=config.transport_iterations)
+        with frozen(discriminator):
+            terms = {
+                "gan": lsgan_generator_loss(discriminator(virtual)),
+                "nce": config.lambda_nce * mean_over_taps(patch_nce, query, key),
+                "transport": config.lambda_transport * mean_over_taps(transport, generated, source, target),
+            }
+        if config.lambda_correlation:
+            terms["correlation"] = config.lambda_correlation * mean_over_taps(correlation_loss, generated, source)
+        descend(total(terms.values()), optimizers["generator"], optimizers["sampler"])
+        return {"discriminator/gan": judged.detach()} | detached(terms, "generator")
+
+    def product(self) -> Generator:
+        """The generator."""
+        return self.generator
+
+    @torch.no_grad()
+    def sample(self, pair: Pair) -> dict[str, Tensor]:
+        """H&E, virtual IHC and the neighbouring section's real IHC."""
+        return {"H&E": pair.he, "virtual": self.generator(pair.he), "real neighbour": pair.ihc}
+
+
+def _halves(embedded: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What belongs to H&E and what to IHC, from taps of both (2N x P x C)."""
+    he = {tap: both.chunk(2)[0] for tap, both in embedded.items()}
+    ihc = {tap: both.chunk(2)[1] for tap, both in embedded.items()}
+    return he, ihc
