@@ -120,7 +120,7 @@ class PspStain(Method):
     def _semantics(self, virtual: Tensor, real: Tensor) -> dict[str, Tensor]:
         """How far the virtual IHC is from its neighbour in protein, prototypes and structure."""
         config = self.config
-        virtual_rgb, real_rgb = to_unit(virtual.float()), to_unit(real)
+        virtual_rgb, real_rgb = to_unit(virtual.to(real.dtype)), to_unit(real)
         virtual_density, real_density = focal_density(virtual_rgb), focal_density(real_rgb)
         protein = protein_losses(virtual_density, real_density)
         with torch.no_grad():

@@ -11,13 +11,18 @@ from restain.data.pairs import Pair
 from restain.methods import METHODS
 from restain.methods.base import Method, Progress
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
+from restain.networks.segmenter import Segmenter, SegmenterConfig
 
 WIDTH = 4
 
 TINY: dict[str, dict[str, Any]] = {
     "reconstruct": {"width": WIDTH},
     "classify": {"width": WIDTH},
+    "segment": {"width": WIDTH},
     "cut": {"width": WIDTH, "blocks": 5, "positions": 16},
+    "asp": {"width": WIDTH, "positions": 16, "discriminator_depth": 3},
+    "pspstain": {"width": WIDTH, "positions": 16, "discriminator_depth": 3, "structure_scales": 3},
+    "simgan": {"width": WIDTH, "blocks": 5, "positions": 16},
     "vsmt": {"width": WIDTH, "positions": 16, "region_size": 2, "discriminator_depth": 3},
 }
 """Settings with which each method steps in a moment on 64 px."""
@@ -30,6 +35,7 @@ def auxiliary_models(width: int = WIDTH) -> dict[str, nn.Module]:
         "he_classifier": Classifier(config),
         "ihc_autoencoder": Autoencoder(config),
         "ihc_classifier": Classifier(config),
+        "segmenter": Segmenter(SegmenterConfig(width=width)),
     }
 
 
@@ -41,8 +47,8 @@ def build() -> Callable[..., Method]:
         torch.manual_seed(0)
         method = METHODS[name]
         config = method.Config(**TINY[name] | settings)
-        auxiliary = auxiliary_models() if method.auxiliary(config) else {}
-        return method(config, **auxiliary).train()
+        models = auxiliary_models() if method.auxiliary(config) else {}
+        return method(config, **{name: models[name] for name in method.auxiliary(config)}).train()
 
     return make
 

@@ -18,10 +18,16 @@ DrawPair = Callable[..., Pair]
 VARIANTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "reconstruct": ("reconstruct", {}, {"autoencoder"}),
     "classify": ("classify", {"side": "ihc"}, {"classifier"}),
+    "segment": ("segment", {}, {"segmenter"}),
     "cut": ("cut", {}, {"generator", "discriminator", "sampler"}),
     "fastcut": ("cut", {"fast": True}, {"generator", "discriminator", "sampler"}),
 }
 BASE = {"generator", "discriminator", "sampler"}
+VARIANTS |= {
+    "asp": ("asp", {}, BASE),
+    "pspstain": ("pspstain", {}, BASE),
+    "simgan no correlation": ("simgan", {"lambda_correlation": 0}, BASE),  # which no single image has
+}
 FUSED = {"fusion", "guided_discriminator", "guidance_projector", "alignment_projector"}
 VARIANTS |= {
     "vsmt no guidance": ("vsmt", {"guidance": False}, BASE),
@@ -78,7 +84,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one(
 
     def losses(*indices: int) -> dict[str, Tensor]:
         method = build(name, **settings).double()
-        disable_dropout(method)
+        treat_images_alone(method)
         return method.step(draw_pair(*indices, dtype=torch.float64), standing_still(method), progress)
 
     batch, first, second = losses(3, 5), losses(3), losses(5)
@@ -111,7 +117,10 @@ def standing_still(method: Method) -> dict[str, torch.optim.Optimizer]:
     return {name: torch.optim.SGD(weights, lr=0.0) for name, weights in groups.items()}
 
 
-def disable_dropout(method: nn.Module) -> None:
+def treat_images_alone(method: nn.Module) -> None:
+    """No dropout, and no batch norm that looks at the whole batch."""
     for layer in method.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.eval()

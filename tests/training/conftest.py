@@ -14,7 +14,15 @@ from restain.training.toml import merged, write_table
 SMALL: dict[str, dict[str, Any]] = {
     "reconstruct": {"data": {"crop_px": 16}, "model": {"width": 1}},
     "classify": {"data": {"crop_px": 32}, "model": {"width": 1}},
+    "segment": {"data": {"crop_px": 32}, "model": {"width": 1}},
     "cut": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 5, "positions": 16}},
+    "asp": {"data": {"crop_px": 64}, "model": {"width": 2, "discriminator_depth": 3, "positions": 16}},
+    "pspstain": {
+        "data": {"crop_px": 64},
+        "model": {"width": 2, "discriminator_depth": 3, "positions": 16, "structure_scales": 3},
+        "auxiliary": {"segmenter": {"training": {"steps": 2}}},
+    },
+    "simgan": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 5, "positions": 16}},
     "vsmt": {
         "data": {"crop_px": 64},
         "model": {"width": 4, "discriminator_depth": 3, "region_size": 4, "positions": 16, "ramp_epochs": 0},

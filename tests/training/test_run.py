@@ -58,7 +58,11 @@ def log(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("method", "killed_in"), [("reconstruct", 0), ("classify", 4), ("cut", 3), ("vsmt", 3)])
+KILLED = {"reconstruct": 0, "classify": 4, "segment": 3, "cut": 3, "asp": 3, "pspstain": 4, "simgan": 3, "vsmt": 3}
+"""In which of five steps, states being saved after every second."""
+
+
+@pytest.mark.parametrize(("method", "killed_in"), KILLED.items())
 def test_a_run_killed_in_a_step_ends_as_if_it_had_not_been(
     method: str,
     killed_in: int,
