@@ -1,0 +1,159 @@
+"""A whole bench on tiny tissue: what it leaves, that it goes on, that it refuses to mix."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from restain.bench import Budget, Row, run_bench
+from restain.bench.cell import Cell, Judging, _limited
+from restain.bench.held_out import gather
+from restain.data.phantom import PhantomSettings, write_pairs
+from restain.errors import ConfigError, InputError, OutputError
+from restain.image import load_image, save_image
+
+TINY = ("model.width=2", "model.positions=8", "data.crop_px=32", "data.batch_size=1")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pairs")
+    write_pairs(root, 6, validation=3, seed=0, settings=PhantomSettings(size_px=64, mpp=1.0))
+    return root
+
+
+@pytest.fixture(scope="module")
+def rows(project: Path) -> list[Row]:
+    return [
+        Row("slow", project / "recipes/cut-tiny.toml", TINY),
+        Row("fast", project / "recipes/fastcut-tiny.toml", TINY),
+    ]
+
+
+@pytest.fixture(scope="module")
+def bench(pairs: Path, rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rows, one seed, two cells at a time."""
+    out = tmp_path_factory.mktemp("bench") / "out"
+    outcome = run_bench(rows, pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, workers=2, device="cpu")
+    assert not outcome.failures
+    return out
+
+
+def test_it_leaves_a_table_in_three_forms_with_a_picture_row_per_method(bench: Path) -> None:
+    content = json.loads((bench / "table.json").read_text())
+    assert list(content["rows"]) == ["slow", "fast"]
+    assert content["tiles"] == 2
+    assert content["rows"]["fast"]["steps"]["values"] == [4]
+    assert content["rows"]["slow"]["figures"]["psnr"]["mean"] > 0
+    assert content["rows"]["fast"]["differences"]["psnr"]["values"] == [
+        pytest.approx(
+            content["rows"]["fast"]["figures"]["psnr"]["mean"] - content["rows"]["slow"]["figures"]["psnr"]["mean"]
+        )
+    ]
+    assert content["rows"]["slow"]["peak_bytes"]["mean"] > 2**20
+    assert "| fast |" in (bench / "table.md").read_text()
+    assert (bench / "index.html").read_text().count("data:image/png") == 4 * 2
+
+
+def test_what_is_finished_is_not_done_again_and_a_row_can_be_added(bench: Path, pairs: Path, rows: list[Row]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (bench / "cells").rglob("*") if path.is_file()}
+    run_bench(rows[:1], pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert list(json.loads((bench / "table.json").read_text())["rows"]) == ["slow"]
+
+
+def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
+    bench: Path, pairs: Path, rows: list[Row]
+) -> None:
+    with pytest.raises(OutputError, match="another budget"):
+        run_bench(rows, pairs, bench, budget=Budget(steps=5), seeds=1, tiles=2)
+    changed = Row("slow", rows[0].recipe, (*TINY, "model.lr=1e-3"))
+    with pytest.raises(OutputError, match=r"another recipe \(model.lr"):
+        run_bench([changed], pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2)
+
+
+def test_a_wrong_recipe_is_refused_before_anything_is_written(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="widht"):
+        run_bench([Row("x", rows[0].recipe, ("model.widht=3",))], pairs, tmp_path / "out")
+    with pytest.raises(InputError, match="is no row"):
+        run_bench(rows, pairs, tmp_path / "out", reference="other")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="something else"):
+        run_bench(rows, pairs, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_killed_it_goes_on_and_ends_with_the_same_figures(
+    bench: Path, pairs: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    """SIGKILL for the bench and its children as soon as the first training has saved a state."""
+    arguments = [f"slow={rows[0].recipe},{','.join(TINY)}", "--data", str(pairs), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "restain", "bench", *arguments, "--budget", "steps=4", "--seeds", "1"]
+    command += ["--tiles", "2", "--device", "cpu"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state, deadline = tmp_path / "out/runs/slow-0/state.pt", time.monotonic() + 120
+    while not state.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert state.is_file()
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    ours = json.loads((tmp_path / "out/table.json").read_text())["rows"]["slow"]["figures"]
+    whole = json.loads((bench / "cells/slow-0/result.json").read_text())["figures"]
+    assert {name: figure["mean"] for name, figure in ours.items()} == {
+        name: figure["value"] for name, figure in whole.items()
+    }
+
+
+def test_minutes_become_steps_once(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
+    run, out = tmp_path / "runs" / "slow-0", tmp_path / "cells"
+    run.parent.mkdir()
+    out.mkdir()
+    judging = Judging(tmp_path, tmp_path)
+    cell = Cell("slow", 0, rows[0].load(0), pairs, run, out, Budget(minutes=0.05), judging, "cpu")
+    steps = _limited(cell).training.steps
+    assert steps is not None
+    assert steps > 1
+    assert _limited(cell).training.steps == steps
+    assert not list(run.parent.glob(".probe*"))
+
+
+def test_the_truth_takes_the_place_of_the_neighbouring_section(pairs: Path, tmp_path: Path) -> None:
+    folder = pairs / "TrainValAB"
+    judging = gather(pairs, tmp_path, folder / "valB_aligned", None, ())
+    for path in sorted((folder / "valA").iterdir()):
+        assert (load_image(judging.he / path.name) == load_image(path)).all()
+        assert (load_image(judging.real / path.name) == load_image(folder / "valB_aligned" / path.name)).all()
+
+
+def test_images_that_show_both_sides_are_cut(pairs: Path, tmp_path: Path) -> None:
+    folder = pairs / "TrainValAB"
+    both = tmp_path / "both"
+    for part in ("train", "val"):
+        for path in sorted((folder / f"{part}A").iterdir()):
+            left, right = load_image(path), load_image(folder / f"{part}B" / path.name)
+            save_image(both / part / path.name, np.concatenate([left, right], axis=1))
+    judging = gather(both, tmp_path / "held-out", None, 2, ())
+    names = sorted(path.name for path in judging.he.iterdir())
+    assert len(names) == 2
+    for name in names:
+        assert (load_image(judging.he / name) == load_image(folder / "valA" / name)).all()
+        assert (load_image(judging.real / name) == load_image(folder / "valB" / name)).all()
+
+
+def test_a_data_set_without_a_held_out_part_is_refused(pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(pairs / "TrainValAB/trainA", tmp_path / "set/he")
+    shutil.copytree(pairs / "TrainValAB/trainB", tmp_path / "set/ihc")
+    with pytest.raises(InputError, match="no held-out part"):
+        gather(tmp_path / "set", tmp_path / "out", None, None, ())
