@@ -24,15 +24,18 @@ from restain.image import atomic_path
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.segmenter import Segmenter, SegmenterConfig
+from restain.networks.stainer import Stainer
+from restain.networks.unet import UNet, UNetConfig
 
 FORMAT = 1
 """Raised when an older restain could no longer make sense of the file."""
 
-Network = Generator | Autoencoder | Classifier | Segmenter
-Kind = Literal["generator", "autoencoder", "classifier", "segmenter"]
+Network = Generator | UNet | Autoencoder | Classifier | Segmenter
+Kind = Literal["generator", "unet", "autoencoder", "classifier", "segmenter"]
 
 _NETWORKS: dict[Kind, tuple[Callable[[Any], Network], type[BaseModel]]] = {
     "generator": (Generator, GeneratorConfig),
+    "unet": (UNet, UNetConfig),
     "autoencoder": (Autoencoder, AuxiliaryConfig),
     "classifier": (Classifier, AuxiliaryConfig),
     "segmenter": (Segmenter, SegmenterConfig),
@@ -79,7 +82,7 @@ def save_checkpoint(
 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
-        network: a generator, autoencoder, classifier or segmenter; on any device, in any mode.
+        network: a generator, U-Net, autoencoder, classifier or segmenter; on any device, in any mode.
         method: the name of the method that trained it.
         stain: what the virtual stain shows.
         mpp: micrometres per pixel of the training images, 0.05 to 10.
@@ -154,19 +157,19 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Net
     return network.to(device), info
 
 
-def load_generator(path: Path | str, device: str | torch.device = "cpu") -> Generator:
-    """Load a generator for staining: in evaluation mode, without gradients, spectral norm folded into the weights.
+def load_generator(path: Path | str, device: str | torch.device = "cpu") -> Stainer:
+    """Load a generator or U-Net for staining: in evaluation mode, without gradients, spectral norm folded away.
 
     Raises:
         MissingError: there is no such file.
         CheckpointError: as in `load_checkpoint`, or it holds another kind of network.
     """
     network, info = load_checkpoint(Path(path), device)
-    if not isinstance(network, Generator):
+    if not isinstance(network, Stainer):
         raise CheckpointError(
             f"{path} holds the {info.kind} of '{info.method}', which stains nothing; give a generator"
         )
-    return fold_spectral_norm(network.eval()).requires_grad_(False)
+    return (fold_spectral_norm(network) if isinstance(network, Generator) else network).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 
 from restain.errors import CheckpointError, InputError
 from restain.image import atomic_path
-from restain.networks.generator import Generator
+from restain.networks.stainer import Stainer
 
 TOLERANCE = 1e-4
 """How far the exported network may be from PyTorch, in [-1, 1]."""
@@ -16,7 +16,7 @@ _TRACED = (2, 64, 96)
 _COMPARED = ((1, 64, 64), (2, 96, 72))
 
 
-def export_onnx(generator: Generator, path: Path) -> float:
+def export_onnx(generator: Stainer, path: Path) -> float:
     """Write a generator as one ONNX file; batch, height and width stay free, the sides must be multiples of 4.
 
     Input and output are called `he` and `virtual`, N x 3 x H x W float32 in [-1, 1]. The file is run and compared with

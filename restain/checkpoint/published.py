@@ -16,13 +16,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from restain.checkpoint.file import CheckpointInfo, Network, save_checkpoint
+from restain.checkpoint.file import CheckpointInfo, save_checkpoint
 from restain.errors import CheckpointError, MissingError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.blocks import BlurDown, BlurUp
 from restain.networks.generator import Generator, GeneratorConfig
 
 State = dict[str, Tensor]
+Network = Generator | Autoencoder | Classifier
 
 _PARAMETERS = {
     "weight": "weight",

@@ -1,5 +1,6 @@
 """Likeness at many scales, for pairs that are not in register: fine scales count little, coarse ones much."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -11,6 +12,8 @@ from restain.shapes import same_shape
 
 LEVEL_WEIGHTS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """From the finest level to the coarsest."""
+
+BLURS_PER_OCTAVE = 4
 
 
 @full_precision
@@ -39,6 +42,48 @@ def gaussian_pyramid_loss(virtual: Tensor, real: Tensor, weights: Sequence[float
         total = total + weight * difference.abs().mean()
         difference = difference[..., ::2, ::2]
     return (total + weights[-1] * difference.abs().mean()) / len(weights)
+
+
+@full_precision
+def octave_l1_losses(virtual: Tensor, real: Tensor, octaves: int = 4) -> list[Tensor]:
+    """Compare two images at full size and at coarser octaves (PyramidP2P, Liu et al. 2022).
+
+    From one octave to the next, the images are blurred four times (3 x 3 Gaussian, standard deviation 1 px, borders
+    mirrored), and every second pixel is kept. Blurring is linear, so the difference of the images is carried down.
+
+    Args:
+        virtual: B x C x H x W.
+        real: B x C x H x W.
+        octaves: how many, the full size included.
+
+    Returns:
+        The mean absolute difference in each octave, finest first.
+
+    Raises:
+        ShapeError: the shapes differ, or the images are too small for so many octaves.
+    """
+    same_shape(virtual=virtual, real=real)
+    side, least = min(virtual.shape[-2:]), 2 ** (octaves - 1) + 1
+    if side < least:
+        raise ShapeError(f"{octaves} octaves need images of at least {least} px, not {side}; give fewer octaves")
+    difference = virtual - real
+    losses = [difference.abs().mean()]
+    for _ in range(octaves - 1):
+        for _ in range(BLURS_PER_OCTAVE):
+            difference = _gaussian_blur(difference)
+        difference = difference[..., ::2, ::2]
+        losses.append(difference.abs().mean())
+    return losses
+
+
+def _gaussian_blur(images: Tensor) -> Tensor:
+    """Weigh each pixel and its neighbours by exp(-distance² / 2), normalised, along both axes; borders are mirrored."""
+    middle = 1 / (1 + 2 * math.exp(-0.5))
+    blurred = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    for axis in (2, 3):
+        a, b, c = (blurred.narrow(axis, start, blurred.shape[axis] - 2) for start in range(3))
+        blurred = (a + c) * ((1 - middle) / 2) + b * middle
+    return blurred
 
 
 def _blur(images: Tensor) -> Tensor:

@@ -182,13 +182,24 @@ def normalisation(norm: NormName, channels: int) -> nn.Module:
     return kinds[norm](channels)
 
 
-def initialise(network: nn.Module, gain: float = 0.02) -> None:
-    """Xavier-normal weights and zero biases, drawn from the global generator; batch norms start near 1."""
+def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier", "normal"] = "xavier") -> None:
+    """Draw the first weights, from the global generator; biases are 0 and batch norms start near 1.
+
+    Args:
+        network: all its convolutions, linear layers and batch norms.
+        gain: how large the weights are.
+        scheme: `xavier` is Xavier-normal times the gain, as from CUT on; `normal` has the gain as its standard
+            deviation whatever the layer's size, as in pix2pix and CycleGAN.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             # under spectral norm the learnt weight stands behind a parametrisation
             weights = dict(layer.named_parameters())
-            nn.init.xavier_normal_(weights.get("parametrizations.weight.original", layer.weight), gain)
+            weight = weights.get("parametrizations.weight.original", layer.weight)
+            if scheme == "xavier":
+                nn.init.xavier_normal_(weight, gain)
+            else:
+                nn.init.normal_(weight, 0.0, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):

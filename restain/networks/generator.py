@@ -26,9 +26,11 @@ class GeneratorConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(64, ge=1)
-    """Channels of the first convolution; the residual blocks have four times as many."""
+    """Channels of the first convolution; they double with each halving."""
     blocks: int = Field(6, ge=1)
-    """Residual blocks: 6 for ASP, PSPStain and VSMT, 9 for CUT, CycleGAN and PyramidP2P."""
+    """Residual blocks: 6 for ASP, PSPStain and VSMT, 9 for CUT, CycleGAN, PyramidP2P and TDKStain."""
+    downsamplings: int = Field(2, ge=1)
+    """Halvings before the residual blocks: 3 for TDKStain, 2 for all others."""
     norm: NormName = "instance"
     antialias: bool = True
     """Blurred resampling; otherwise strided and transposed convolutions, as in CycleGAN and PyramidP2P."""
@@ -38,13 +40,11 @@ class GeneratorConfig(BaseModel):
 
 
 class Generator(Staged):
-    """H&E to virtual IHC, N x 3 x H x W to N x 3 x H x W in [-1, 1]; H and W must be multiples of 4.
+    """H&E to virtual IHC, N x 3 x H x W to N x 3 x H x W in [-1, 1]; H and W must be multiples of `multiple`.
 
     Stages: `input` (reflect-padded), `stem`, `down1` and `down2` (the bare convolutions, where PatchNCE reads),
-    `shrink1`, `shrink2`, `block0` ..., `up1`, `up2`, `output`.
+    `shrink1`, `shrink2`, `block0` ..., `up1`, `up2`, `output`. With other than two downsamplings, as many of each.
     """
-
-    multiple = 4
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
@@ -72,31 +72,41 @@ class Generator(Staged):
         stages: dict[str, nn.Module] = {
             "input": ReflectionPad(3),
             "stem": nn.Sequential(conv(3, width, 7), *finish(width)),
-            "down1": conv(width, 2 * width, 3, stride, padding=1),
-            "shrink1": nn.Sequential(*finish(2 * width), *shrink),
-            "down2": conv(2 * width, 4 * width, 3, stride, padding=1),
-            "shrink2": nn.Sequential(*finish(4 * width), *shrink),
         }
+        channels = width
+        for index in range(1, config.downsamplings + 1):
+            stages[f"down{index}"] = conv(channels, 2 * channels, 3, stride, padding=1)
+            stages[f"shrink{index}"] = nn.Sequential(*finish(2 * channels), *shrink)
+            channels *= 2
         for index in range(config.blocks):
-            stages[f"block{index}"] = ResidualBlock(4 * width, norm=norm, spectral=spectral, dropout=config.dropout)
-        output = convolution(width, 3, 7, spectral=spectral)
-        stages |= {
-            "up1": up(4 * width),
-            "up2": up(2 * width),
-            "output": nn.Sequential(ReflectionPad(3), output, nn.Tanh()),
-        }
+            stages[f"block{index}"] = ResidualBlock(channels, norm=norm, spectral=spectral, dropout=config.dropout)
+        for index in range(1, config.downsamplings + 1):
+            stages[f"up{index}"] = up(channels)
+            channels //= 2
+        stages["output"] = nn.Sequential(ReflectionPad(3), convolution(width, 3, 7, spectral=spectral), nn.Tanh())
         self.stages = nn.ModuleDict(stages)
         initialise(self)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides must be multiples of, px."""
+        return 1 << self.config.downsamplings
+
+    @property
+    def smallest_px(self) -> int:
+        """The shortest side: two pixels are left at the coarsest scale, the least that can be reflected."""
+        return 2 * self.multiple
 
     @property
     def halo_px(self) -> int:
         """How far an input pixel reaches in the output, not counting instance norm, which reaches everywhere.
 
         The reach of each stage times its pixel size: 3 for the 7x7, 1 + 1 for conv and blur at each scale on the way
-        down, 8 per residual block at a quarter of the size, the way up, 3 for the last 7x7; rounded up to the
-        generator's multiple.
+        down, 2 per residual block at the coarsest, 1 for the blur before and 1 for the conv after each doubling, 3 for
+        the last 7x7; rounded up to the generator's multiple.
         """
-        down = 3 + (1 + 1) + 2 * (1 + 1)
-        blocks = 4 * 2 * self.config.blocks
-        up = 4 * 1 + 2 * 1 + 2 * 1 + 1 + 3
+        scales = [1 << index for index in range(self.config.downsamplings)]
+        down = 3 + sum((1 + 1) * scale for scale in scales)
+        blocks = self.multiple * 2 * self.config.blocks
+        up = sum(1 * 2 * scale + 1 * scale for scale in scales) + 3
         return -(-(down + blocks + up) // self.multiple) * self.multiple

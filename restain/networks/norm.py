@@ -6,6 +6,7 @@ what lies within its receptive radius and on nothing else.
 """
 
 import collections.abc
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from restain.errors import ShapeError
 from restain.networks.blocks import ResidualBlock
 from restain.networks.generator import Generator
+from restain.networks.stainer import Stainer
 
 Norm = nn.InstanceNorm2d | nn.BatchNorm2d
 Convolution = nn.Conv2d | nn.ConvTranspose2d
@@ -54,8 +56,8 @@ def joint_statistics(
 
     Args:
         generator: evaluated, not changed.
-        tiles: N x 3 x H x W each, in [-1, 1]; sizes may differ, sides are multiples of 4.
-        inside: what counts of each tile, rows and columns in multiples of 4; all of it, if not given. Near the edge of
+        tiles: N x 3 x H x W each, in [-1, 1]; sizes may differ, sides are multiples of the generator's.
+        inside: what counts of each tile, rows and columns in such multiples; all of it, if not given. Near the edge of
             a tile, features are what padding made of them. Where all tiles of an image see the receptive radius of the
             generator around what counts, the statistics are those of the whole image in one piece.
 
@@ -89,10 +91,11 @@ def joint_statistics(
 
 
 @torch.no_grad()
-def freeze(generator: Generator, statistics: NormStatistics | None = None) -> Generator:
+def freeze(generator: Stainer, statistics: NormStatistics | None = None) -> Stainer:
     """Build the generator whose norms have fixed statistics, folded into the convolutions before them.
 
-    It is a local function with less to compute: `norm = "none"`. Batch norms are folded with their own statistics.
+    It is a local function with less to compute: `norm = "none"`. Batch norms are folded with their own statistics. A
+    U-Net is one already, and is copied.
 
     Args:
         generator: not changed.
@@ -105,10 +108,12 @@ def freeze(generator: Generator, statistics: NormStatistics | None = None) -> Ge
         ShapeError: the statistics belong to a generator of another shape.
     """
     statistics = statistics or {}
+    check_statistics(generator, statistics)
+    if not isinstance(generator, Generator):
+        return copy.deepcopy(generator).eval().requires_grad_(False)
     config = generator.config.model_copy(update={"norm": "none", "spectral_norm": False, "dropout": 0.0})
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
         frozen = Generator(config).to(next(generator.parameters()))
-    check_statistics(generator, statistics)
     with evaluating(generator):
         targets = (layer for layer in frozen.modules() if isinstance(layer, Convolution))
         for (source, norm, name), target in zip(_normalised_convolutions(generator), targets, strict=True):
@@ -121,7 +126,7 @@ def freeze(generator: Generator, statistics: NormStatistics | None = None) -> Ge
     return frozen.eval().requires_grad_(False)
 
 
-def check_statistics(generator: Generator, statistics: NormStatistics) -> None:
+def check_statistics(generator: Stainer, statistics: NormStatistics) -> None:
     """Check that statistics fit a generator: the same instance norms, as many channels each.
 
     Raises:
@@ -147,7 +152,7 @@ def evaluating(generator: nn.Module) -> Iterator[None]:
         generator.train(training)
 
 
-def instance_norms(generator: Generator) -> dict[str, nn.InstanceNorm2d]:
+def instance_norms(generator: Stainer) -> dict[str, nn.InstanceNorm2d]:
     """The layers that need statistics, by name; none in a generator that is a local function already."""
     return {name: layer for name, layer in generator.named_modules() if isinstance(layer, nn.InstanceNorm2d)}
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from restain.image import to_tensor
-from restain.networks.generator import Generator
 from restain.networks.norm import evaluating, instance_norms
+from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, tiles
 
 RGB = NDArray[np.uint8]
@@ -39,18 +39,18 @@ class DenseStatistics:
 
 @torch.no_grad()
 def dense_statistics(
-    generator: Generator, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
+    generator: Stainer, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
 ) -> DenseStatistics:
     """Stain each tile alone for its statistics.
 
     Args:
         generator: not changed.
-        size: width and height of the image in px, multiples of 4.
+        size: width and height of the image in px, multiples of the generator's.
         read: the pixels of a box, H x W x 3 uint8.
-        tile_px: side of a tile, a multiple of 4; the last of a row or column overlaps the one before.
+        tile_px: side of a tile, such a multiple; the last of a row or column overlaps the one before.
     """
     device = next(generator.parameters()).device
-    boxes = [tile.window for tile in tiles(size, tile_px, 0)]
+    boxes = [tile.window for tile in tiles(size, tile_px, 0, generator.multiple)]
     x, y = (
         sorted({corner + length / 2 for corner, length in sides}) for sides in zip(*map(_sides, boxes), strict=True)
     )
@@ -70,7 +70,7 @@ def dense_statistics(
 
 
 @torch.no_grad()
-def stain_densely(generator: Generator, statistics: DenseStatistics, window: Tensor, place: Box) -> Tensor:
+def stain_densely(generator: Stainer, statistics: DenseStatistics, window: Tensor, place: Box) -> Tensor:
     """Stain one window with statistics that change from pixel to pixel.
 
     Args:
@@ -98,7 +98,7 @@ def stain_densely(generator: Generator, statistics: DenseStatistics, window: Ten
 
 
 @contextmanager
-def _norms_call(generator: Generator, function: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
+def _norms_call(generator: Stainer, function: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
     """Let each instance norm show its input to a function, and return what that returns instead, if anything."""
     handles = [
         norm.register_forward_hook(lambda _, inputs, __, name=name: function(name, inputs[0]))

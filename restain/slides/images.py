@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError, RestainError, ShapeError
 from restain.image import image_size, load_image, save_image, to_tensor, to_uint8
-from restain.networks.generator import Generator
 from restain.networks.norm import NormStatistics, evaluating, freeze, instance_norms
+from restain.networks.stainer import Stainer
 from restain.slides.files import Job, find_jobs, make_folder
 from restain.slides.norm import Network, Norm, tiled_network
-from restain.slides.tiling import MULTIPLE, Box, Tile, tiles
+from restain.slides.tiling import Box, Tile, tiles
 
 RGB = NDArray[np.uint8]
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def stain(
-    generator: Generator,
+    generator: Stainer,
     rgb: RGB,
     *,
     tile_px: int = TILE_PX,
@@ -56,14 +56,14 @@ def stain(
 ) -> RGB:
     """Turn H&E into virtual IHC.
 
-    Sides that are no multiple of 4 are padded by reflection and cropped back. The generator runs where its weights are,
-    in evaluation mode; it is left as it was.
+    Sides that are no multiple of what the generator needs (4 px for most, 256 for the U-Net) are padded by reflection
+    and cropped back. The generator runs where its weights are, in evaluation mode; it is left as it was.
 
     Args:
         generator: from `load_generator`, or a method in training.
         rgb: H x W x 3 or N x H x W x 3 uint8, at the micrometres per pixel that the generator was trained at.
-        tile_px: side of a tile, a multiple of 4. Larger images are stained in tiles, which bounds memory.
-        halo_px: what a tile sees around itself, a multiple of 4; the receptive radius of the generator if not given.
+        tile_px: side of a tile, such a multiple. Larger images are stained in tiles, which bounds memory.
+        halo_px: what a tile sees around itself, such a multiple; the receptive radius of the generator if not given.
         norm: what images larger than a tile are normalised by: statistics that all tiles share ("slide"), that change
             smoothly between tiles ("dense"), or the tile's own ("tile", leaves seams). Statistics that are given serve
             every image, whatever its size.
@@ -74,7 +74,7 @@ def stain(
     Raises:
         ShapeError: the array is not H x W x 3 or N x H x W x 3 uint8.
         ShapeError: the statistics given belong to another generator.
-        InputError: a side is shorter than 8 px, or `tile_px` or `halo_px` is no multiple of 4.
+        InputError: a side is shorter than 8 px, or `tile_px` or `halo_px` is no such multiple.
     """
     if rgb.ndim not in (3, 4) or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
         shape = " x ".join(map(str, rgb.shape))
@@ -87,7 +87,7 @@ def stain(
 
 
 def stain_files(
-    generator: Generator,
+    generator: Stainer,
     inputs: Sequence[Path],
     out: Path,
     *,
@@ -180,13 +180,13 @@ def _groups(sizes: Mapping[Job, tuple[int, int]]) -> Iterator[list[Job]]:
         yield from (jobs[start : start + count] for start in range(0, len(jobs), count))
 
 
-def _with_statistics(generator: Generator, norm: Norm | NormStatistics) -> tuple[Generator, Norm]:
+def _with_statistics(generator: Stainer, norm: Norm | NormStatistics) -> tuple[Stainer, Norm]:
     """A generator with fixed statistics, where these are given, needs no policy any more."""
     return (generator, norm) if isinstance(norm, str) else (freeze(generator, norm), "tile")
 
 
 def _stain_each(
-    generator: Generator,
+    generator: Stainer,
     norm: Norm,
     images: Sequence[RGB],
     virtual: Sequence[RGB],
@@ -200,14 +200,15 @@ def _stain_each(
     height, width = images[0].shape[:2]
     _check_size(width, height)
     halo_px = generator.halo_px if halo_px is None else halo_px
-    size = (-(-width // MULTIPLE) * MULTIPLE, -(-height // MULTIPLE) * MULTIPLE)
-    cut = list(tiles(size, tile_px, halo_px))
+    multiple = generator.multiple
+    width, height = (max(-(-side // multiple) * multiple, generator.smallest_px) for side in (width, height))
+    cut = list(tiles((width, height), tile_px, halo_px, multiple))
     if len(cut) == 1 or not instance_norms(generator):
         norm = "tile"
     together = len(images) if norm == "tile" else 1  # otherwise each image has statistics of its own
     with evaluating(generator), _memory_in_words(generator, cut[0].window):
         for start in range(0, len(images), together):
-            network = tiled_network(generator, norm, size, partial(_read, images[start]), tile_px=tile_px)
+            network = tiled_network(generator, norm, (width, height), partial(_read, images[start]), tile_px=tile_px)
             some = slice(start, start + together)
             _stain_tiles(network, images[some], virtual[some], cut, (tile_px + 2 * halo_px) ** 2, on_pixels)
 
@@ -242,7 +243,7 @@ def _read(image: RGB, window: Box) -> RGB:
 
 
 @contextmanager
-def _memory_in_words(generator: Generator, window: Box) -> Iterator[None]:
+def _memory_in_words(generator: Stainer, window: Box) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from restain.errors import InputError
-from restain.networks.generator import Generator
-from restain.networks.norm import NormStatistics, freeze
+from restain.networks.norm import NormStatistics, freeze, instance_norms
+from restain.networks.stainer import Stainer
 from restain.slides.dense import dense_statistics, stain_densely
 from restain.slides.statistics import SAMPLE_PX, load_statistics, sample_statistics
 from restain.slides.tiling import Box, tiles
@@ -29,16 +29,16 @@ Network = Callable[[Tensor, Box], Tensor]
 
 
 def tiled_network(
-    generator: Generator, norm: Norm, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
+    generator: Stainer, norm: Norm, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
 ) -> Network:
     """Prepare a generator for one image that is stained in tiles.
 
     Args:
         generator: in evaluation mode; not changed.
         norm: the policy. Without instance norm in the generator, all give the same.
-        size: width and height of the image in px, multiples of 4.
+        size: width and height of the image in px, multiples of the generator's.
         read: the pixels of a box, H x W x 3 uint8.
-        tile_px: side of the tiles, a multiple of 4; `dense` takes its statistics from them.
+        tile_px: side of the tiles, such a multiple; `dense` takes its statistics from them.
     """
     device = next(generator.parameters()).device
     if norm == "dense":
@@ -46,8 +46,8 @@ def tiled_network(
         return lambda windows, place: torch.cat(
             [stain_densely(generator, grid, window[None], place) for window in windows.to(device)]
         )
-    if norm == "slide":
-        candidates = list(tiles(size, SAMPLE_PX, generator.halo_px))
+    if norm == "slide" and instance_norms(generator):
+        candidates = list(tiles(size, SAMPLE_PX, generator.halo_px, generator.multiple))
         generator = freeze(generator, sample_statistics(generator, candidates, read))
     return lambda windows, _: generator(windows.to(device))
 

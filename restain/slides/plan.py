@@ -10,7 +10,7 @@ from restain.errors import InputError, OutputError
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
 from restain.slides.reader import Slide
-from restain.slides.tiling import MULTIPLE, Box, Tile
+from restain.slides.tiling import Box, Tile
 from restain.slides.tissue import TissueMask
 
 _ENCODED_PX = 512
@@ -38,7 +38,7 @@ class Plan:
     mpp: float
     """Micrometres per pixel of the result."""
     size: tuple[int, int]
-    """Width and height of the whole slide; sides are multiples of 4, the last pixels may be reflected."""
+    """Width and height of the whole slide; sides are multiples of the generator's, the last px may be reflected."""
     area: Box
     """What the result shows."""
     layout: Layout
@@ -91,6 +91,7 @@ def make_plan(
     *,
     tile_px: int,
     halo_px: int,
+    multiple: int = 4,
     region: tuple[int, int, int, int] | None = None,
     tissue: TissueMask | None = None,
 ) -> Plan:
@@ -100,23 +101,26 @@ def make_plan(
         slide: what is stained.
         mpp: micrometres per pixel at which the network works.
         tile_px: side of what the network adds at a time, a multiple of 16.
-        halo_px: what it sees around that, a multiple of 4.
+        halo_px: what it sees around that.
+        multiple: of the network; tiles, halo and all places where it sees are multiples of it, as in
+            `restain.slides.tiling.tiles`.
         region: x, y, width, height in px of the slide's first level; the result shows only this.
         tissue: where to stain; everywhere if not given.
 
     Raises:
         InputError: a tile or halo that is no such multiple, or a region that does not lie on the slide.
     """
-    if tile_px < 16 or tile_px % 16 or halo_px < 0 or halo_px % MULTIPLE:
+    finest = max(16, multiple)
+    if tile_px < finest or tile_px % finest or halo_px < 0 or halo_px % multiple:
         raise InputError(
-            f"tile of {tile_px} px, halo of {halo_px} px: for slides, expected multiples of 16 and of {MULTIPLE}"
+            f"tile of {tile_px} px, halo of {halo_px} px: for slides, expected multiples of {finest} and of {multiple}"
         )
     scale = slide.scale(mpp)
     width, height = slide.size_at(mpp)
     area = Box(0, 0, width, height)
     if region:
         x, y, wide, high = region
-        left, top = (max(0, int(start / scale) // MULTIPLE * MULTIPLE) for start in (x, y))
+        left, top = (max(0, int(start / scale) // multiple * multiple) for start in (x, y))
         right, bottom = min(width, math.ceil((x + wide) / scale)), min(height, math.ceil((y + high) / scale))
         if min(wide, high) < 1 or right <= left or bottom <= top:
             raise InputError(
@@ -127,7 +131,7 @@ def make_plan(
     return Plan(
         slide,
         mpp=slide.mpp * scale,
-        size=(-(-width // MULTIPLE) * MULTIPLE, -(-height // MULTIPLE) * MULTIPLE),
+        size=(-(-width // multiple) * multiple, -(-height // multiple) * multiple),
         area=area,
         layout=Layout((area.width, area.height), math.gcd(tile_px, _ENCODED_PX)),
         tile_px=tile_px,

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from restain.checkpoint import load_generator, read_info
-from restain.networks.generator import Generator
+from restain.networks.stainer import Stainer
 from restain.slides.codec import Codec
 
 SLIDE_TILE_PX = 512
@@ -17,7 +17,7 @@ SLIDE_TILE_PX = 512
 class Model:
     """A generator and what its checkpoint says of it."""
 
-    generator: Generator
+    generator: Stainer
     sha256: str
     """Of the weights."""
     mpp: float | None = None
@@ -49,7 +49,7 @@ class SlideSettings:
     """`slide`, `dense`, `tile`, or a file of statistics; see `restain.slides.norm`."""
     codec: Codec = field(default_factory=Codec)
     tile_px: int = SLIDE_TILE_PX
-    """A multiple of 16."""
+    """A multiple of 16, and of 256 for the U-Net."""
     halo_px: int | None = None
     """What a tile sees around itself; the generator's receptive radius if not given."""
     mpp: float | None = None

@@ -85,6 +85,7 @@ def stain_slide(
             _model_mpp(model, slide, settings, report),
             tile_px=settings.tile_px,
             halo_px=model.generator.halo_px if settings.halo_px is None else settings.halo_px,
+            multiple=model.generator.multiple,
             region=settings.region,
             tissue=_tissue(slide, settings),
         )

@@ -14,6 +14,7 @@ from restain.errors import InputError, MissingError
 from restain.image import atomic_path, to_tensor
 from restain.networks.generator import Generator
 from restain.networks.norm import Moments, NormStatistics, instance_norms, joint_statistics
+from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile
 
 RGB = NDArray[np.uint8]
@@ -27,7 +28,7 @@ _FORMAT_KEY, _MODEL_KEY = "restain_statistics", "model"
 
 
 def sample_statistics(
-    generator: Generator,
+    generator: Stainer,
     tiles: Sequence[Tile],
     read: Callable[[Box], RGB],
     *,
@@ -51,7 +52,7 @@ def sample_statistics(
     Raises:
         ShapeError: there are no tiles.
     """
-    if not instance_norms(generator):
+    if not isinstance(generator, Generator) or not instance_norms(generator):
         return {}
     chosen = choose(tiles, count, seed)
     windows = [to_tensor(read(tile.window)) for tile in chosen]

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 from restain.errors import InputError
 
-MULTIPLE = 4
-"""Generators halve the image twice: sides and origins of what they see are multiples of this, so all see one grid."""
-
 
 @dataclass(frozen=True)
 class Box:
@@ -36,7 +33,7 @@ class Tile:
     window: Box
 
 
-def tiles(size: tuple[int, int], tile_px: int, halo_px: int) -> Iterator[Tile]:
+def tiles(size: tuple[int, int], tile_px: int, halo_px: int, multiple: int = 4) -> Iterator[Tile]:
     """Cover an image with tiles, row by row.
 
     The cores are a grid of `tile_px` that covers each pixel once. A window is its core with `halo_px` on every side;
@@ -44,17 +41,19 @@ def tiles(size: tuple[int, int], tile_px: int, halo_px: int) -> Iterator[Tile]:
     network meets the border of the image only where it is. Along a side that one window covers, there is one tile.
 
     Args:
-        size: width and height in px, multiples of 4.
-        tile_px: side of a core, a multiple of 4.
-        halo_px: how far the network looks, a multiple of 4.
+        size: width and height in px, multiples of `multiple`.
+        tile_px: side of a core, such a multiple too.
+        halo_px: how far the network looks, such a multiple too.
+        multiple: 2 to the number of times that the network halves the image. Sides and origins of all that it sees are
+            multiples of this, so that all windows share one grid of coarse pixels.
 
     Raises:
-        InputError: one of them is no multiple of 4, or the tile is not positive.
+        InputError: one of them is no such multiple, or the tile is not positive.
     """
-    if tile_px < MULTIPLE or halo_px < 0 or any(value % MULTIPLE for value in (*size, tile_px, halo_px)):
+    if tile_px < multiple or halo_px < 0 or any(value % multiple for value in (*size, tile_px, halo_px)):
         raise InputError(
             f"tile of {tile_px} px, halo of {halo_px} px, image of {size[0]} x {size[1]} px: expected multiples of "
-            f"{MULTIPLE}, and a tile of at least that"
+            f"{multiple}, and a tile of at least that"
         )
     columns, rows = (list(_spans(length, tile_px, halo_px)) for length in size)
     for (y, height), (window_y, window_height) in rows:

@@ -124,6 +124,7 @@ def test_an_imported_generator_gives_the_published_images(tmp_path: Path, name: 
     assert info.network == {
         "width": 2,
         "blocks": variant["blocks"],
+        "downsamplings": 2,
         "norm": variant["norm"],
         "antialias": variant["antialias"],
         "spectral_norm": variant["spectral"],

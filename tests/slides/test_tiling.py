@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restain.errors import InputError
-from restain.slides.tiling import MULTIPLE, Box, tiles
+from restain.slides.tiling import Box, tiles
 
+MULTIPLE = 4
 fours = st.integers(1, 60).map(lambda value: value * MULTIPLE)
 halos = st.integers(0, 12).map(lambda value: value * MULTIPLE)
 
