@@ -119,22 +119,25 @@ def command(
             rich_help_panel=SLIDES,
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Stain on Ray, each slide on a GPU or CPU of its own: the address of a cluster, or 'local'.",
+            metavar="ADDRESS|local",
+            show_default=False,
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
 ) -> None:
     """Stain H&E virtually: images become PNGs of the same name, slides become pyramidal OME-TIFFs."""
-    import torch
-
     from restain.errors import InputError
     from restain.slides.archive import is_slide
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {place}: torch cannot use it here; 'cpu' always works") from error
-
     one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    if ray and (one_slide or not any(map(_holds_slides, inputs))):
+        raise InputError("--ray is for many slides, with a folder as --out")
     if not one_slide and not any(map(_holds_slides, inputs)):
-        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, place, overwrite, trust)
+        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, _device(device), overwrite, trust)
         return
     if trust:
         raise InputError("--trust is for images; cut out the parts of the slide that matter and stain them")
@@ -155,13 +158,26 @@ def command(
         bfloat16=bfloat16,
     )
     if not one_slide:
-        _stain_slides(inputs, model, out, settings, place, overwrite, workers, shard)
+        _stain_slides(inputs, model, out, settings, device, overwrite, workers, shard, ray)
     elif len(inputs) > 1 or inputs[0].is_dir():
         raise InputError(f"{out} is one file, but several slides were given; give a folder with --out")
     elif not is_slide(inputs[0]) and inputs[0].suffix.lower() == ".csv":
         raise InputError(f"{out} is one file, but {inputs[0]} lists slides; give a folder with --out")
     else:
-        _stain_slide(inputs[0], model, out, settings, place, overwrite)
+        _stain_slide(inputs[0], model, out, settings, _device(device), overwrite)
+
+
+def _device(wanted: str | None) -> str:
+    import torch
+
+    from restain.errors import InputError
+
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: torch cannot use it here; 'cpu' always works") from error
+    return device
 
 
 def _holds_slides(given: Path) -> bool:
@@ -216,10 +232,11 @@ def _stain_slides(
     model: Path,
     out: Path,
     settings: "SlideSettings",
-    place: str,
+    device: str | None,
     overwrite: bool,
     workers: int,
     part: str | None,
+    ray: str | None,
 ) -> None:
     from restain.errors import RestainError
     from restain.slides.archive import SlideJob, find_slides, shard, stain_slides
@@ -235,7 +252,13 @@ def _stain_slides(
             became = "failed" if isinstance(result, RestainError) else "is done"
             progress.update(task, advance=1, description=f"slides; {job.source.name} {became}")
 
-        outcome = stain_slides(model, jobs, settings, device=place, workers=workers, overwrite=overwrite, on_slide=show)
+        if ray:
+            from restain.slides.cluster import stain_on_ray
+
+            run = partial(stain_on_ray, address=ray, device=device)
+        else:
+            run = partial(stain_slides, device=_device(device))
+        outcome = run(model, jobs, settings, workers=workers, overwrite=overwrite, on_slide=show)
     for reason in outcome.failures.values():
         typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
     skipped = sum(report.skipped for report in outcome.reports)

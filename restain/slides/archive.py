@@ -16,7 +16,7 @@ from restain.slides.reader import SLIDE_SUFFIXES
 from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
 from restain.slides.staining import stain_slide
 
-_ATTEMPTS = 3
+ATTEMPTS = 3
 """How often a slide is begun whose process was killed, for instance for lack of memory."""
 
 
@@ -35,6 +35,13 @@ class ArchiveOutcome:
 
     reports: list[SlideReport] = field(default_factory=list)
     failures: dict[Path, RestainError] = field(default_factory=dict)
+
+    def note(self, job: SlideJob, result: SlideReport | RestainError) -> None:
+        """Add what became of one slide."""
+        if isinstance(result, RestainError):
+            self.failures[job.source] = result
+        else:
+            self.reports.append(result)
 
 
 def is_slide(path: Path) -> bool:
@@ -144,22 +151,19 @@ def stain_slides(
     loaded = load_model(model, device)
 
     def note(job: SlideJob, result: SlideReport | RestainError) -> None:
-        if isinstance(result, RestainError):
-            outcome.failures[job.source] = result
-        else:
-            outcome.reports.append(result)
+        outcome.note(job, result)
         if on_slide:
             on_slide(job, result)
 
     if workers == 1:
         for job in jobs:
-            note(job, _attempt(loaded, job, settings, overwrite))
+            note(job, attempt(loaded, job, settings, overwrite))
         return outcome
     waiting = list(jobs)
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         waiting = _in_processes(model, waiting, settings, device, workers, overwrite, note) if waiting else []
     for job in waiting:
-        note(job, RestainError(f"{job.source}: its process was killed {_ATTEMPTS} times; memory may be too small"))
+        note(job, RestainError(f"{job.source}: its process was killed {ATTEMPTS} times; memory may be too small"))
     return outcome
 
 
@@ -198,12 +202,15 @@ def _begin(model: Path, device: str, threads: int) -> None:
 
 
 def _work(job: SlideJob, settings: SlideSettings, overwrite: bool) -> SlideReport | RestainError:
-    return _attempt(_here[0], job, settings, overwrite)
+    return attempt(_here[0], job, settings, overwrite)
 
 
-def _attempt(model: Model, job: SlideJob, settings: SlideSettings, overwrite: bool) -> SlideReport | RestainError:
+def attempt(model: Model, job: SlideJob, settings: SlideSettings, overwrite: bool) -> SlideReport | RestainError:
+    """Stain one slide of many: whatever goes wrong becomes its result, so that the others go on."""
     try:
         own = replace(settings, mpp=job.mpp) if job.mpp else settings
         return stain_slide(model, job.source, job.target, own, overwrite=overwrite)
     except RestainError as error:
         return error
+    except Exception as error:  # a night of work must not end with one odd slide
+        return RestainError(f"{job.source}: unexpected {type(error).__name__}: {error}; alone, it shows where from")
