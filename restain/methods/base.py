@@ -84,6 +84,11 @@ class Method(nn.Module, ABC):
         """How many images a step needs together, in one process; 1 for most methods."""
         return 1
 
+    @classmethod
+    def crop_multiple(cls, config: Any) -> int:
+        """What the sides of a crop must be multiples of, px; 4 for most methods."""
+        return 4
+
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
         """Fresh optimisers by name, each with its base learning rate; called once per run."""

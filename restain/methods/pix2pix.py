@@ -55,6 +55,11 @@ class Pix2pix(Method):
         )
         initialise(self.discriminator, scheme="normal")
 
+    @classmethod
+    def crop_multiple(cls, config: Pix2pixConfig) -> int:
+        """As many px as the U-Net makes one of."""
+        return 1 << config.depth
+
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""
         networks = {"generator": self.generator, "discriminator": self.discriminator}

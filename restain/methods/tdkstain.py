@@ -88,6 +88,11 @@ class TdkStain(Method):
         self.estimator = DensityEstimator(config.width * 2**config.downsamplings)
         initialise(self, scheme="normal")
 
+    @classmethod
+    def crop_multiple(cls, config: TdkStainConfig) -> int:
+        """As many px as the generator makes one of."""
+        return 1 << config.downsamplings
+
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""
         networks = {"generator": self.generator, "discriminator": self.discriminator, "estimator": self.estimator}

@@ -60,6 +60,13 @@ def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
     model = _validated(method.Config, sections["model"], origin, f"{prefix}model.")
     auxiliary = _auxiliary(method.auxiliary(model), table, sections, origin, prefix)
     recipe = _validated(Recipe, {**table, "model": model, "auxiliary": auxiliary}, origin, prefix)
+    multiple, crop_px = method.crop_multiple(model), recipe.data.crop_px
+    if crop_px != "whole" and crop_px % multiple:
+        raise origin.error(
+            f"{prefix}data.crop_px",
+            f"crop_px in [{prefix}data] is {crop_px}, but with these settings {name} needs a multiple of {multiple}; "
+            f"give one, or fewer halvings in [{prefix}model]",
+        )
     least, size = method.least_batch(model), recipe.data.batch_size
     if size < least:
         raise origin.error(

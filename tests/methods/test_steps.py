@@ -19,6 +19,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "reconstruct": ("reconstruct", {}, {"autoencoder"}),
     "classify": ("classify", {"side": "ihc"}, {"classifier"}),
     "segment": ("segment", {}, {"segmenter"}),
+    "pix2pix": ("pix2pix", {}, {"generator", "discriminator"}),
+    "cyclegan": ("cyclegan", {}, {"generator", "back_generator", "discriminator", "he_discriminator"}),
+    "pyramidp2p": ("pyramidp2p", {}, {"generator", "discriminator"}),
+    "tdkstain": ("tdkstain", {}, {"generator", "discriminator", "estimator"}),
     "cut": ("cut", {}, {"generator", "discriminator", "sampler"}),
     "fastcut": ("cut", {"fast": True}, {"generator", "discriminator", "sampler"}),
 }
@@ -41,6 +45,7 @@ VARIANTS |= {
     "vsmt complete": ("vsmt", {}, BASE | FUSED | {"spatial"}),
     "vsmt no structure enhancement": ("vsmt", {"structure_enhancement": False}, BASE | FUSED),
     "vsmt optimal transport": ("vsmt", {"alignment": "ot"}, BASE | FUSED | {"spatial"}),
+    "vsmt matching on both levels": ("vsmt", {"matching": "both"}, BASE | FUSED | {"spatial"}),
     "vsmt automatic K": ("vsmt", {"clusters": "auto"}, BASE | FUSED | {"spatial"}),
     "vsmt paper": (
         "vsmt",

@@ -15,6 +15,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "reconstruct": {"data": {"crop_px": 16}, "model": {"width": 1}},
     "classify": {"data": {"crop_px": 32}, "model": {"width": 1}},
     "segment": {"data": {"crop_px": 32}, "model": {"width": 1}},
+    "pix2pix": {"data": {"crop_px": 32}, "model": {"width": 2, "depth": 4}},
+    "cyclegan": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1, "pool": 3}},
+    "pyramidp2p": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1}},
+    "tdkstain": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1, "scales": 1}},
     "cut": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 5, "positions": 16}},
     "asp": {"data": {"crop_px": 64}, "model": {"width": 2, "discriminator_depth": 3, "positions": 16}},
     "pspstain": {
