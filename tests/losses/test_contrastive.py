@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
-from restain.losses.contrastive import margin_info_nce, patch_nce
+from restain.losses.contrastive import adaptive_patch_nce, margin_info_nce, patch_nce
 from restain.randomness import generator
 
 Golden = Callable[[str], dict[str, NDArray[np.float32]]]
@@ -71,6 +71,48 @@ def test_patch_nce_gives_the_key_no_gradient() -> None:
     assert key.grad is None
 
 
+def adaptive_patch_nce_by_loops(query: Tensor, key: Tensor, evenness: float, temperature: float) -> float:
+    images = []
+    for queries, keys in zip(query, key, strict=True):
+        losses, weights = [], []
+        for place, one in enumerate(queries):
+            near = [exp(float(one @ other) / temperature) for other in keys]
+            losses.append(-log(near[place] / sum(near)))
+            weights.append(evenness + (1 - evenness) * max(float(one @ keys[place]), 0.0))
+        images.append(np.dot(weights, losses) / sum(weights))
+    return float(np.mean(images))
+
+
+@given(SEEDS, st.floats(0.01, 1), st.floats(0.05, 2))
+def test_adaptive_patch_nce_by_its_definition(seed: int, evenness: float, temperature: float) -> None:
+    query, key = vectors(seed), vectors(seed + 1)
+    expected = adaptive_patch_nce_by_loops(query, key, evenness, temperature)
+    assert float(adaptive_patch_nce(query, key, evenness, temperature)) == pytest.approx(expected)
+
+
+def test_adaptive_patch_nce_limits() -> None:
+    query, key = vectors(0), vectors(1)
+    assert_close(adaptive_patch_nce(query, key, 1.0), patch_nce(query, key))
+    assert adaptive_patch_nce(query, -query, 0.0) == 0  # nothing agrees, nothing counts
+    agreeing = query.clone()
+    agreeing[:, 1:] *= -1  # all places but the first are as wrong as can be
+    logits = (query @ agreeing.mT / 0.07)[:, 0]
+    assert_close(adaptive_patch_nce(query, agreeing, 0.0), -logits.log_softmax(-1)[:, 0].mean())
+
+
+def test_the_weights_of_adaptive_patch_nce_take_no_gradient() -> None:
+    query, key = vectors(0).requires_grad_(), vectors(1).requires_grad_()
+    adaptive_patch_nce(query, key, 0.3).backward()
+    assert key.grad is None
+    found, query.grad = query.grad, None
+    with torch.no_grad():
+        weights = 0.3 + 0.7 * (query * key).sum(-1).relu()
+        weights /= weights.mean(1, keepdim=True)
+    logits = query @ key.detach().mT / 0.07
+    (-(logits.log_softmax(-1).diagonal(dim1=1, dim2=2)) * weights).mean().backward()
+    assert_close(found, query.grad)
+
+
 def test_published_margin_info_nce(golden: Golden) -> None:
     expected = {name: torch.from_numpy(array) for name, array in golden("margin_info_nce").items()}
     views = (expected[name] for name in ("anchor", "positive", "negative"))
@@ -114,7 +156,14 @@ def test_margin_info_nce_limits() -> None:
     assert 1990 < far < 2010  # -log of e^-1000 / e^1000: no overflow
 
 
-@pytest.mark.parametrize("loss", [lambda a, b, _: patch_nce(a.flatten(2).mT, b.flatten(2).mT), margin_info_nce])
+FUNCTIONS = {
+    "patch": lambda a, b, _: patch_nce(a.flatten(2).mT, b.flatten(2).mT),
+    "adaptive": lambda a, b, _: adaptive_patch_nce(a.flatten(2).mT, b.flatten(2).mT, 0.0),
+    "margin": margin_info_nce,
+}
+
+
+@pytest.mark.parametrize("loss", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("level", [None, 0.0, 1.0], ids=["random", "no features", "constant"])
 def test_gradients_are_finite(loss: Callable[..., Tensor], level: float | None) -> None:
     views = [maps(seed).float() if level is None else torch.full((2, 4, 3, 3), level) for seed in range(3)]
