@@ -19,7 +19,7 @@ from torch import Tensor
 from restain.checkpoint.file import CheckpointInfo, save_checkpoint
 from restain.errors import CheckpointError, MissingError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
-from restain.networks.blocks import BlurDown, BlurUp
+from restain.networks.blocks import binomial
 from restain.networks.generator import Generator, GeneratorConfig
 
 State = dict[str, Tensor]
@@ -206,7 +206,7 @@ def _blurs(network: Network) -> State:
     if not (isinstance(network, Generator) and network.config.antialias):
         return {}
     width, end = network.config.width, 12 + network.config.blocks
-    down, up = BlurDown().kernel, BlurUp().kernel
+    down, up = binomial(3), 4 * binomial(4)
     kernels = {7: (down, 2), 11: (down, 4), end: (up, 4), end + 4: (up, 2)}
     return {f"model.{at}.filt": kernel.expand(times * width, 1, -1, -1) for at, (kernel, times) in kernels.items()}
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from restain.checkpoint import import_published, load_checkpoint, load_generator, load_published
 from restain.errors import CheckpointError, MissingError
-from restain.networks.blocks import BlurDown, BlurUp
+from restain.networks.blocks import BlurDown, BlurUp, binomial
 from restain.networks.discriminator import Discriminator
 from restain.networks.generator import Generator
 
@@ -30,7 +30,8 @@ class Blur(nn.Module):
     def __init__(self, blur: BlurDown | BlurUp, channels: int) -> None:
         super().__init__()
         self.blur = blur
-        self.register_buffer("filt", blur.kernel.repeat(channels, 1, 1, 1))
+        kernel = binomial(3) if isinstance(blur, BlurDown) else 4 * binomial(4)
+        self.register_buffer("filt", kernel.repeat(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from restain.errors import ConfigError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
-from restain.networks.blocks import BlurDown, BlurUp, Staged
+from restain.networks.blocks import BlurDown, BlurUp, Staged, binomial
 from restain.networks.discriminator import Discriminator
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.resnet import ResNet18
@@ -139,6 +139,16 @@ def test_blurred_resampling_keeps_a_constant() -> None:
     x = torch.full((1, 3, 8, 8), 0.7)
     assert_close(BlurDown()(x), torch.full((1, 3, 4, 4), 0.7))
     assert_close(BlurUp()(x), torch.full((1, 3, 16, 16), 0.7))
+
+
+@torch.no_grad()
+def test_doubling_is_a_transposed_binomial_blur() -> None:
+    x = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    kernel = 4 * binomial(4).expand(3, 1, -1, -1)
+    assert_close(kernel[0, 0, 0] * 16, torch.tensor([1.0, 3.0, 3.0, 1.0]))
+    blurred = torch.nn.functional.conv_transpose2d(padded, kernel, stride=2, padding=2, groups=3)[:, :, 1:-1, 1:-1]
+    assert_close(BlurUp()(x), blurred)
 
 
 def test_sampler_gives_unit_vectors_from_the_same_places_for_all_images() -> None:
