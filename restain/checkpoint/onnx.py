@@ -14,10 +14,12 @@ TOLERANCE = 1e-4
 
 _TRACED = (2, 64, 96)
 _COMPARED = ((1, 64, 64), (2, 96, 72))
+"""Images, height and width; what a network needs more, as a U-Net may, is added."""
 
 
 def export_onnx(generator: Stainer, path: Path) -> float:
-    """Write a generator as one ONNX file; batch, height and width stay free, the sides must be multiples of 4.
+    """Write a generator as one ONNX file; batch, height and width stay free, the sides must be multiples of the
+    generator's, 4 px for most.
 
     Input and output are called `he` and `virtual`, N x 3 x H x W float32 in [-1, 1]. The file is run and compared with
     PyTorch before it gets its name.
@@ -41,15 +43,14 @@ def export_onnx(generator: Stainer, path: Path) -> float:
     except ImportError as error:
         raise InputError(f"{error.name} is missing; install restain[onnx]") from error
     generator = generator.cpu().eval()
-    count, height, width = _TRACED
-    free = torch.export.Dim
-    shape = {0: free("batch"), 2: 4 * free("rows", min=4), 3: 4 * free("columns", min=4)}
+    multiple, free = generator.multiple, torch.export.Dim
+    shape = {0: free("batch"), 2: multiple * free("rows", min=2), 3: multiple * free("columns", min=2)}
     program = torch.onnx.export(
         generator,
-        (torch.zeros(count, 3, height, width),),
+        (torch.zeros(_fitting(_TRACED, multiple)),),
         input_names=["he"],
         output_names=["virtual"],
-        dynamic_shapes={"x": shape},
+        dynamic_shapes=[shape],
         dynamo=True,
         verbose=False,
     )
@@ -58,8 +59,8 @@ def export_onnx(generator: Stainer, path: Path) -> float:
         program.save(temporary, external_data=False)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         difference = 0.0
-        for n, (count, height, width) in enumerate(_COMPARED):
-            he = np.random.default_rng(n).uniform(-1, 1, (count, 3, height, width)).astype(np.float32)
+        for n, images in enumerate(_COMPARED):
+            he = np.random.default_rng(n).uniform(-1, 1, _fitting(images, multiple)).astype(np.float32)
             with torch.inference_mode():
                 expected = generator(torch.from_numpy(he)).numpy()
             (virtual,) = session.run(None, {"he": he})
@@ -70,3 +71,10 @@ def export_onnx(generator: Stainer, path: Path) -> float:
                 "nothing was written, try another version of torch or onnxruntime"
             )
     return difference
+
+
+def _fitting(images: tuple[int, int, int], multiple: int) -> tuple[int, int, int, int]:
+    """The shape of so many images of such a height and width, each side made the next multiple, of two at the least."""
+    count, *sides = images
+    height, width = (max(2, -(-side // multiple)) * multiple for side in sides)
+    return count, 3, height, width

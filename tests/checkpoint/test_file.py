@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -26,10 +27,13 @@ from restain.checkpoint import (
 from restain.errors import CheckpointError, InputError, MissingError, OutputError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.unet import UNet, UNetConfig
 
 NETWORKS = [
     Generator(GeneratorConfig(width=2, blocks=1)),
     Generator(GeneratorConfig(width=2, blocks=2, norm="batch", antialias=False, spectral_norm=False, dropout=0.5)),
+    Generator(GeneratorConfig(width=2, blocks=1, downsamplings=3)),
+    UNet(UNetConfig(width=2, depth=3)),
     Autoencoder(AuxiliaryConfig(width=2, blocks=1)),
     Classifier(AuxiliaryConfig(width=2, blocks=1)),
 ]
@@ -101,6 +105,26 @@ def test_folding_spectral_norm_changes_nothing_in_evaluation(saved: Path, tmp_pa
         assert torch.equal(load_generator(tmp_path / "folded.safetensors")(images()), folded(images()))
 
 
+def test_a_unet_is_loaded_for_staining(tmp_path: Path) -> None:
+    trained = UNet(UNetConfig(width=2, depth=3))
+    save_checkpoint(tmp_path / "m.safetensors", trained, method="pix2pix")
+    loaded = load_generator(tmp_path / "m.safetensors")
+    assert not any(part.training for part in loaded.modules())
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    with torch.no_grad():
+        assert torch.equal(loaded(images()), trained.eval()(images()))
+
+
+def test_a_header_from_before_there_were_other_downsamplings_means_two(saved: Path, tmp_path: Path) -> None:
+    with safe_open(saved, framework="pt") as file:
+        header = json.loads(file.metadata()["restain"])
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    del header["network"]["downsamplings"]
+    safetensors.torch.save_file(weights, tmp_path / "old.safetensors", {"restain": json.dumps(header)})
+    with torch.no_grad():
+        assert torch.equal(load_generator(tmp_path / "old.safetensors")(images()), load_generator(saved)(images()))
+
+
 def test_folding_keeps_the_mode_and_the_singular_vectors() -> None:
     generator = Generator(GeneratorConfig(width=2, blocks=1)).train()
     with torch.no_grad():
@@ -110,7 +134,7 @@ def test_folding_keeps_the_mode_and_the_singular_vectors() -> None:
 
 
 def test_only_a_generator_stains(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "m.safetensors", NETWORKS[3], method="classify")
+    save_checkpoint(tmp_path / "m.safetensors", NETWORKS[-1], method="classify")
     with pytest.raises(CheckpointError, match="holds the classifier of 'classify'"):
         load_generator(tmp_path / "m.safetensors")
 

@@ -11,6 +11,7 @@ from restain.checkpoint import onnx
 from restain.checkpoint.onnx import export_onnx
 from restain.errors import CheckpointError
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.unet import UNet, UNetConfig
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,10 @@ def test_any_size_gives_what_pytorch_gives(generator: Generator, tmp_path: Path)
     he = torch.rand(3, 3, 40, 132) * 2 - 1
     (virtual,) = session.run(None, {"he": he.numpy()})
     assert np.abs(virtual - generator(he).numpy()).max() <= 1e-4
+
+
+def test_a_unet_is_exported_for_sides_that_fit_it(tmp_path: Path) -> None:
+    assert export_onnx(UNet(UNetConfig(width=1, depth=3)).eval().requires_grad_(False), tmp_path / "g.onnx") <= 1e-4
 
 
 def test_a_wrong_export_is_not_kept(generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

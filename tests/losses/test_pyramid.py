@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d
+from scipy.ndimage import correlate1d, gaussian_filter
 from torch import Tensor
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
-from restain.losses.pyramid import LEVEL_WEIGHTS, gaussian_pyramid_loss
+from restain.losses.pyramid import LEVEL_WEIGHTS, gaussian_pyramid_loss, octave_l1_losses
 from restain.randomness import generator
 
 Golden = Callable[[str], dict[str, NDArray[np.float32]]]
@@ -98,3 +98,43 @@ def test_what_does_not_fit_is_refused() -> None:
         gaussian_pyramid_loss(images(0, 32), images(1, 32))
     with pytest.raises(ShapeError, match="one shape"):
         gaussian_pyramid_loss(images(0), images(1)[:1])
+
+
+@given(SEEDS, st.integers(9, 30))
+def test_octaves_by_scipy_on_each_image_by_itself(seed: int, height: int) -> None:
+    octaves = [stack.numpy() for stack in (images(seed, height), images(seed + 1, height))]
+    expected = []
+    for _ in range(4):
+        expected.append(float(np.abs(octaves[0] - octaves[1]).mean()))
+        for _ in range(4):  # a Gaussian cut off at one px is 3 x 3
+            octaves = [gaussian_filter(stack, 1.0, axes=(2, 3), radius=1, mode="mirror") for stack in octaves]
+        octaves = [stack[:, :, ::2, ::2] for stack in octaves]
+    assert [float(loss) for loss in octave_l1_losses(*images_of(seed, height))] == pytest.approx(expected)
+
+
+def images_of(seed: int, height: int) -> tuple[Tensor, Tensor]:
+    return images(seed, height), images(seed + 1, height)
+
+
+@given(SEEDS)
+def test_symmetries_and_limits_of_octaves(seed: int) -> None:
+    virtual, real = images(seed), images(seed + 1)
+    losses = torch.stack(octave_l1_losses(virtual, real))
+    assert_close(torch.stack(octave_l1_losses(real, virtual)), losses)
+    assert_close(torch.stack(octave_l1_losses(virtual.mT, real.mT)), losses)
+    assert_close(losses[0], (virtual - real).abs().mean())
+    assert_close(torch.stack(octave_l1_losses(virtual, virtual + 0.5)), torch.full((4,), 0.5).double())
+    one_by_one = [torch.stack(octave_l1_losses(virtual[[image]], real[[image]])) for image in range(2)]
+    assert_close(losses, torch.stack(one_by_one).mean(0))
+
+
+def test_a_small_shift_costs_little_in_coarse_octaves() -> None:
+    tissue = images(0, 64, 64)
+    losses = octave_l1_losses(tissue, tissue.roll(1, 3))
+    assert losses[3] < losses[2] < losses[1] < losses[0]
+    assert losses[3] < losses[0] / 20
+
+
+def test_octaves_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="4 octaves need images of at least 9 px, not 8"):
+        octave_l1_losses(images(0, 8), images(1, 8))
