@@ -1,8 +1,6 @@
 """The drawings of the demo's page, as inline SVG: displacement arrows and loss curves."""
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,28 +8,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-COLOURS = ("#5661b3", "#a8571c")
-"""Of the two methods, as the page's style sheet has them: haematoxylin and DAB."""
+from restain.metrics.plots import COLOURS, STYLE, svg
 
 MOST_ARROWS = 8
 """In a row of a drawn field."""
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "svg.hashsalt": "restain",  # the same drawing gives the same file
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.edgecolor": "#b8b4ae",
-    "axes.labelcolor": "#5b5750",
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": "#5b5750",
-    "ytick.color": "#5b5750",
-    "axes.grid": True,
-    "grid.color": "#ebe8e3",
-    "legend.frameon": False,
-}
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), by step."""
@@ -46,7 +26,7 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], columns: int = 4) -> st
     """
     terms = list(dict.fromkeys(term for losses in runs.values() for term in losses))
     rows = -(-len(terms) // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.4, 1.75 * rows + 0.4), layout="constrained")
         panels = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
         for panel, term in zip(panels, terms, strict=False):
@@ -62,7 +42,7 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], columns: int = 4) -> st
         first = figure.axes[0]
         figure.legend(*first.get_legend_handles_labels(), loc="outside upper right", ncols=len(runs))
         figure.supxlabel("step", fontsize=9, color="#5b5750")
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_arrows(background: NDArray[np.uint8], fields: Mapping[str, Tensor], inside: Tensor) -> str:
@@ -79,7 +59,7 @@ def draw_arrows(background: NDArray[np.uint8], fields: Mapping[str, Tensor], ins
     every = slice(None, None, -(-grid // MOST_ARROWS))
     centres = ((np.arange(grid) + 0.5) * size_px / grid)[every]
     colours = [COLOURS[0] if known else "#9b968e" for known in inside[every, every].flatten().tolist()]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6 * len(fields), 5.9), layout="constrained")
         panels = figure.subplots(1, len(fields), squeeze=False)[0]
         for panel, (title, field) in zip(panels, fields.items(), strict=True):
@@ -96,12 +76,4 @@ def draw_arrows(background: NDArray[np.uint8], fields: Mapping[str, Tensor], ins
             panel.set_title(title, loc="left", color="#2b2823", fontsize=11)
             panel.set(xlim=(0, size_px), ylim=(size_px, 0), xticks=(), yticks=())
             panel.grid(visible=False)
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    """The `<svg>` element alone, as wide as its place allows."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        return svg(figure)

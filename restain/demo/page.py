@@ -1,23 +1,19 @@
 """The demo's result as one HTML page that needs no other file."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
-from restain.demo.figures import COLOURS, Curve, draw_arrows, draw_curves
+from restain.demo.figures import Curve, draw_arrows, draw_curves
 from restain.demo.stages import Stage
-from restain.image import atomic_path
 from restain.metrics import Evaluation, difference, tabulate
 from restain.metrics.comparison import Verdict, verdict, words
 from restain.metrics.displacement import Recovery
+from restain.metrics.page import render_page
+from restain.metrics.plots import COLOURS
 
 
 @dataclass(frozen=True)
@@ -68,9 +64,6 @@ def write_page(path: Path, content: Content) -> None:
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["png"] = _data_uri
-    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     columns = list(content.examples[0].images)
     table = tabulate(content.evaluations)
     baseline, guided = content.evaluations.values()
@@ -81,10 +74,12 @@ def write_page(path: Path, content: Content) -> None:
         "Where the alignment sends each region": recovery.found[place],
         "Where its tissue truly lies": recovery.truth[place],
     }
-    html = template.render(
+    render_page(
+        path,
+        "demo/page.html",
         content=content,
         columns=columns,
-        colours=dict(zip(content.evaluations, COLOURS, strict=True)),
+        colours=dict(zip(content.evaluations, COLOURS, strict=False)),
         headlines=[_headline(name, content.evaluations) for name in HEADLINES],
         tiles=len(guided.names),
         table=table,
@@ -96,8 +91,6 @@ def write_page(path: Path, content: Content) -> None:
         regions=len(recovery.aligned_px),
         seconds=sum(stage.seconds for stage in content.stages),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
 
 
 def _headline(name: str, evaluations: Mapping[str, Evaluation]) -> Headline:
@@ -106,9 +99,3 @@ def _headline(name: str, evaluations: Mapping[str, Evaluation]) -> Headline:
     return Headline(
         second.figures[name].label, values, words(difference(name, first, second)), verdict(name, first, second)
     )
-
-
-def _data_uri(rgb: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -60,6 +60,9 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
     shared = next(iter(first.figures.values())).protocol
     size, formats, intervals = (shared[key] for key in ("size", "format", "interval"))
     caption = f"Tiles of {size}, {formats}, resize: none unless said. In brackets: {intervals}. ±: standard error."
+    if pair:
+        before, after = evaluations
+        caption += f" Difference: {after} less {before}, paired."
     return Table(header, tuple(rows), caption)
 
 

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from restain.metrics.agreement import WITHIN
+
 COLOURS = ("#5661b3", "#a8571c", "#3f7d4e", "#8f4a86", "#7a6a2f")
 """Of the methods, in order."""
 
@@ -17,6 +19,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "restain",  # the same drawing gives the same file
     "font.family": "sans-serif",
     "font.size": 9,
+    "axes.titlesize": 9,
     "axes.edgecolor": "#b8b4ae",
     "axes.labelcolor": "#5b5750",
     "axes.spines.top": False,
@@ -43,7 +46,7 @@ def draw_agreement(
         colour: of the dots.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.4, 4.1), layout="constrained")
+        figure = Figure(figsize=(5.6, 2.7), layout="constrained")
         scatter, agreement = figure.subplots(1, 2)
         _draw_scatter(scatter, virtual, real, quantity, colour)
         _draw_bland_altman(agreement, virtual, real, quantity, colour)
@@ -74,23 +77,22 @@ def _draw_bland_altman(
     bias, spread = gap.mean(), gap.std(ddof=1) if len(gap) > 1 else 0.0
     panel.axhline(0, **_QUIET)
     panel.scatter(mean, gap, s=16, color=colour, alpha=0.65, linewidth=0)
-    for height, words, dashes in (
-        (bias, "mean", (None, None)),
-        (bias + 1.96 * spread, "+1.96 SD", (4, 3)),
-        (bias - 1.96 * spread, "−1.96 SD", (4, 3)),
+    for height, words, line in (
+        (bias, "bias", "-"),
+        (bias + WITHIN * spread, f"+{WITHIN} SD", (0, (4, 3))),
+        (bias - WITHIN * spread, f"−{WITHIN} SD", (0, (4, 3))),
     ):
-        line = panel.axhline(height, color="#2b2823", linewidth=1)
-        if dashes[0]:
-            line.set_dashes(dashes)
+        panel.axhline(height, color="#2b2823", linewidth=1, linestyle=line)
         panel.annotate(
-            f"{words} {height:+.3f}".replace("-", "−"),
+            f"{words} {height:+.3g}".replace("-", "−"),
             (1, height),
             xycoords=("axes fraction", "data"),
             xytext=(-2, 2),
             textcoords="offset points",
             ha="right",
             va="bottom",
-            fontsize=8,
+            fontsize=7.5,
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
         )
     panel.set(xlabel=f"mean of both: {quantity}", ylabel="virtual − real")
     panel.margins(y=0.15)

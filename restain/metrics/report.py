@@ -1,36 +1,40 @@
 """The report: one HTML page that needs no other file, for a pathologist to read on a screen or on paper."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
-from restain.image import atomic_path, load_image, to_tensor
-from restain.metrics.comparison import tabulate, verdict, words
+from restain.image import load_image, to_tensor
+from restain.metrics.comparison import notes, tabulate, verdict, words
 from restain.metrics.evaluation import Evaluation
+from restain.metrics.page import render_page
 from restain.metrics.plots import COLOURS, draw_agreement
 from restain.metrics.tiles import pair_images
 from restain.stains import dab_density, to_unit
 
-HEADLINES = ("fid", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
+HEADLINES = ("fid", "positive_cells_error", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
 """Figures for the large letters, the first four that there are."""
 EXAMPLES_EACH = 2
 """Tiles shown from the best, the middle and the worst."""
-THUMB_PX = 320
 FULL_DIFFERENCE = 0.6
 """DAB density at which the difference's colours are full."""
+TRUST = "Trust"
+"""Heads the column of trust maps."""
+QUANTITIES = {
+    "dab": ("DAB density, OD", "Amount of stain: integrated DAB optical density per pixel"),
+    "positive_share": ("positive share", "Share of the area that is DAB-positive"),
+    "positive_cells": ("positive cells, %", "Share of the cells that are positive"),
+    "h_score": ("H-score", "H-score"),
+}
+"""What is drawn tile by tile, by column: on the axes, and above the drawing."""
 PIXELWISE = ("ssim_grey", "ssim_rgb", "ms_ssim", "psnr")
 
 
@@ -64,14 +68,14 @@ def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
         InputError: two figures were not made in the same way.
         OutputError: the file cannot be written; nothing is left behind.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["image"] = _data_uri
-    template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     first = next(iter(evaluations.values()))
     table = tabulate(evaluations)
     pair = "Difference" in table.header
     verdicts = [verdict(name, *evaluations.values()) if pair else "unclear" for name in first.figures]
-    html = template.render(
+    examples = {name: _examples(found) for name, found in evaluations.items()}
+    render_page(
+        path,
+        "metrics/report.html",
         evaluations=evaluations,
         first=first,
         tiles=len(first.names),
@@ -80,16 +84,13 @@ def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
         table=table,
         rows=list(zip(table.rows, verdicts, strict=True)),
         pixelwise=any(name in first.figures for name in PIXELWISE),
-        plots={
-            name: _plots(found, COLOURS[place % len(COLOURS)])
-            for place, (name, found) in enumerate(evaluations.items())
-        },
-        examples={name: _examples(found) for name, found in evaluations.items()},
+        notes=notes(evaluations),
+        plots=_plots(evaluations),
+        examples=examples,
+        trusted=any(TRUST in shown[0].images for shown in examples.values()),
         facts=_facts(first),
         threshold=FULL_DIFFERENCE,
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
 
 
 def dab_difference(virtual: NDArray[np.uint8], real: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -115,20 +116,32 @@ def _headlines(evaluations: Mapping[str, Evaluation]) -> list[Headline]:
     return headlines
 
 
-def _plots(found: Evaluation, colour: str) -> list[tuple[str, str]]:
-    """Caption and drawing of each quantity that a pathologist reads."""
-    columns = found.columns
-    plots = []
-    if "dab_virtual" in columns:
-        virtual, real = (columns[name].numpy() for name in ("dab_virtual", "dab_real"))
-        drawing = draw_agreement(virtual, real, "DAB density, OD", colour)
-        plots.append(("Amount of stain: integrated DAB optical density per pixel of each tile.", drawing))
-    if "positive_virtual_px" in columns:
-        areas_px = torch.tensor([math.prod(tile.size) for tile in pair_images(found.virtual, found.real)])
-        virtual, real = ((columns[name] / areas_px).numpy() for name in ("positive_virtual_px", "positive_real_px"))
-        drawing = draw_agreement(virtual, real, "positive share", colour)
-        plots.append(("Share of each tile's area that is DAB-positive.", drawing))
+def _plots(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, str]]:
+    """For each of the `QUANTITIES` that were measured, by caption: the drawing of each method."""
+    plots: dict[str, dict[str, str]] = {}
+    for place, (method, found) in enumerate(evaluations.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        for name, (virtual, real) in _tile_values(found).items():
+            quantity, caption = QUANTITIES[name]
+            plots.setdefault(caption, {})[method] = draw_agreement(virtual, real, quantity, colour)
     return plots
+
+
+def _tile_values(found: Evaluation) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Virtual and real values by the names of `QUANTITIES`, without the tiles in which either is unknown."""
+    columns = dict(found.columns)
+    if "positive_real_px" in columns:
+        areas_px = torch.tensor([math.prod(tile.size) for tile in pair_images(found.virtual, found.real)])
+        for side in ("virtual", "real"):
+            columns[f"positive_share_{side}"] = columns[f"positive_{side}_px"] / areas_px
+    values = {}
+    for name in QUANTITIES:
+        if f"{name}_real" in columns:
+            pairs = torch.stack([columns[f"{name}_virtual"], columns[f"{name}_real"]])
+            virtual, real = pairs[:, pairs.isfinite().all(0)].numpy()
+            if len(real):
+                values[name] = virtual, real
+    return values
 
 
 def _examples(found: Evaluation) -> list[Example]:
@@ -140,6 +153,7 @@ def _examples(found: Evaluation) -> list[Example]:
     ranks = dict.fromkeys(order[-EXAMPLES_EACH:], "worst")
     ranks |= dict.fromkeys(order[max(0, middle - EXAMPLES_EACH // 2) :][:EXAMPLES_EACH], "median")
     ranks |= dict.fromkeys(order[:EXAMPLES_EACH], "best")
+    trusted = all(tiles[index].trust.is_file() for index in ranks)
     examples = []
     for index in (place for rank in ("best", "median", "worst") for place in order if ranks.get(place) == rank):
         tile = tiles[index]
@@ -148,6 +162,8 @@ def _examples(found: Evaluation) -> list[Example]:
         stained, truth = (found.columns[column][index] for column in ("dab_virtual", "dab_real"))
         caption = f"DAB density {stained:.3f} virtual, {truth:.3f} real"
         images = {**he, "Real": real, "Virtual": virtual, "DAB difference": dab_difference(virtual, real)}
+        if trusted:
+            images[TRUST] = load_image(tile.trust)
         examples.append(Example(tile.name, ranks[index], caption, images))
     return examples
 
@@ -162,12 +178,3 @@ def _facts(first: Evaluation) -> dict[str, str]:
         "Made by": f"restain {version('restain')}, torch {torch.__version__}",
         "On": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
-
-
-def _data_uri(rgb: NDArray[np.uint8]) -> str:
-    """A thumbnail as JPEG: on the page it illustrates, the figures were measured on the files themselves."""
-    image = Image.fromarray(rgb)
-    image.thumbnail((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

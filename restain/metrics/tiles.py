@@ -15,6 +15,9 @@ from restain.stains import to_unit
 BATCH_PX = 2**21
 """Pixels measured at a time, which bounds memory to about half a gigabyte; a larger image is measured alone."""
 
+TRUST_FOLDER = "trust"
+"""Beside virtual images: maps of where not to believe them, PNGs of the same names (`restain stain --trust`)."""
+
 
 @dataclass(frozen=True)
 class TilePair:
@@ -27,6 +30,11 @@ class TilePair:
     """Width and height of both, in px."""
     he: Path | None = None
     """The H&E that the virtual image was made from, where it is known."""
+
+    @property
+    def trust(self) -> Path:
+        """Where the map of the virtual image lies, if there is one."""
+        return self.virtual.parent / TRUST_FOLDER / f"{self.virtual.stem}.png"
 
 
 @dataclass(frozen=True)

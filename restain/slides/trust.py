@@ -18,6 +18,7 @@ from restain.checkpoint import CheckpointInfo
 from restain.errors import InputError
 from restain.image import atomic_path, load_image, save_image, to_tensor
 from restain.metrics.familiarity import BLOCK_PX, Familiarity
+from restain.metrics.tiles import TRUST_FOLDER
 from restain.slides.files import find_jobs
 from restain.stains import dab_density, to_unit
 
@@ -102,9 +103,9 @@ def write_trust(stain: Callable[[RGB], RGB], inputs: Sequence[Path], out: Path, 
             _frame(picture, unlike)
             share = float(unlike.mean())
         name = job.target.relative_to(out)
-        save_image(out / "trust" / name, picture)
+        save_image(out / TRUST_FOLDER / name, picture)
         rows.append((name.with_suffix("").as_posix(), spread.mean(), np.quantile(spread, 0.95), share))
-    table = out / "trust" / "trust.csv"
+    table = out / TRUST_FOLDER / "trust.csv"
     with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "disagreement_mean_od", "disagreement_p95_od", "unlike_training_share"])

@@ -1,12 +1,15 @@
 """The report: whole in one file, every figure with its protocol, honest about what is missing."""
 
+import math
 import re
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from restain.cli import main
@@ -50,6 +53,29 @@ def test_the_page_needs_no_other_file_and_shows_everything(folders: Path) -> Non
     assert 'class="verdict better"' in page
 
 
+def test_trust_maps_are_shown_where_all_shown_tiles_have_one(folders: Path) -> None:
+    found = {"good": evaluate(folders / "good", folders / "real")}
+    for index in range(7):
+        write_report(folders / "report.html", found)
+        assert ">Trust<" not in (folders / "report.html").read_text(encoding="utf-8")
+        save_image(folders / "good" / "trust" / f"tile {index} <b>.png", stained(index, 0.5))
+    write_report(folders / "report.html", found)
+    page = (folders / "report.html").read_text(encoding="utf-8")
+    assert ">Trust<" in page
+    assert page.count("Trust of tile") == 6
+    assert page.count("data:image/jpeg;base64,") == 6 * 4
+
+
+def test_cells_are_drawn_without_the_tiles_that_have_none(folders: Path) -> None:
+    found = evaluate(folders / "good", folders / "real")
+    scores = torch.tensor([10.0, 20, 30, 40, 50, 60, math.nan], dtype=torch.float64)
+    columns = {**found.columns, "h_score_virtual": scores, "h_score_real": scores + 5}
+    write_report(folders / "report.html", {"good": replace(found, columns=columns)})
+    page = (folders / "report.html").read_text(encoding="utf-8")
+    assert "real: H-score" in page
+    assert "bias −5" in page
+
+
 def test_the_difference_is_brown_where_there_is_too_much_and_white_where_it_fits() -> None:
     white, brown = np.full((32, 32, 3), 255, np.uint8), stained(0, 2.0)[:32, :32]
     assert (dab_difference(brown, brown) > 240).all()
@@ -65,7 +91,7 @@ def test_drawings_are_well_formed_and_repeat() -> None:
     drawing = draw_agreement(virtual, real, "DAB density, OD")
     assert ET.fromstring(drawing).tag.endswith("svg")
     assert drawing == draw_agreement(virtual, real, "DAB density, OD")
-    assert f"mean {(virtual - real).mean():+.3f}".replace("-", "−") in drawing
+    assert f"bias {(virtual - real).mean():+.3g}".replace("-", "−") in drawing
 
 
 def test_the_command_compares_methods_and_writes_the_report(
