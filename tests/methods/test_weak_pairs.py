@@ -1,0 +1,217 @@
+"""Facts about ASP, PSPStain with its segmenter, and SIM-GAN: the methods that learn from sections not in register."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from restain.data.pairs import Pair
+from restain.errors import ShapeError
+from restain.losses.protein import focal_density
+from restain.methods.base import Method, Progress
+from restain.methods.pspstain import PspStain, PspStainConfig
+from restain.methods.segment import Segment, SegmentConfig, dice_loss
+from restain.methods.simgan import SimGan, SimGanConfig
+from restain.stains import STAIN_VECTORS, beer_lambert, from_unit
+
+Build = Callable[..., Method]
+DrawPair = Callable[..., Pair]
+
+
+@pytest.fixture
+def stained(draw_pair: DrawPair) -> Callable[..., Pair]:
+    """Pairs whose IHC has DAB in some places and haematoxylin everywhere."""
+
+    def draw(*indices: int, size: int = 64) -> Pair:
+        pair = draw_pair(*indices, size=size)
+        amounts = torch.cat([torch.full_like(pair.he[:, :1], 0.1), 3 * pair.he[:, :1].clamp_min(0)], dim=1)
+        return replace(pair, ihc=from_unit(beer_lambert(amounts, STAIN_VECTORS[[0, 2]].to(amounts))))
+
+    return draw
+
+
+LOWERED = {
+    "asp": ("generator/nce", "generator/asp", "generator/pyramid"),
+    "simgan": ("generator/nce", "generator/transport"),
+    "segment": ("segmenter/cross_entropy", "segmenter/dice"),
+    "pspstain": ("generator/pyramid", "generator/protein_histogram", "generator/structure"),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "segment": {"lr": 1e-2},
+    "simgan": {"lambda_transport": 1e6, "lambda_correlation": 0},  # the authors' weight is for more places
+    "pspstain": {"structure_scales": 2},
+}
+
+
+@pytest.mark.parametrize("name", LOWERED)
+def test_thirty_steps_on_one_batch_lower_its_own_terms(name: str, build: Build, stained: DrawPair) -> None:
+    method = build(name, **{"lr": 2e-3} | SETTINGS.get(name, {}))
+    pair, optimizers = stained(1, size=40), method.optimizers()
+    history = [method.step(pair, optimizers, Progress(0, step, 30, 30)) for step in range(30)]
+    for key in LOWERED[name]:
+        first, last = (sum(losses[key].item() for losses in part) for part in (history[:4], history[-4:]))
+        assert last < 0.95 * first, key
+
+
+def test_asp_trusts_all_places_until_the_rates_fall(build: Build, draw_pair: DrawPair) -> None:
+    def losses(rate_factor: float) -> dict[str, Tensor]:
+        method = build("asp")
+        return method.step(draw_pair(0), method.optimizers(), Progress(0, 7, 100, 2, rate_factor))
+
+    early, late, last = losses(1.0), losses(0.5), losses(0.0)
+    different = {key for key, loss in early.items() if loss != late[key]}
+    assert different == {"generator/asp"}
+    assert last["generator/asp"] != late["generator/asp"]
+
+
+def test_the_real_ihc_of_asp_is_the_neighbours_at_the_same_places(
+    build: Build, draw_pair: DrawPair, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def record(query: Tensor, key: Tensor, evenness: float) -> Tensor:
+        seen.append((query, key))
+        return query.sum()
+
+    monkeypatch.setattr("restain.methods.asp.adaptive_patch_nce", record)
+    pair = draw_pair(0)
+    same = replace(pair, ihc=pair.he)
+    method = build("asp").eval()  # so that spectral norm does not count the passes
+    with torch.no_grad():
+        virtual = method.product()(pair.he)
+    method.step(replace(pair, ihc=virtual), method.optimizers(), progress)
+    for query, key in seen:
+        assert_close(query, key)  # compared with the very image that it draws
+    seen.clear()
+    method.step(same, method.optimizers(), progress)
+    assert not any(torch.allclose(query, key) for query, key in seen[2:])
+
+
+def test_the_segmenter_stays_frozen_and_in_evaluation_mode(build: Build, stained: DrawPair, progress: Progress) -> None:
+    method = build("pspstain")
+    assert isinstance(method, PspStain)
+    method.train()
+    assert method.generator.training
+    assert not any(module.training for module in method.segmenter.modules())
+    assert not any(weight.requires_grad for weight in method.segmenter.parameters())
+    before = copy.deepcopy(method.segmenter.state_dict())
+    method.step(stained(0, 1), method.optimizers(), progress)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in method.segmenter.state_dict().items())
+
+
+def test_the_discriminator_of_pspstain_is_slow(build: Build) -> None:
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in build("pspstain").optimizers().items()}
+    assert rates["discriminator"] == pytest.approx(rates["generator"] / 20)
+    assert rates["sampler"] == rates["generator"]
+
+
+def test_pspstains_segmenter_is_proposed_with_its_settings() -> None:
+    (proposal,) = PspStain.auxiliary(PspStainConfig(width=8, positive_density=0.1)).values()
+    assert proposal.method == Segment.name
+    assert SegmentConfig(**proposal.model) == SegmentConfig(width=8, positive_density=0.1)
+
+
+def semantics(method: PspStain, virtual: Tensor, real: Tensor) -> dict[str, Tensor]:
+    return method._semantics(virtual, real)
+
+
+def test_an_ihc_that_equals_its_neighbour_costs_nothing_but_what_prototypes_leave_open(
+    build: Build, stained: DrawPair
+) -> None:
+    method, ihc = build("pspstain"), stained(0, 1).ihc
+    assert isinstance(method, PspStain)
+    terms = semantics(method, ihc, ihc)
+    assert all(abs(loss) < 1e-6 for name, loss in terms.items() if name != "prototype")
+    paler = semantics(method, ihc / 2 + 0.5, ihc)
+    assert all(paler[name] > terms[name] for name in terms if name != "prototype")
+
+
+def test_every_semantic_term_reaches_the_virtual_ihc(build: Build, stained: DrawPair) -> None:
+    method = build("pspstain")
+    assert isinstance(method, PspStain)
+    real = stained(0).ihc
+    virtual = ((real + stained(5).ihc) * 0.4 + 0.2).requires_grad_()  # something of both, and paler
+    for name, loss in semantics(method, virtual, real).items():
+        (gradient,) = torch.autograd.grad(loss, virtual, retain_graph=True)
+        assert gradient.isfinite().all(), name
+        assert gradient.abs().max() > 0, name
+
+
+def test_densities_are_measured_in_the_unit_range(
+    build: Build, stained: DrawPair, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def record(rgb: Tensor) -> Tensor:
+        seen.append(rgb.detach())
+        return focal_density(rgb)
+
+    for module in ("pspstain", "segment"):
+        monkeypatch.setattr(f"restain.methods.{module}.focal_density", record)
+    for name in ("pspstain", "segment"):
+        method = build(name)
+        method.step(stained(0), method.optimizers(), progress)
+    assert len(seen) == 3
+    assert all(rgb.min() >= 0 and rgb.max() <= 1 and rgb.mean() > 0.3 for rgb in seen)
+
+
+def test_the_segmenters_masks_are_where_dab_is(build: Build, stained: DrawPair) -> None:
+    pair = stained(3)
+    strict, loose = build("segment", positive_density=0.3), build("segment")
+    masks = {name: method.sample(pair)["mask"] for name, method in (("strict", strict), ("loose", loose))}
+    amounts = 3 * pair.he[:, :1].clamp_min(0)
+    assert 0 < (masks["strict"] > 0).float().mean() < (masks["loose"] > 0).float().mean() < 1
+    assert amounts[masks["loose"][:, :1] > 0].min() > amounts[masks["loose"][:, :1] < 0].quantile(0.5)
+    assert set(masks["loose"].unique().tolist()) == {-1.0, 1.0}
+
+
+def test_dice() -> None:
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[:, :, :2] = 1
+    assert dice_loss(mask, mask) == 0
+    assert float(dice_loss(1 - mask, mask)) == pytest.approx(1 - 1 / 17)
+    half = mask.clone()
+    half[:, :, 1] = 0
+    assert float(dice_loss(half, mask)) == pytest.approx(1 - (2 * 4 + 1) / (12 + 1))
+    assert dice_loss(torch.zeros_like(mask), torch.zeros_like(mask)) == 0  # nothing there, and nothing found
+    assert_close(dice_loss(torch.cat([half, mask]), torch.cat([mask, mask])), dice_loss(half, mask) / 2)
+
+
+def test_simgan_learns_from_a_batch_and_refuses_a_single_image(
+    build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    method = build("simgan")
+    losses = method.step(draw_pair(0, 1), method.optimizers(), progress)
+    assert losses["generator/correlation"] > 0
+    with pytest.raises(ShapeError, match="a batch of at least 2"):
+        method.step(draw_pair(0), method.optimizers(), progress)
+    assert (SimGan.least_batch(SimGanConfig()), SimGan.least_batch(SimGanConfig(lambda_correlation=0))) == (2, 1)
+
+
+def test_simgans_correlation_moves_generator_and_sampler(build: Build, draw_pair: DrawPair, progress: Progress) -> None:
+    def weights(factor: float) -> dict[str, Tensor]:
+        method = build("simgan", lambda_correlation=factor)
+        standing = {
+            name: torch.optim.SGD(o.param_groups[0]["params"], lr=1.0) for name, o in method.optimizers().items()
+        }
+        method.step(draw_pair(0, 1), standing, progress)
+        return dict(method.named_parameters())
+
+    weak, strong = weights(1e-3), weights(1e3)
+    changed = {name.split(".")[0] for name, weight in weak.items() if not torch.equal(weight, strong[name])}
+    assert changed == {"generator", "sampler"}
+
+
+def test_simgans_nce_is_cuts(build: Build, draw_pair: DrawPair, progress: Progress) -> None:
+    cut, simgan = build("cut"), build("simgan", lambda_correlation=0)
+    simgan.load_state_dict(cut.state_dict())
+    pair = draw_pair(0, 1)
+    expected = cut.step(pair, cut.optimizers(), progress)
+    found = simgan.step(pair, simgan.optimizers(), progress)
+    for key, loss in expected.items():
+        assert_close(found[key], loss)
