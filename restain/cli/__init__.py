@@ -1,5 +1,6 @@
 """The command line: one file per verb, each with one function `command` that is registered here under the verb."""
 
+import logging
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -73,6 +74,7 @@ for word, (about, verbs) in GROUPS.items():
 
 def main() -> None:
     """Run the command line; what restain refuses on purpose becomes one line on stderr and exit status 1."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it makes of a damaged file is in our own message
     try:
         app(prog_name="restain")
     except RestainError as error:

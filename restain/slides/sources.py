@@ -104,14 +104,16 @@ class TiffSource:
 
         Raises:
             ImportError: tifffile is not installed.
-            tifffile.TiffFileError: it is no TIFF.
+            tifffile.TiffFileError: it is no TIFF, or holds no image.
             InputError: it is not 8-bit RGB.
         """
         import tifffile
 
         self._file = tifffile.TiffFile(path)
         self._lock = threading.Lock()
-        series: Any = max(self._file.series, key=lambda one: one.size)
+        if not self._file.series:
+            raise tifffile.TiffFileError("it holds no image")
+        series = _main_series(self._file)
         self._pages: list[Any] = [level.pages[0] for level in series.levels]
         first = self._pages[0]
         if first.samplesperpixel != 3 or first.bitspersample != 8 or len(series.pages) > 1:
@@ -165,6 +167,16 @@ class TiffSource:
     def close(self) -> None:
         """See `Source`."""
         self._file.close()
+
+
+def _main_series(file: Any) -> Any:
+    """The slide itself, and not a label or macro image, which may be larger: the one with most levels.
+
+    Among equals it is the first of an OME-TIFF, where the slide comes first, and else the largest.
+    """
+    sizes = [0 if file.is_ome else one.size for one in file.series]
+    places = range(len(sizes))
+    return file.series[max(places, key=lambda n: (len(file.series[n].levels), sizes[n], -n))]
 
 
 class ImageSource:
