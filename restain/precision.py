@@ -21,17 +21,21 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(formula)
     def in_full_precision(*args: P.args, **kwargs: P.kwargs) -> R:
-        raised = [_raise(value) for value in args]
-        named = {name: _raise(value) for name, value in kwargs.items()}
-        with _autocast_off([*raised, *named.values()]):
-            return formula(*raised, **named)
+        full = [_full(value) for value in args]
+        named = {name: _full(value) for name, value in kwargs.items()}
+        with _autocast_off([*full, *named.values()]):
+            return formula(*full, **named)
 
     return in_full_precision
 
 
-def _raise(value: Any) -> Any:
-    is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if is_half else value
+def raised(values: Tensor) -> Tensor:
+    """Half-precision values as float32, others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _full(value: Any) -> Any:
+    return raised(value) if isinstance(value, Tensor) else value
 
 
 def _autocast_off(values: Iterable[Any]) -> AbstractContextManager[Any]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restain.networks.blocks import initialise
+from restain.precision import raised
 
 
 class Sampler(nn.Module):
@@ -36,7 +37,7 @@ class Sampler(nn.Module):
         projected = {}
         for tap, mlp in self.mlps.items():
             sampled = features[tap].flatten(2)[:, :, positions[tap]].transpose(1, 2)
-            projected[tap] = F.normalize(mlp(sampled).float(), dim=-1)
+            projected[tap] = F.normalize(raised(mlp(sampled)), dim=-1)
         return projected
 
 

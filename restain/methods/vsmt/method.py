@@ -30,6 +30,7 @@ from restain.networks.auxiliary import Autoencoder, Classifier
 from restain.networks.discriminator import Discriminator
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
+from restain.precision import full_precision
 
 GUIDED_TAPS = ("block1", "block3", "block5")
 """Where the student is compared with the guided teacher."""
@@ -154,8 +155,8 @@ class Vsmt(Method):
         if not self.config.guidance:
             raise ValueError("a method without guidance has no alignment; set guidance = true")
         with torch.no_grad():
-            virtual = self.tasks.ihc_structure(self.generator(he), AUXILIARY_TAPS[-1:])
-            reference = self.tasks.ihc_structure(self._reference(ihc), AUXILIARY_TAPS[-1:])
+            virtual = self.tasks.ihc_structure(self.generator(he), self.spatial.taps)
+            reference = self.tasks.ihc_structure(self._reference(ihc), self.spatial.taps)
             return self._match(virtual, reference, generator)
 
     def product(self) -> Generator:
@@ -201,10 +202,8 @@ class Vsmt(Method):
     def _match(
         self, virtual: Mapping[str, Tensor], reference: Mapping[str, Tensor], generator: torch.Generator
     ) -> Tensor:
-        """A from the deepest features of both images."""
-        tap = AUXILIARY_TAPS[-1]
-        virtual_regions = self.spatial.regions(virtual[tap])
-        return self.spatial.match(virtual_regions, self.spatial.regions(reference[tap]), generator)
+        """A from the features of both images."""
+        return self.spatial.match(self.spatial.regions(virtual), self.spatial.regions(reference), generator)
 
     def _guidance(self, evidence: Evidence, alignment: Tensor) -> dict[str, Tensor]:
         """F_sta: what to add to the generator's features at each level."""
@@ -258,14 +257,16 @@ class Vsmt(Method):
 
     def _structure_loss(self, pair: Pair, virtual: Tensor, evidence: Evidence, progress: Progress) -> Tensor:
         """L_mcl: regions of the virtual IHC are like its structure-preserving view, unlike its stain-preserving one."""
-        config, tap = self.config, AUXILIARY_TAPS[-1]
+        config, taps = self.config, self.spatial.taps
         views = draw_views(virtual, pair, progress, config.views, config.he_positive_probability)
-        features = self.tasks.ihc_structure(torch.cat(views), (tap,))[tap]
-        modulator = self.spatial.modulator
-        assert modulator is not None
-        projected = modulator.head(modulator(torch.cat([evidence.virtual[tap], features])))
-        anchor, positive, negative = projected.chunk(3)
-        return margin_info_nce(anchor, positive, negative, config.structure_temperature, config.structure_margin)
+        features = self.tasks.ihc_structure(torch.cat(views), taps)
+        terms = []
+        for tap in taps:
+            projected = self.spatial.projected(tap, torch.cat([evidence.virtual[tap], features[tap]]))
+            anchor, positive, negative = projected.chunk(3)
+            temperature, margin = config.structure_temperature, config.structure_margin
+            terms.append(margin_info_nce(anchor, positive, negative, temperature, margin))
+        return torch.stack(terms).mean()
 
     @torch.no_grad()
     def _teach(self, first: Tensor, evidence: Evidence, progress: Progress) -> dict[str, Tensor]:
@@ -315,7 +316,8 @@ class Vsmt(Method):
         return feature_distance(project(features), project(target).detach(), self.config.alignment_distance)
 
 
+@full_precision
 def feature_distance(features: Tensor, target: Tensor, kind: str) -> Tensor:
-    """L1 (published profile, after projection) or mean squared difference (paper profile), in float32."""
+    """L1 (published profile, after projection) or mean squared difference (paper profile)."""
     distance = F.l1_loss if kind == "projected_l1" else F.mse_loss
-    return distance(features.float(), target.float())
+    return distance(features, target)

@@ -1,5 +1,7 @@
 """Spatial alignment (VSMT): which real region belongs where on the virtual IHC, as the matrix A."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from restain.alignment import (
 )
 from restain.methods.vsmt.config import VsmtConfig
 from restain.methods.vsmt.structure import Modulator
+from restain.methods.vsmt.tasks import AUXILIARY_TAPS
 
 SINKHORN_ITERATIONS = 50
 MOST_CLUSTERS = 5
@@ -27,14 +30,31 @@ class SpatialAlignment(nn.Module):
     def __init__(self, config: VsmtConfig) -> None:
         super().__init__()
         self.config = config
-        self.modulator = Modulator(4 * config.width, config.region_size) if config.learns_regions else None
+        self.taps = AUXILIARY_TAPS if config.matching == "both" else AUXILIARY_TAPS[-1:]
+        self.modulators = nn.ModuleDict(
+            {tap: Modulator(4 * config.width, config.region_size) for tap in self.taps if config.learns_regions}
+        )
 
-    def regions(self, features: Tensor) -> Tensor:
-        """One vector per region, N x C x h/size x w/size: by the modulator, or the plain mean without one."""
-        if self.modulator is None:
+    def regions(self, features: Mapping[str, Tensor]) -> Tensor:
+        """One vector per region, N x C x h/size x w/size: by the modulator, or the plain mean without one.
+
+        Those of two levels are put one behind the other at length 1 each, so that their cosine is the mean of both.
+        """
+        levels = [self._level(tap, features[tap]) for tap in self.taps]
+        return levels[0] if len(levels) == 1 else torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
+
+    def _level(self, tap: str, features: Tensor) -> Tensor:
+        if not self.modulators:
             return F.avg_pool2d(features, self.config.region_size)
-        regions: Tensor = self.modulator(features)
+        regions: Tensor = self.modulators[tap](features)
         return regions
+
+    def projected(self, tap: str, features: Tensor) -> Tensor:
+        """Regions at one level as the structure loss compares them; there must be a modulator."""
+        modulator = self.modulators[tap]
+        assert isinstance(modulator, Modulator)
+        projected: Tensor = modulator.head(modulator(features))
+        return projected
 
     def match(self, virtual: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
         """Alignment matrix between two sets of regions (N x C x n x n), by the method that the config names.
