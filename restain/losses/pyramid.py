@@ -13,6 +13,9 @@ from restain.shapes import same_shape
 LEVEL_WEIGHTS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """From the finest level to the coarsest."""
 
+PYRAMID_SMALLEST_PX = (1 << (len(LEVEL_WEIGHTS) - 1)) + 1
+"""The shortest side that has so many levels."""
+
 BLURS_PER_OCTAVE = 4
 
 

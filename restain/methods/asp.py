@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.contrastive import adaptive_patch_nce, patch_nce
-from restain.losses.pyramid import gaussian_pyramid_loss
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.losses.pyramid import PYRAMID_SMALLEST_PX, gaussian_pyramid_loss
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.methods.nce import NCE_TAPS, mean_over_taps, nce_channels
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
 
@@ -59,6 +59,11 @@ class Asp(Method):
         self.generator = Generator(GeneratorConfig(width=config.width))
         self.discriminator = Discriminator(config.width // 2, config.discriminator_depth)
         self.sampler = Sampler(nce_channels(config.width))
+
+    @classmethod
+    def needs(cls, config: AspConfig) -> Needs:
+        """Crops that the discriminator can halve so often, and that hold the pyramid."""
+        return Needs(crop_px=max(smallest_px(config.discriminator_depth), PYRAMID_SMALLEST_PX))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

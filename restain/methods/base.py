@@ -66,6 +66,18 @@ class AuxiliaryModel:
     """What to change in the training settings' defaults."""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a step asks of its batches; a recipe that does not give it is refused before anything runs."""
+
+    images: int = 1
+    """Least number of images together, in one process."""
+    crop_px: int = 4
+    """Least side of a crop, px."""
+    crop_multiple: int = 4
+    """What the sides of a crop must be multiples of, px."""
+
+
 class Method(nn.Module, ABC):
     """One paper: its networks and its step."""
 
@@ -80,14 +92,9 @@ class Method(nn.Module, ABC):
         return {}
 
     @classmethod
-    def least_batch(cls, config: Any) -> int:
-        """How many images a step needs together, in one process; 1 for most methods."""
-        return 1
-
-    @classmethod
-    def crop_multiple(cls, config: Any) -> int:
-        """What the sides of a crop must be multiples of, px; 4 for most methods."""
-        return 4
+    def needs(cls, config: Any) -> Needs:
+        """What a step asks of its batches; little for most methods."""
+        return Needs()
 
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from restain.data.pairs import Pair
 from restain.losses.adversarial import bce_discriminator_loss, bce_generator_loss
 from restain.losses.distance import l1_loss
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.networks.blocks import initialise
 from restain.networks.discriminator import Discriminator
 from restain.networks.unet import UNet, UNetConfig
@@ -56,9 +56,9 @@ class Pix2pix(Method):
         initialise(self.discriminator, scheme="normal")
 
     @classmethod
-    def crop_multiple(cls, config: Pix2pixConfig) -> int:
-        """As many px as the U-Net makes one of."""
-        return 1 << config.depth
+    def needs(cls, config: Pix2pixConfig) -> Needs:
+        """Crops of as many px as the U-Net makes one of."""
+        return Needs(crop_multiple=1 << config.depth)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

@@ -16,11 +16,23 @@ from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.protein import focal_density, protein_losses
 from restain.losses.prototypes import prototype_loss
-from restain.losses.pyramid import gaussian_pyramid_loss
+from restain.losses.pyramid import PYRAMID_SMALLEST_PX, gaussian_pyramid_loss
 from restain.losses.similarity import ms_ssim
-from restain.methods.base import AuxiliaryModel, Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.losses.similarity import smallest_px as similarity_smallest_px
+from restain.methods.base import (
+    AuxiliaryModel,
+    Method,
+    MethodConfig,
+    Needs,
+    Progress,
+    adam,
+    descend,
+    detached,
+    frozen,
+    total,
+)
 from restain.methods.nce import NCE_TAPS, nce, nce_channels
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
 from restain.networks.segmenter import Segmenter
@@ -80,6 +92,12 @@ class PspStain(Method):
         """The segmenter, as wide as the generator and with the same idea of what is stained."""
         model = {"width": config.width, "positive_density": config.positive_density}
         return {"segmenter": AuxiliaryModel("segment", model=model, training={"epochs": 20, "decay_epochs": 10})}
+
+    @classmethod
+    def needs(cls, config: PspStainConfig) -> Needs:
+        """Crops that hold so many halvings of the discriminator, scales of MS-SSIM, and levels of the pyramid."""
+        scales_px = similarity_smallest_px(config.structure_scales)
+        return Needs(crop_px=max(smallest_px(config.discriminator_depth), scales_px, PYRAMID_SMALLEST_PX))
 
     def train(self, mode: bool = True) -> "PspStain":
         """Keep the segmenter in evaluation mode: its batch norms would otherwise follow what the generator draws."""

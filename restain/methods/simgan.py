@@ -17,11 +17,14 @@ from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.contrastive import patch_nce
 from restain.losses.relations import correlation_loss, transport_loss
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.methods.nce import NCE_TAPS, mean_over_taps, nce_channels
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
+
+DISCRIMINATOR_DEPTH = 3
+"""Halvings, as CUT's."""
 
 
 class SimGanConfig(MethodConfig):
@@ -60,13 +63,13 @@ class SimGan(Method):
         super().__init__()
         self.config = config
         self.generator = Generator(GeneratorConfig(width=config.width, blocks=config.blocks, spectral_norm=False))
-        self.discriminator = Discriminator(config.width, depth=3, spectral=False)
+        self.discriminator = Discriminator(config.width, depth=DISCRIMINATOR_DEPTH, spectral=False)
         self.sampler = Sampler(nce_channels(config.width))
 
     @classmethod
-    def least_batch(cls, config: SimGanConfig) -> int:
-        """Two images, as long as they are compared with one another."""
-        return 2 if config.lambda_correlation else 1
+    def needs(cls, config: SimGanConfig) -> Needs:
+        """Two images, as long as they are compared with one another; crops that the discriminator can halve."""
+        return Needs(images=2 if config.lambda_correlation else 1, crop_px=smallest_px(DISCRIMINATOR_DEPTH))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

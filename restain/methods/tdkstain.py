@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.distance import l1_loss
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.networks.blocks import convolution, initialise
 from restain.networks.discriminator import Discriminator, MultiscaleDiscriminator
 from restain.networks.generator import Generator, GeneratorConfig
@@ -89,9 +89,9 @@ class TdkStain(Method):
         initialise(self, scheme="normal")
 
     @classmethod
-    def crop_multiple(cls, config: TdkStainConfig) -> int:
-        """As many px as the generator makes one of."""
-        return 1 << config.downsamplings
+    def needs(cls, config: TdkStainConfig) -> Needs:
+        """Crops of as many px as the generator makes one of."""
+        return Needs(crop_multiple=1 << config.downsamplings)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

@@ -10,6 +10,11 @@ from restain.errors import ShapeError
 from restain.networks.blocks import BlurDown, NormName, convolution, initialise, normalisation
 
 
+def smallest_px(depth: int) -> int:
+    """The shortest side, px, of which a discriminator of so many halvings can judge a patch."""
+    return 4 << depth
+
+
 class Discriminator(nn.Module):
     """Judge overlapping patches: N x C x H x W in [-1, 1] to N x 1 x h x w scores.
 
@@ -36,7 +41,7 @@ class Discriminator(nn.Module):
         norm: NormName = "instance",
     ) -> None:
         super().__init__()
-        self.smallest_px = 4 * 2**depth
+        self.smallest_px = smallest_px(depth)
 
         def block(channels_in: int, channels_out: int, *, shrinks: bool, norm: NormName | None) -> list[nn.Module]:
             stride = 2 if shrinks and not antialias else 1

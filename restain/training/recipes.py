@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from restain.errors import ConfigError
 from restain.methods import METHODS
-from restain.methods.base import AuxiliaryModel
+from restain.methods.base import AuxiliaryModel, Needs
 from restain.training.config import Pretrained, Recipe
 from restain.training.toml import Table, merged, override, read_table
 
@@ -60,20 +60,32 @@ def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
     model = _validated(method.Config, sections["model"], origin, f"{prefix}model.")
     auxiliary = _auxiliary(method.auxiliary(model), table, sections, origin, prefix)
     recipe = _validated(Recipe, {**table, "model": model, "auxiliary": auxiliary}, origin, prefix)
-    multiple, crop_px = method.crop_multiple(model), recipe.data.crop_px
-    if crop_px != "whole" and crop_px % multiple:
+    _check_needs(method.needs(model), recipe, origin, prefix)
+    return recipe
+
+
+def _check_needs(needs: Needs, recipe: Recipe, origin: _Origin, prefix: str) -> None:
+    """Whether the batches of `[data]` are such as a step can be done on."""
+    section, name = f"[{prefix}data]", recipe.method
+    crop_px, batch_size = recipe.data.crop_px, recipe.data.batch_size
+    if crop_px != "whole" and crop_px % needs.crop_multiple:
         raise origin.error(
             f"{prefix}data.crop_px",
-            f"crop_px in [{prefix}data] is {crop_px}, but with these settings {name} needs a multiple of {multiple}; "
-            f"give one, or fewer halvings in [{prefix}model]",
+            f"crop_px in {section} is {crop_px}, but with these settings {name} needs a multiple of "
+            f"{needs.crop_multiple}; give one, or fewer halvings in [{prefix}model]",
         )
-    least, size = method.least_batch(model), recipe.data.batch_size
-    if size < least:
+    if crop_px != "whole" and crop_px < needs.crop_px:
+        raise origin.error(
+            f"{prefix}data.crop_px",
+            f"crop_px in {section} is {crop_px}, but with these settings {name} needs at least {needs.crop_px}; "
+            f"crop larger, or give fewer stages or scales in [{prefix}model]",
+        )
+    if batch_size < needs.images:
         raise origin.error(
             f"{prefix}data.batch_size",
-            f"batch_size in [{prefix}data] is {size}, but {name} compares the images of a batch; give at least {least}",
+            f"batch_size in {section} is {batch_size}, but {name} compares the images of a batch; "
+            f"give at least {needs.images}",
         )
-    return recipe
 
 
 def _auxiliary(

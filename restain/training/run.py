@@ -70,7 +70,7 @@ def train(
             f"batch_size in [data] is {recipe.data.batch_size}, which {ranks.count} processes cannot share evenly; "
             f"use a multiple, as in --set data.batch_size={ranks.count}"
         )
-    least = METHODS[recipe.method].least_batch(recipe.model)
+    least = METHODS[recipe.method].needs(recipe.model).images
     if recipe.data.batch_size // ranks.count < least:
         raise ConfigError(
             f"batch_size in [data] is {recipe.data.batch_size}, so that each of {ranks.count} processes gets "

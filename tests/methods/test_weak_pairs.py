@@ -190,7 +190,7 @@ def test_simgan_learns_from_a_batch_and_refuses_a_single_image(
     assert losses["generator/correlation"] > 0
     with pytest.raises(ShapeError, match="a batch of at least 2"):
         method.step(draw_pair(0), method.optimizers(), progress)
-    assert (SimGan.least_batch(SimGanConfig()), SimGan.least_batch(SimGanConfig(lambda_correlation=0))) == (2, 1)
+    assert [SimGan.needs(SimGanConfig(lambda_correlation=factor)).images for factor in (10, 0)] == [2, 1]
 
 
 def test_simgans_correlation_moves_generator_and_sampler(build: Build, draw_pair: DrawPair, progress: Progress) -> None:

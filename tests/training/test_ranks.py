@@ -61,11 +61,30 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         join("cuda")
 
 
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Be the first of so many processes."""
+
+    def join_others(count: int) -> None:
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", count)):
+            monkeypatch.setattr(f"restain.training.ranks.distributed.{name}", lambda value=value: value)
+
+    return join_others
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(
-    monkeypatch: pytest.MonkeyPatch, small: Callable[..., Recipe], tiles: Path, tmp_path: Path
+    pretend: Callable[[int], None], small: Callable[..., Recipe], tiles: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 3)):
-        monkeypatch.setattr(f"restain.training.ranks.distributed.{name}", lambda value=value: value)
+    pretend(3)
     with pytest.raises(ConfigError, match=r"2, which 3 processes cannot share evenly; .* --set data.batch_size=3"):
         train(small("cut"), tiles, tmp_path / "run")
+
+
+def test_each_process_must_have_the_images_that_are_compared(
+    pretend: Callable[[int], None], small: Callable[..., Recipe], tiles: Path, tmp_path: Path
+) -> None:
+    pretend(2)
+    words = r"is 2, so that each of 2 processes gets 1, but simgan compares .* --set data.batch_size=4"
+    with pytest.raises(ConfigError, match=words):
+        train(small("simgan"), tiles, tmp_path / "run")

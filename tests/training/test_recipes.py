@@ -129,6 +129,46 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(setting: str, w
     assert str(caught.value).startswith("--set: ")
 
 
+NEEDS = [
+    (
+        "simgan",
+        "data.batch_size=1",
+        r"batch_size in \[data\] is 1, but simgan compares the images of a batch; .* least 2",
+    ),
+    (
+        "pspstain",
+        "data.crop_px=40",
+        r"crop_px in \[data\] is 40, but with these settings pspstain needs at least 41; crop",
+    ),
+    (
+        "pspstain",
+        "model.structure_scales=5",
+        r"crop_px in \[data\] is 64, .* needs at least 161; .*fewer stages or scales",
+    ),
+    ("asp", "model.discriminator_depth=5", r"crop_px in \[data\] is 64, .* asp needs at least 128; crop larger, or"),
+    ("asp", "data.crop_px=32", r"crop_px in \[data\] is 32, .* asp needs at least 33"),
+    ("simgan", "data.crop_px=28", r"crop_px in \[data\] is 28, .* simgan needs at least 32"),
+]
+
+
+@pytest.mark.parametrize(("method", "setting", "words"), NEEDS)
+def test_batches_that_a_method_cannot_learn_from_are_refused_at_once(
+    method: str, setting: str, words: str, write_recipe: Write
+) -> None:
+    path = write_recipe(method)
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(path, [setting])
+    alone = [setting, "model.lambda_correlation=0"]
+    assert setting != "data.batch_size=1" or load_recipe(path, alone), "without the term a single image will do"
+
+
+def test_what_a_method_needs_is_what_its_step_needs(small: Callable[..., Recipe], tiles: Path, tmp_path: Path) -> None:
+    least = {"structure_scales": 2, "discriminator_depth": 2}
+    train(small("pspstain", model=least, data={"crop_px": 36}), tiles, tmp_path / "pspstain", steps=1)
+    train(small("asp", model={"discriminator_depth": 2}, data={"crop_px": 36}), tiles, tmp_path / "asp", steps=1)
+    train(small("simgan", data={"crop_px": 32, "batch_size": 2}), tiles, tmp_path / "simgan", steps=1)
+
+
 def test_an_auxiliary_model_takes_over_data_and_manner_but_not_length(small: Callable[..., Recipe]) -> None:
     changes = {"data": {"workers": 1}, "training": {"precision": "bfloat16", "epochs": 99}}
     auxiliary = small("vsmt", auxiliary={"he_classifier": {"data": {"batch_size": 4}}}, **changes).auxiliary
