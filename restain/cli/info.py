@@ -28,7 +28,7 @@ def command(
         "created": f"{info.created:%Y-%m-%d %H:%M} UTC",
         "versions": ", ".join(f"{name} {number}" for name, number in info.versions.items()),
         "weights' SHA-256": info.sha256,
-        **{name: str(value) for name, value in info.extra.items()},
+        **{name: "calibrated" if isinstance(value, dict) else str(value) for name, value in info.extra.items()},
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
