@@ -16,10 +16,13 @@ from restain.data.pairs import Pair
 from restain.errors import ShapeError
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.distance import l1_loss
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.networks.blocks import initialise
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
+
+DISCRIMINATOR_DEPTH = 3
+"""Halvings of the PatchGAN, which sees 70 px at a time."""
 
 
 class CycleGanConfig(MethodConfig):
@@ -50,10 +53,15 @@ class CycleGan(Method):
         shape = GeneratorConfig(width=config.width, blocks=config.blocks, antialias=False, spectral_norm=False)
         self.generator, self.back_generator = Generator(shape), Generator(shape)
         self.discriminator, self.he_discriminator = (
-            Discriminator(config.width, depth=3, spectral=False, antialias=False) for _ in range(2)
+            Discriminator(config.width, DISCRIMINATOR_DEPTH, spectral=False, antialias=False) for _ in range(2)
         )
         initialise(self, scheme="normal")
         self.pool, self.he_pool = ImagePool(config.pool), ImagePool(config.pool)
+
+    @classmethod
+    def needs(cls, config: CycleGanConfig) -> Needs:
+        """Crops that the discriminators can judge."""
+        return Needs(crop_px=smallest_px(DISCRIMINATOR_DEPTH))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for both generators together, and for both discriminators."""

@@ -17,8 +17,11 @@ from restain.losses.adversarial import bce_discriminator_loss, bce_generator_los
 from restain.losses.distance import l1_loss
 from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.networks.blocks import initialise
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.unet import UNet, UNetConfig
+
+DISCRIMINATOR_DEPTH = 3
+"""Halvings of the PatchGAN, which sees 70 px at a time."""
 
 
 class Pix2pixConfig(MethodConfig):
@@ -51,14 +54,14 @@ class Pix2pix(Method):
         self.config = config
         self.generator = UNet(UNetConfig(width=config.width, depth=config.depth, dropout=config.dropout))
         self.discriminator = Discriminator(
-            config.width, depth=3, channels=6, spectral=False, antialias=False, norm="batch"
+            config.width, DISCRIMINATOR_DEPTH, channels=6, spectral=False, antialias=False, norm="batch"
         )
         initialise(self.discriminator, scheme="normal")
 
     @classmethod
     def needs(cls, config: Pix2pixConfig) -> Needs:
-        """Crops of as many px as the U-Net makes one of."""
-        return Needs(crop_multiple=1 << config.depth)
+        """Crops of as many px as the U-Net makes one of, and that the discriminator can judge."""
+        return Needs(crop_px=smallest_px(DISCRIMINATOR_DEPTH), crop_multiple=1 << config.depth)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

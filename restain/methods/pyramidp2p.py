@@ -15,10 +15,13 @@ from torch.optim import Optimizer
 from restain.data.pairs import Pair
 from restain.losses.adversarial import bce_discriminator_loss, bce_generator_loss
 from restain.losses.pyramid import octave_l1_losses
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.networks.blocks import initialise
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
+
+DISCRIMINATOR_DEPTH = 3
+"""Halvings of the PatchGAN, which sees 70 px at a time."""
 
 
 class PyramidP2PConfig(MethodConfig):
@@ -62,9 +65,14 @@ class PyramidP2P(Method):
             )
         )
         self.discriminator = Discriminator(
-            config.width, depth=3, channels=6, spectral=False, antialias=False, norm="batch"
+            config.width, DISCRIMINATOR_DEPTH, channels=6, spectral=False, antialias=False, norm="batch"
         )
         initialise(self, scheme="normal")
+
+    @classmethod
+    def needs(cls, config: PyramidP2PConfig) -> Needs:
+        """Crops that the discriminator can judge."""
+        return Needs(crop_px=smallest_px(DISCRIMINATOR_DEPTH))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

@@ -19,10 +19,13 @@ from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator
 from restain.losses.distance import l1_loss
 from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
 from restain.networks.blocks import convolution, initialise
-from restain.networks.discriminator import Discriminator, MultiscaleDiscriminator
+from restain.networks.discriminator import Discriminator, MultiscaleDiscriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.precision import full_precision
 from restain.stains import HED_UNIT, from_unit, hed_to_rgb, rgb_to_hed, to_unit
+
+DISCRIMINATOR_DEPTH = 3
+"""Halvings of each discriminator, which sees 70 px at a time."""
 
 SATURATION = 0.15
 """Colour saturation above which the separated DAB counts as stain: an optical density of about 0.14."""
@@ -81,7 +84,7 @@ class TdkStain(Method):
         )
         self.discriminator = MultiscaleDiscriminator(
             *(
-                Discriminator(config.width, depth=3, channels=6, spectral=False, antialias=False)
+                Discriminator(config.width, DISCRIMINATOR_DEPTH, channels=6, spectral=False, antialias=False)
                 for _ in range(config.scales)
             )
         )
@@ -90,8 +93,9 @@ class TdkStain(Method):
 
     @classmethod
     def needs(cls, config: TdkStainConfig) -> Needs:
-        """Crops of as many px as the generator makes one of."""
-        return Needs(crop_multiple=1 << config.downsamplings)
+        """Crops of as many px as the generator makes one of, and that the coarsest discriminator can judge."""
+        crop_px = smallest_px(DISCRIMINATOR_DEPTH) << (config.scales - 1)
+        return Needs(crop_px=crop_px, crop_multiple=1 << config.downsamplings)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

@@ -130,6 +130,9 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(setting: str, w
 
 
 NEEDS = [
+    ("pix2pix", "model.depth=6", r"crop_px in \[data\] is 32, .* pix2pix needs a multiple of 64; give one, or fewer"),
+    ("tdkstain", "model.scales=3", r"crop_px in \[data\] is 32, .* tdkstain needs at least 128; crop larger, or"),
+    ("cyclegan", "data.crop_px=28", r"crop_px in \[data\] is 28, .* cyclegan needs at least 32; crop larger, or"),
     (
         "simgan",
         "data.batch_size=1",
