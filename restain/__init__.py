@@ -7,19 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from restain import quantify as quantify
     from restain.checkpoint import load_generator as load_generator
     from restain.metrics import evaluate as evaluate
     from restain.slides.images import stain as stain
+    from restain.slides.staining import stain_slide as stain_slide
     from restain.training import train as train
 
 _HOMES = {
     "evaluate": "restain.metrics",
     "load_generator": "restain.checkpoint",
     "stain": "restain.slides.images",
+    "stain_slide": "restain.slides.staining",
     "train": "restain.training",
 }
 
-__all__ = ["__version__", "evaluate", "load_generator", "stain", "train"]
+__all__ = ["__version__", "evaluate", "load_generator", "quantify", "stain", "stain_slide", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +31,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("restain")
+    if name == "quantify":  # a package, with a function for each thing to measure
+        return import_module("restain.quantify")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'restain' has no attribute {name!r}")

@@ -50,9 +50,7 @@ def command(
         str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Images: map where not to believe the result, in DIR/trust; 8 more passes.")
-    ] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Map where not to believe the result; 8 more passes.")] = False,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -139,8 +137,6 @@ def command(
     if not one_slide and not any(map(_holds_slides, inputs)):
         _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, _device(device), overwrite, trust)
         return
-    if trust:
-        raise InputError("--trust is for images; cut out the parts of the slide that matter and stain them")
     from restain.slides.codec import Codec
     from restain.slides.settings import SlideSettings
 
@@ -156,6 +152,7 @@ def command(
         tissue_mask=not no_tissue_mask,
         batch=batch,
         bfloat16=bfloat16,
+        trust=trust,
     )
     if not one_slide:
         _stain_slides(inputs, model, out, settings, device, overwrite, workers, shard, ray)

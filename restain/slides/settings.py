@@ -1,16 +1,21 @@
 """What staining a slide needs to know, and what it tells afterwards."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from restain.checkpoint import load_generator, read_info
+from restain.metrics.familiarity import Familiarity
 from restain.networks.stainer import Stainer
 from restain.slides.codec import Codec
 
 SLIDE_TILE_PX = 512
 """Side of what the network adds to a slide at a time. At width 64 one pass takes about 1 GB."""
+
+OnProgress = Callable[[int, int, float, float], None]
+"""Called with tiles done and in all, megapixels done and in all."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Model:
     """Micrometres per pixel that it was trained at."""
     stain: str | None = None
     name: str = ""
+    familiarity: Familiarity | None = None
+    """What it knows of its training H&E, after `restain calibrate`."""
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +45,9 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
         MissingError, CheckpointError: as in `load_generator`.
     """
     info = read_info(path)
-    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name)
+    known = info.extra.get("familiarity")
+    familiarity = Familiarity.from_json(known) if known else None
+    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, familiarity)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class SlideSettings:
     """Compute in bfloat16: about twice as fast on a GPU, colours are off by a few grey levels at most."""
     workers: int = 2
     """Threads that read, and as many that encode."""
+    trust: bool = False
+    """Whether to map where not to believe the result; eight more passes."""
 
 
 @dataclass

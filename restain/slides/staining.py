@@ -6,7 +6,7 @@ ahead of it and encode what it gave, a bounded number of tiles each; the network
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,31 +15,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from restain.errors import InputError, OutputError, RestainError
 from restain.image import to_tensor, to_uint8
-from restain.networks.norm import evaluating, freeze
+from restain.networks.norm import evaluating
 from restain.slides.ahead import ahead
 from restain.slides.codec import RGB
 from restain.slides.identity import content_key, job_key, job_of
 from restain.slides.layout import Position
-from restain.slides.norm import Network, find_norm, tiled_network
-from restain.slides.plan import Plan, Work, check_disk, make_plan, needed_bytes
+from restain.slides.norm import Network
+from restain.slides.plan import Plan, Work, check_disk, needed_bytes
+from restain.slides.prepare import background_of, network_of, plan_of
 from restain.slides.reader import Slide, open_slide
-from restain.slides.settings import Model, SlideReport, SlideSettings
-from restain.slides.statistics import SAMPLE_PX, load_statistics, sample_statistics, save_statistics
+from restain.slides.settings import Model, OnProgress, SlideReport, SlideSettings, load_model
+from restain.slides.statistics import load_statistics, save_statistics
 from restain.slides.tiff import Description
-from restain.slides.tiling import Box
-from restain.slides.tissue import TissueMask, find_tissue, load_rois, save_tissue
-from restain.slides.writer import BACKGROUND, Colour, SlideWriter
-
-OnProgress = Callable[[int, int, float, float], None]
-"""Called with tiles done and in all, megapixels done and in all."""
+from restain.slides.tissue import save_tissue
+from restain.slides.writer import SlideWriter
 
 
 def stain_slide(
-    model: Model,
+    model: Model | Path,
     source: Path,
     out: Path,
     settings: SlideSettings | None = None,
@@ -50,10 +46,11 @@ def stain_slide(
     """Stain one slide to a pyramidal OME-TIFF.
 
     Killed at any moment, the same call goes on where it stopped, and ends with the same pixels. Beside the result go
-    the tissue, as `*.tissue.png` and `*.tissue.geojson`, and the statistics of its norms, `*.statistics.safetensors`.
+    the tissue, as `*.tissue.png` and `*.tissue.geojson`, the statistics of its norms, `*.statistics.safetensors`, and
+    where asked for a map of where not to believe it, `*.trust.png` and `*.trust.csv`.
 
     Args:
-        model: from `load_model`.
+        model: from `load_model`, or a checkpoint, which is then used on the CPU.
         source: the slide.
         out: the result, `*.ome.tif`.
         settings: the defaults if not given.
@@ -68,48 +65,65 @@ def stain_slide(
         OutputError: the result cannot be written, the disk is too small, or another result is there.
     """
     settings = settings or SlideSettings()
+    model = load_model(model) if isinstance(model, Path) else model
     report = SlideReport(out)
     if not out.name.lower().endswith((".ome.tif", ".ome.tiff")):
         raise InputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif")
+    if settings.trust and settings.norm == "dense":
+        raise InputError("--trust turns the tiles, and --norm dense cannot follow; choose slide, tile or a file")
     with open_slide(source, settings.mpp) as slide:
         job = _job(model, source, slide, settings)
-        if out.exists() and job_of(out) == job:
-            report.skipped = True
+        report.skipped = out.exists() and job_of(out) == job
+        if report.skipped and not (settings.trust and not _beside(out, "trust.png").exists()):
             return report
-        if out.exists() and not overwrite:
+        if out.exists() and not (overwrite or report.skipped):
             raise OutputError(f"{out} exists and is another result; choose another name, or allow it (--overwrite)")
         if out.resolve() == source.resolve():
             raise OutputError(f"{out} is the slide itself; choose another name")
-        plan = make_plan(
-            slide,
-            _model_mpp(model, slide, settings, report),
-            tile_px=settings.tile_px,
-            halo_px=model.generator.halo_px if settings.halo_px is None else settings.halo_px,
-            multiple=model.generator.multiple,
-            region=settings.region,
-            tissue=_tissue(slide, settings),
-        )
-        work = plan.work()
-        if not work:
-            raise InputError(f"{source}: no tissue there; choose another region, or --no-tissue-mask")
-        needed = needed_bytes(work, plan.read, settings.codec)
-        check_disk(out, needed, _size(out.with_name(f"{out.name}.spool")))
-        description = _describe(model, slide, plan, settings, job)
-        with SlideWriter(out, plan.layout, description, settings.codec, job=job) as writer:
-            if writer.spool.resumed:
-                report.notes.append("continues an earlier run")
-            with evaluating(model.generator), _memory_in_words(plan):
-                network = _network(model, plan, settings, writer)
-                writer.background = _background(network, work, plan, writer)
-                together = settings.batch or (1 if model.device.type == "cpu" else 8)
-                _stain_work(network, work, plan, settings, together, writer, report, on_progress)
-            with _clock(report.seconds, "pyramid and file"):
-                if plan.tissue:
-                    save_tissue(plan.tissue, slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))
-                if (kept := writer.spool.folder / _STATISTICS).exists():
-                    save_statistics(_beside(out, _STATISTICS), load_statistics(kept), model=model.sha256)
-                writer.finish(workers=settings.workers)
+        plan = plan_of(model, slide, settings, report.notes)
+        with evaluating(model.generator), _memory_in_words(plan):
+            if not report.skipped:
+                _stain(model, plan, settings, out, job, report, on_progress)
+            if settings.trust:
+                from restain.slides.slide_trust import map_trust  # brings matplotlib
+
+                network = network_of(model, plan, settings, _beside(out, _STATISTICS))
+                trust = map_trust(network, plan, model.familiarity, on_progress)
+                report.notes.append(str(trust))
+                trust.save(_beside(out, "trust.csv"), _beside(out, "trust.png"))
     return report
+
+
+def _stain(
+    model: Model,
+    plan: Plan,
+    settings: SlideSettings,
+    out: Path,
+    job: str,
+    report: SlideReport,
+    on_progress: OnProgress | None,
+) -> None:
+    """Stain what an earlier run has not, and put the file together."""
+    work = plan.work()
+    if not work:
+        raise InputError(f"{plan.slide.path}: no tissue there; choose another region, or --no-tissue-mask")
+    needed = needed_bytes(work, plan.read, settings.codec)
+    check_disk(out, needed, _size(out.with_name(f"{out.name}.spool")))
+    description = _describe(model, plan, settings, job)
+    with SlideWriter(out, plan.layout, description, settings.codec, job=job) as writer:
+        if writer.spool.resumed:
+            report.notes.append("continues an earlier run")
+        network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
+        writer.background = background_of(network, work, plan, writer)
+        together = settings.batch or (1 if model.device.type == "cpu" else 8)
+        _stain_work(network, work, plan, settings, together, writer, report, on_progress)
+        with _clock(report.seconds, "pyramid and file"):
+            if plan.tissue:
+                save_tissue(plan.tissue, plan.slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))
+            if (kept := writer.spool.folder / _STATISTICS).exists():
+                save_statistics(_beside(out, _STATISTICS), load_statistics(kept), model=model.sha256)
+            _beside(out, "trust.png").unlink(missing_ok=True)  # of another result
+            writer.finish(workers=settings.workers)
 
 
 _STATISTICS = "statistics.safetensors"
@@ -141,30 +155,12 @@ def _job(model: Model, source: Path, slide: Slide, settings: SlideSettings) -> s
     )
 
 
-def _model_mpp(model: Model, slide: Slide, settings: SlideSettings, report: SlideReport) -> float:
-    """Micrometres per pixel at which the network works; says so where it is not the slide's."""
-    report.notes.append(f"{slide.mpp:.4g} µm per px, {slide.mpp_origin}")
-    wanted = settings.model_mpp or model.mpp
-    if wanted is None:
-        report.notes.append("the model does not tell its µm per px, so the slide is read as it is (see --model-mpp)")
-        return slide.mpp
-    if slide.scale(wanted) != 1:
-        change = "reduced" if slide.scale(wanted) > 1 else "enlarged, which adds no detail,"
-        report.notes.append(f"{change} to {wanted:.4g} µm per px, which the model was trained at")
-    return wanted
-
-
-def _tissue(slide: Slide, settings: SlideSettings) -> TissueMask | None:
-    if settings.rois:
-        return load_rois(settings.rois, slide)
-    return find_tissue(slide) if settings.tissue_mask else None
-
-
-def _describe(model: Model, slide: Slide, plan: Plan, settings: SlideSettings, job: str) -> Description:
+def _describe(model: Model, plan: Plan, settings: SlideSettings, job: str) -> Description:
+    slide = plan.slide
     stain = f"virtual {model.stain or 'IHC'}"
     return Description(
         name=f"{slide.path.name}, {stain}",
-        mpp=plan.mpp,
+        mpp=round(plan.mpp, 9),
         stain=stain,
         origin_um=(plan.area.x * plan.mpp, plan.area.y * plan.mpp),
         icc_profile=slide.icc_profile,
@@ -182,67 +178,6 @@ def _describe(model: Model, slide: Slide, plan: Plan, settings: SlideSettings, j
             "job": job,
         },
     )
-
-
-def _network(model: Model, plan: Plan, settings: SlideSettings, writer: SlideWriter) -> Network:
-    """The generator under its norm policy. Statistics that an earlier run took are taken up again."""
-    generator, device = model.generator, model.device
-    policy = find_norm(settings.norm, model.sha256)
-    if policy == "dense" or policy == "tile":
-        run = tiled_network(generator, policy, plan.size, plan.read, tile_px=plan.tile_px)
-    else:
-        if policy == "slide":
-            kept = writer.spool.folder / _STATISTICS
-            if not kept.exists():
-                found = sample_statistics(generator, list(plan.tiles(SAMPLE_PX)), plan.read)
-                save_statistics(kept, found, model=model.sha256)
-            policy = load_statistics(kept, model=model.sha256)
-        # channels last: a seventh less time on a CPU, at width 32
-        frozen = freeze(generator, policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as torch documents
-
-        def run(windows: Tensor, place: Box) -> Tensor:
-            del place
-            virtual: Tensor = frozen(windows.to(device, memory_format=torch.channels_last))
-            return virtual
-
-    def network(windows: Tensor, place: Box) -> Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-            return run(windows, place)
-
-    return network
-
-
-def _background(network: Network, work: Sequence[Work], plan: Plan, writer: SlideWriter) -> Colour:
-    """The colour that the network gives to glass, so that what is left out looks like what is not.
-
-    From the tile with most glass, where one has some; else that of clean glass.
-    """
-    if noted := writer.spool.note("background"):
-        red, green, blue = map(int, noted.split())
-        return red, green, blue
-    colour = BACKGROUND
-    if plan.tissue:
-        scale = plan.slide.scale(plan.mpp)
-        shares = [
-            plan.tissue.share(*(side * scale for side in (core.x, core.y, core.width, core.height)))
-            for core in (one.tile.core for one in work)
-        ]
-        least = int(np.argmin(shares))
-        if shares[least] < 0.9:
-            colour = _glass(network, work[least], plan)
-    writer.spool.set_note("background", " ".join(map(str, colour)))
-    return colour
-
-
-def _glass(network: Network, work: Work, plan: Plan) -> Colour:
-    """Median colour that the network gives to the lightest tenth of a tile."""
-    window = work.tile.window
-    rgb = plan.read(window)
-    virtual = to_uint8(network(to_tensor(rgb), window))[0]
-    brightness = rgb.min(axis=2)
-    glass = virtual[brightness >= np.quantile(brightness, 0.9)]
-    red, green, blue = (int(value) for value in np.median(glass, axis=0))
-    return red, green, blue
 
 
 def _stain_work(

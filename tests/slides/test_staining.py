@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from numpy.typing import NDArray
+from PIL import ImageCms
 
 from restain.errors import InputError, MissingError, OutputError
 from restain.image import to_tensor, to_uint8
@@ -206,3 +208,30 @@ def test_results_are_ome_tiffs_beside_their_source(model: Model, make_slide: Mak
         stain_slide(model, make_slide(), tmp_path / "out.png", PLAIN)
     with pytest.raises(OutputError, match="is the slide itself"):
         stain_slide(model, make_slide(), make_slide(), PLAIN, overwrite=True)
+
+
+def test_the_checkpoint_itself_will_do(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:
+    import restain
+
+    report = restain.stain_slide(checkpoint, make_slide(), tmp_path / "out.ome.tif", PLAIN)
+    assert report.path.exists()
+
+
+def test_what_the_source_carries_and_where_it_comes_from_is_in_the_file(
+    model: Model, drawing: RGB, tmp_path: Path
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source, out = tmp_path / "he.tif", tmp_path / "out.ome.tif"
+    resolution = {"resolution": (1250, 1250), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(source, drawing, photometric="rgb", tile=(128, 128), iccprofile=profile, **resolution)
+    stain_slide(model, source, out, replace(PLAIN, region=(200, 100, 300, 200)))
+    with tifffile.TiffFile(out) as opened:
+        assert opened.pages[0].iccprofile == profile
+        ome = tifffile.xml2dict(opened.ome_metadata)["OME"]
+        said = {entry["K"]: entry["value"] for entry in ome["StructuredAnnotations"]["MapAnnotation"]["Value"]["M"]}
+        assert ome["Image"]["Pixels"]["Channel"]["Name"] == "virtual HER2"
+        assert ome["Image"]["Pixels"]["Plane"]["PositionX"] == 1600
+    assert said["source"] == "he.tif"
+    assert said["model sha256"] == model.sha256
+    assert said["source mpp"] == "8 from the TIFF resolution"
+    assert said["software"].startswith("restain ")

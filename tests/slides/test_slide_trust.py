@@ -1,0 +1,106 @@
+"""A map of trust in a whole slide has the values of the map of an image, tile by tile, and is drawn where stained."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from restain.errors import InputError
+from restain.image import load_image
+from restain.metrics.familiarity import Familiarity
+from restain.slides.codec import Codec
+from restain.slides.images import stain
+from restain.slides.prepare import network_of, plan_of
+from restain.slides.reader import open_slide
+from restain.slides.settings import SlideSettings, load_model
+from restain.slides.slide_trust import SlideTrust, map_trust
+from restain.slides.staining import stain_slide
+from restain.slides.statistics import load_statistics
+from restain.slides.trust import disagreement, under_symmetries
+
+MakeSlide = Callable[..., Path]
+RGB = NDArray[np.uint8]
+SETTINGS = SlideSettings(tile_px=128, codec=Codec("lossless"), trust=True)
+ALL = replace(SETTINGS, tissue_mask=False)
+
+
+class Dark(Familiarity):
+    """Finds dark blocks unlike."""
+
+    def unlike(self, he: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(he.mean(1, keepdim=True), 64)[:, 0] < 0.8
+
+
+def test_blocks_are_the_means_of_the_map_of_the_whole_image(
+    checkpoint: Path, make_slide: MakeSlide, drawing: RGB, tmp_path: Path
+) -> None:
+    model = load_model(checkpoint)
+    with open_slide(make_slide()) as slide:
+        plan = plan_of(model, slide, ALL, [])
+        trust = map_trust(network_of(model, plan, ALL, tmp_path / "s.safetensors"), plan, None)
+    statistics = load_statistics(tmp_path / "s.safetensors")
+    padded = np.pad(drawing, ((0, 2), (0, 0), (0, 0)), mode="reflect")  # 430 is no multiple of 4
+    whole = disagreement(under_symmetries(lambda rgb: stain(model.generator, rgb, norm=statistics), padded))[:430]
+    expected = [[whole[y : y + 64, x : x + 64].mean() for x in range(0, 600, 64)] for y in range(0, 430, 64)]
+    assert trust.disagreement == pytest.approx(np.array(expected), abs=2e-3)
+    assert np.ptp(trust.disagreement) > 0.1
+
+
+def test_the_map_lies_beside_the_result(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:
+    report = stain_slide(checkpoint, make_slide(), tmp_path / "out.ome.tif", ALL)
+    assert load_image(tmp_path / "out.trust.png").shape == (7 * 4, 10 * 4, 3)
+    (row,) = csv.DictReader((tmp_path / "out.trust.csv").open())
+    assert (row["slide"], row["unlike_training_share"]) == ("he.ome.tif", "")
+    assert f"disagree by {float(row['disagreement_mean_od']):.3f} of optical density" in report.notes[-1]
+
+
+def test_only_what_is_stained_is_judged(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:
+    blank = torch.zeros(1)
+    model = replace(load_model(checkpoint), familiarity=Dark(blank, blank, 0.0))
+    stain_slide(model, make_slide(), tmp_path / "out.ome.tif", SETTINGS)
+    picture = load_image(tmp_path / "out.trust.png")
+    assert (picture[:, :8] == 200).all()
+    cyan = (picture == (0, 220, 220)).all(axis=2)
+    assert cyan[12:16, 24:28].any()
+    assert not cyan[:, :16].any()
+    (row,) = csv.DictReader((tmp_path / "out.trust.csv").open())
+    assert 0.1 < float(row["unlike_training_share"]) < 0.9
+
+
+def test_a_finished_slide_gets_its_map_later(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:
+    model, he, out = load_model(checkpoint), make_slide(), tmp_path / "out.ome.tif"
+    stain_slide(model, he, out, replace(SETTINGS, trust=False))
+    assert not (tmp_path / "out.trust.png").exists()
+    made = out.stat().st_mtime_ns
+    assert stain_slide(model, he, out, SETTINGS).skipped
+    assert (tmp_path / "out.trust.png").exists()
+    assert out.stat().st_mtime_ns == made
+    (tmp_path / "out.trust.csv").unlink()
+    assert stain_slide(model, he, out, SETTINGS).skipped
+    assert not (tmp_path / "out.trust.csv").exists()  # nothing was done again
+    stain_slide(model, he, out, replace(SETTINGS, trust=False, codec=Codec("jpeg")), overwrite=True)
+    assert not (tmp_path / "out.trust.png").exists()  # that of another result
+
+
+def test_dense_normalisation_cannot_be_turned(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--norm dense cannot follow; choose slide, tile or a file"):
+        stain_slide(checkpoint, make_slide(), tmp_path / "out.ome.tif", replace(SETTINGS, norm="dense"))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_brighter_the_less_to_be_believed() -> None:
+    values = np.array([[0.0, 0.1, 0.2, np.nan]], np.float32)
+    trust = SlideTrust("s", values, np.array([[False, False, True, False]]))
+    picture = trust.picture().astype(int)
+    centres = picture[1, 1::4].sum(axis=1)
+    assert centres[0] < centres[1] < centres[2]
+    assert tuple(picture[0, 8]) == (0, 220, 220)
+    mean, high, share = trust.summary()
+    assert (mean, share) == (pytest.approx(0.1), pytest.approx(1 / 3))
+    assert high == pytest.approx(0.19)
