@@ -23,7 +23,15 @@ PAGES = [
     ("training.md", Augment),
     ("methods/auxiliary.md", METHODS["reconstruct"].Config),
     ("methods/auxiliary.md", METHODS["classify"].Config),
+    ("methods/pix2pix.md", METHODS["pix2pix"].Config),
+    ("methods/cyclegan.md", METHODS["cyclegan"].Config),
+    ("methods/pyramidp2p.md", METHODS["pyramidp2p"].Config),
+    ("methods/tdkstain.md", METHODS["tdkstain"].Config),
     ("methods/cut.md", METHODS["cut"].Config),
+    ("methods/asp.md", METHODS["asp"].Config),
+    ("methods/pspstain.md", METHODS["pspstain"].Config),
+    ("methods/simgan.md", METHODS["simgan"].Config),
+    ("methods/pspstain.md", METHODS["segment"].Config),
     ("methods/vsmt.md", METHODS["vsmt"].Config),
 ]
 

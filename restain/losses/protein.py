@@ -1,7 +1,7 @@
 """Protein expression as PSPStain compares it: focal optical density of DAB at three levels (Chen et al. 2024).
 
 Departs from the paper in scale. True densities of real tissue are small: over whole tiles of HER2 the mean of the focal
-density is a thousandth to a hundredth, and the squares of its differences would weigh nothing beside any other term. So
+density is at most some thousandths, and the squares of its differences would weigh nothing beside any other term. So
 each level's squared difference is taken relative to the two sides' squares, which makes it a number from 0 to 1.
 """
 
@@ -27,7 +27,9 @@ BLOCKS = 4
 
 GREY = (0.299, 0.587, 0.114)
 GREY_LEVEL = 1 / 255
-TINY = 1e-6
+DARKEST = 1e-6
+FLOOR = 1e-8
+"""Added to the sum of squares that differences are relative to: a mean focal density of 0.0001 is next to nothing."""
 
 
 @full_precision
@@ -46,7 +48,7 @@ def focal_density(rgb: Tensor) -> Tensor:
     dab = rgb_to_hed(rgb.clamp_min(GREY_LEVEL))[:, 2:]
     alone = hed_to_rgb(torch.cat([torch.zeros_like(dab).expand(-1, 2, -1, -1), dab], dim=1))
     grey = torch.einsum("nchw,c->nhw", alone, alone.new_tensor(GREY)).unsqueeze(1)
-    density = -grey.clamp(TINY, 1).log10()
+    density = -grey.clamp(DARKEST, 1).log10()
     stained = density >= LEAST_DENSITY
     return torch.where(stained, torch.where(stained, density, 1) ** FOCUS, 0)
 
@@ -106,4 +108,4 @@ def relative_difference(virtual: Tensor, real: Tensor) -> Tensor:
     For numbers that are not negative it is at most 1, and is 1 where no place holds both.
     """
     squares = virtual.square().sum(1) + real.square().sum(1)
-    return (virtual - real).square().sum(1) / (squares + TINY)
+    return (virtual - real).square().sum(1) / (squares + FLOOR)

@@ -1,6 +1,6 @@
 """What holds between things rather than of them: likeness among images of a batch, transport between places.
 
-Both are the supervised information that SIM-GAN mines from weakly paired images (Guan et al. 2024).
+Both are the supervised information that SIM-GAN mines from weakly paired images (Guan et al. 2025).
 """
 
 import torch

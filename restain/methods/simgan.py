@@ -1,4 +1,4 @@
-"""SIM-GAN: supervised information mined from weakly paired images (Guan et al., IEEE TMI 2024).
+"""SIM-GAN: supervised information mined from weakly paired images (Guan et al., IEEE TMI 2025).
 
 To CUT it adds two relations that hold although the sections differ: H&E images that are alike stay so when stained, and
 the places of the virtual IHC are to the real one's as the H&E's are.

@@ -114,7 +114,7 @@ def test_the_histogram_has_a_gradient() -> None:
 def levels_by_loops(virtual: Tensor, real: Tensor) -> dict[str, float]:
     def relative(a: list[float], b: list[float]) -> float:
         squares = sum(x * x for x in a) + sum(y * y for y in b)
-        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / (squares + 1e-6)
+        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / (squares + 1e-8)
 
     sums = dict.fromkeys(("mean", "histogram", "blocks"), 0.0)
     for v, r in zip(virtual, real, strict=True):
