@@ -18,7 +18,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Write a generator as ONNX, with free batch, height and width (multiples of 4)."""
+    """Write a generator as ONNX, with free batch, height and width (multiples of 4 or more)."""
     from restain.checkpoint import load_generator, read_info
     from restain.checkpoint.onnx import export_onnx
     from restain.networks.norm import freeze
