@@ -21,13 +21,21 @@ class Cost:
     """Largest resident memory of the process."""
     extra_mib: float
     """The same less what was resident before the first call."""
+    cpu_seconds: float
+    """Median processor time of all threads, which does not count waiting for whatever else the machine runs."""
 
 
-def cost(prepare: Callable[..., Callable[[], object]], *arguments: object, repeats: int = 3, threads: int = 2) -> Cost:
+def cost(
+    prepare: Callable[..., Callable[[], object]],
+    *arguments: object,
+    repeats: int = 3,
+    threads: int = 2,
+    warm_up: bool = True,
+) -> Cost:
     """Call, in a fresh process, `prepare(*arguments)` and then what it returns: once to warm up, then for the clock."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, prepare, arguments, repeats, threads))
+    process = context.Process(target=_measure, args=(sender, prepare, arguments, repeats, threads, warm_up))
     process.start()
     sender.close()
     result: Cost = receiver.recv()
@@ -41,18 +49,21 @@ def _measure(
     arguments: tuple[object, ...],
     repeats: int,
     threads: int,
+    warm_up: bool,
 ) -> None:
     torch.set_num_threads(threads)
     run = prepare(*arguments)
     before = _peak_mib()
-    run()
-    seconds = []
+    if warm_up:
+        run()
+    seconds, cpu_seconds = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         run()
         seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
     peak = _peak_mib()
-    sender.send(Cost(statistics.median(seconds), peak, peak - before))
+    sender.send(Cost(statistics.median(seconds), peak, peak - before, statistics.median(cpu_seconds)))
 
 
 def _peak_mib() -> float:

@@ -77,25 +77,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiles", type=int, default=1000)
     parser.add_argument("--side-px", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    tiles = arguments.tiles
+    tiles, threads = arguments.tiles, arguments.threads
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw(folder, tiles, arguments.side_px)
         torch.save(FidInception().state_dict(), folder / "inception.pth")
-        rows = {
-            f"one pass, {tiles // 2} tiles": cost(together, folder, tiles // 2, repeats=1),
-            f"one pass, {tiles} tiles": cost(together, folder, tiles, repeats=1),
-            f"a pass for each, {tiles} tiles": cost(apart, folder, tiles, repeats=1),
+        runs = {
+            f"one pass, {tiles // 2} tiles": (together, tiles // 2),
+            f"one pass, {tiles} tiles": (together, tiles),
+            f"a pass for each, {tiles} tiles": (apart, tiles),
         }
-    print(f"{'':32}{'seconds':>10}{'per tile':>10}{'extra MiB':>12}")
-    for (label, figure), count in zip(rows.items(), (tiles // 2, tiles, tiles), strict=True):
-        print(f"{label:32}{figure.seconds:10.1f}{figure.seconds / count:10.3f}{figure.extra_mib:12.0f}")
-    half, whole, each = rows.values()
+        print(f"{'':32}{'CPU seconds':>12}{'per tile':>10}{'peak MiB':>10}", flush=True)
+        costs = []
+        for label, (prepare, count) in runs.items():
+            found = cost(prepare, folder, count, repeats=1, threads=threads, warm_up=False)
+            costs.append(found)
+            per_tile = found.cpu_seconds / count
+            print(f"{label:32}{found.cpu_seconds:12.1f}{per_tile:10.3f}{found.peak_mib:10.0f}", flush=True)
+    half, whole, each = costs
     features_mib = (tiles - tiles // 2) * 2 * 2048 * 4 / 2**20
-    print(f"{'ratio, each to one':32}{each.seconds / whole.seconds:9.2f}x")
-    print(f"{'growth from half to all':32}{whole.extra_mib - half.extra_mib:22.0f} MiB more")
-    print(f"{'of these, feature matrices':32}{features_mib:22.0f} MiB")
+    print(f"{'ratio, each to one':32}{each.cpu_seconds / whole.cpu_seconds:11.2f}x")
+    print(f"{'growth from half to all':32}{whole.peak_mib - half.peak_mib:28.0f} MiB more")
+    print(f"{'of these, feature matrices':32}{features_mib:28.0f} MiB")
 
 
 if __name__ == "__main__":
