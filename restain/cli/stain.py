@@ -185,6 +185,15 @@ def _holds_slides(given: Path) -> bool:
     return is_slide(given) or given.suffix.lower() == ".csv"
 
 
+def _images_between(inputs: list[Path]) -> int:
+    """How many plain images lie between slides, in the folders given."""
+    from restain.image import IMAGE_SUFFIXES
+    from restain.slides.archive import is_slide
+
+    found = (path for given in inputs if given.is_dir() for path in given.rglob("*") if path.is_file())
+    return sum(path.suffix.lower() in IMAGE_SUFFIXES and not is_slide(path) for path in found)
+
+
 def _parse_region(text: str | None) -> tuple[int, int, int, int] | None:
     from restain.errors import InputError
 
@@ -258,6 +267,8 @@ def _stain_slides(
         outcome = run(model, jobs, settings, workers=workers, overwrite=overwrite, on_slide=show)
     for reason in outcome.failures.values():
         typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
+    if passed_over := _images_between(inputs):
+        typer.echo(f"{passed_over} plain images in the same folders are not stained; give them on their own", err=True)
     skipped = sum(report.skipped for report in outcome.reports)
     already = f", {skipped} of them earlier" if skipped else ""
     typer.echo(f"{len(outcome.reports)} of {len(jobs)} slides are stained{already}, in {out}")

@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,8 @@ from restain.slides.staining import stain_slide
 
 ATTEMPTS = 3
 """How often a slide is begun whose process was killed, for instance for lack of memory."""
+
+_BIG_TIFF, _TILE_WIDTH = 43, 322
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,27 @@ class ArchiveOutcome:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether the ending of a file is that of a slide, and not of an ordinary image."""
-    return any(path.name.lower().endswith(suffix) for suffix in SLIDE_SUFFIXES)
+    """Whether a file is a slide by its ending, or a TIFF in tiles; ordinary images are stored in strips."""
+    name = path.name.lower()
+    return any(name.endswith(suffix) for suffix in SLIDE_SUFFIXES) or (
+        name.endswith((".tif", ".tiff")) and _is_in_tiles(path)
+    )
+
+
+def _is_in_tiles(path: Path) -> bool:
+    """Whether the first directory of a TIFF or BigTIFF gives a width of tiles."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+            order = {b"II": "<", b"MM": ">"}[head[:2]]
+            (version,) = struct.unpack(f"{order}H", head[2:4])
+            place, count, entry_bytes = ("Q", "Q", 20) if version == _BIG_TIFF else ("I", "H", 12)
+            file.seek(*struct.unpack_from(f"{order}{place}", head, 8 if version == _BIG_TIFF else 4))
+            (entries,) = struct.unpack(f"{order}{count}", file.read(struct.calcsize(count)))
+            tags = (struct.unpack(f"{order}H", file.read(entry_bytes)[:2])[0] for _ in range(entries))
+            return _TILE_WIDTH in tags
+    except (OSError, KeyError, struct.error):
+        return False
 
 
 def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
@@ -83,7 +105,8 @@ def _found(given: Path, out: Path) -> Iterator[SlideJob]:
         slides = [path for path in sorted(given.rglob("*")) if is_slide(path) and path.is_file()]
         slides = [path for path in slides if out.resolve() not in path.resolve().parents]
         if not slides:
-            raise InputError(f"{given} holds no slides; expected files that end in {', '.join(sorted(SLIDE_SUFFIXES))}")
+            endings = ", ".join(sorted(SLIDE_SUFFIXES))
+            raise InputError(f"{given} holds no slides; expected files that end in {endings}, or TIFFs in tiles")
         for path in slides:
             name = path.relative_to(given)
             yield SlideJob(path, out / name.with_name(_result_name(name.name)))

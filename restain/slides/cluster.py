@@ -6,6 +6,7 @@ had finished of its slide lies there too, so that the next one goes on with it.
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -114,5 +115,5 @@ def _stain(
     try:
         loaded = _load(model, device)
     except RestainError as error:
-        return RestainError(f"{job.source}: {error}, on the machine of the worker {os.uname().nodename}")
+        return RestainError(f"{job.source}: {error} (on {platform.node()}, which must see the same files)")
     return attempt(loaded, job, settings, overwrite)

@@ -55,7 +55,7 @@ def test_a_published_file_becomes_a_model_that_stains(run: Run, he: Path, tmp_pa
     torch.save(published, tmp_path / "latest_net_G.pth")
     out = tmp_path / "m.safetensors"
     assert run("import", tmp_path / "latest_net_G.pth", "--out", out, "--mpp", 0.466, "--stain", "HER2") == 0
-    assert "latest_net_G.pth is a generator (width 2, blocks 6, norm instance" in capsys.readouterr().out
+    assert "latest_net_G.pth is a generator (width 2, blocks 6, " in capsys.readouterr().out
 
     assert run("stain", he, "--model", out, "--out", tmp_path / "virtual", "--device", "cpu") == 0
     assert capsys.readouterr().out == f"2 of 2 images are stained, in {tmp_path / 'virtual'}\n"
@@ -66,7 +66,7 @@ def test_a_published_file_becomes_a_model_that_stains(run: Run, he: Path, tmp_pa
 def test_info_shows_what_is_inside(run: Run, model: Path, capsys: Captured) -> None:
     assert run("info", model) == 0
     printed = capsys.readouterr().out
-    for words in ("generator", "width 2, blocks 1, norm instance", "cut", "HER2", "0.466 µm per px", "torch", "seed"):
+    for words in ("generator", "width 2, blocks 1", "cut", "HER2", "0.466 µm per px", "torch", "seed"):
         assert words in printed
 
 

@@ -1,17 +1,23 @@
 """Many slides: each a unit of its own, found in folders and tables, shared out over machines."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
+from restain.checkpoint import save_checkpoint
 from restain.cli import main
 from restain.errors import InputError, MissingError
+from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.archive import SlideJob, find_slides, is_slide, shard, stain_slides
-from restain.slides.settings import SlideSettings
+from restain.slides.settings import SlideReport, SlideSettings
 
 MakeSlide = Callable[..., Path]
 
@@ -30,6 +36,16 @@ def test_slides_are_found_in_folders_and_tables(tmp_path: Path) -> None:
     assert [job.source.name for job in find_slides([tmp_path], out)] == ["1.svs", "2.ome.tif"]
     assert is_slide(Path("A.SVS"))
     assert not is_slide(Path("a.tif"))
+
+
+@pytest.mark.parametrize("words", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_a_tiff_in_tiles_is_a_slide_and_one_in_strips_is_not(tmp_path: Path, words: dict[str, Any]) -> None:
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "tiles.tif", rgb, photometric="rgb", tile=(32, 32), **words)
+    tifffile.imwrite(tmp_path / "strips.tif", rgb, photometric="rgb", **words)
+    (tmp_path / "none.tif").write_bytes(b"II")
+    assert [path.name for path in sorted(tmp_path.iterdir()) if is_slide(path)] == ["tiles.tif"]
+    assert [job.source.name for job in find_slides([tmp_path], tmp_path / "out")] == ["tiles.tif"]
 
 
 def test_what_is_wrong_with_a_list_is_said(tmp_path: Path) -> None:
@@ -67,6 +83,7 @@ def test_bad_slides_are_told_at_the_end_and_finished_ones_are_skipped(
     (tmp_path / "he").mkdir()
     make_slide().rename(tmp_path / "he/good.ome.tif")
     (tmp_path / "he/bad.svs").write_text("no slide")
+    (tmp_path / "he/overview.png").touch()
     words = ["stain", tmp_path / "he", "--model", checkpoint, "--out", tmp_path / "out", "--tile-px", "128"]
     monkeypatch.setattr(sys, "argv", ["restain", *map(str, words), "--device", "cpu"])
     for already in ("", ", 1 of them earlier"):
@@ -75,8 +92,43 @@ def test_bad_slides_are_told_at_the_end_and_finished_ones_are_skipped(
         assert stop.value.code == 1
         printed = capsys.readouterr()
         assert f"not stained: {tmp_path / 'he/bad.svs'} cannot be read as a slide" in printed.err
+        assert "1 plain images in the same folders are not stained" in printed.err
         assert f"1 of 2 slides are stained{already}, in {tmp_path / 'out'}" in printed.out
     assert (tmp_path / "out/good.ome.tif").exists()
+
+
+def test_the_result_of_another_model_is_not_taken_for_finished(
+    make_slide: MakeSlide, checkpoint: Path, tmp_path: Path
+) -> None:
+    jobs = [SlideJob(make_slide(), tmp_path / "out.ome.tif")]
+    settings = SlideSettings(tile_px=128)
+    assert not stain_slides(checkpoint, jobs, settings).failures
+    renamed = shutil.copy(checkpoint, tmp_path / "renamed.safetensors")
+    (report,) = stain_slides(Path(renamed), jobs, settings).reports
+    assert report.skipped
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, Generator(GeneratorConfig(width=2, blocks=1)), method="cut", mpp=8.0)
+    (failure,) = stain_slides(other, jobs, settings).failures.values()
+    assert "exists and is another result" in str(failure)
+    (report,) = stain_slides(other, jobs, settings, overwrite=True).reports
+    assert not report.skipped
+
+
+def test_an_odd_failure_does_not_stop_the_others(
+    make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object, source: Path, *__: object, **___: object) -> SlideReport:
+        if source.name == "odd.svs":
+            raise ZeroDivisionError("oh")
+        return SlideReport(source)
+
+    monkeypatch.setattr("restain.slides.archive.stain_slide", fail)
+    jobs = [SlideJob(tmp_path / name, tmp_path / f"{name}.ome.tif") for name in ("odd.svs", "good.svs")]
+    outcome = stain_slides(checkpoint, jobs, SlideSettings())
+    assert str(outcome.failures[tmp_path / "odd.svs"]).startswith(
+        f"{tmp_path / 'odd.svs'}: unexpected ZeroDivisionError"
+    )
+    assert len(outcome.reports) == 1
 
 
 def test_a_killed_process_loses_no_slide(make_slide: MakeSlide, checkpoint: Path, tmp_path: Path) -> None:
