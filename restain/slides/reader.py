@@ -64,8 +64,9 @@ class Slide:
         """Read a box from the nearest level that is at least as fine, resampled.
 
         Boxes fit together: what a pixel shows depends on where it lies, not on the box that it is read with (exactly
-        where nothing is resampled; else to the rounding of one grey level, and below the first level of a pyramid to
-        the half pixel that OpenSlide can place a box).
+        where nothing is resampled; else to the rounding of one grey level). The exception is a level that is not a
+        whole number of times smaller, read by OpenSlide: it takes whole pixels of the first level, so that a box may
+        lie up to half of one of these beside its place.
 
         Args:
             location: left upper corner in px of the first level.

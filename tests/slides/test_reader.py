@@ -13,7 +13,7 @@ from PIL import Image
 from restain.errors import InputError, MissingError
 from restain.image import save_image
 from restain.slides.reader import Slide, open_slide
-from restain.slides.sources import ImageSource, OpenSlideSource, TiffSource, ome_mpp
+from restain.slides.sources import ImageSource, OpenSlideSource, Source, TiffSource, ome_mpp
 from restain.slides.tiling import Box
 
 MakeSlide = Callable[..., Path]
@@ -33,17 +33,25 @@ def test_all_formats_give_the_same_pixels(make_slide: MakeSlide, drawing: RGB, t
         assert np.array_equal(source.read(0, box), drawing[box.slices])
 
 
-@pytest.mark.parametrize("mpp", [8.0, 5.0, 12.0, 32.0])
-def test_boxes_fit_together(make_slide: MakeSlide, mpp: float) -> None:
-    with open_slide(make_slide()) as slide:
+@pytest.mark.parametrize("mpp", [8.0, 5.0, 12.0, 16.0, 32.0])
+@pytest.mark.parametrize("source", [OpenSlideSource, TiffSource])
+def test_boxes_fit_together(make_slide: MakeSlide, mpp: float, source: Callable[[Path], Source]) -> None:
+    path = make_slide()
+    with Slide(path, source(path)) as slide:
         whole = slide.whole(mpp).astype(int)
         assert whole.shape == (*slide.size_at(mpp)[::-1], 3)
         scale = slide.scale(mpp)
+        most = 1.0
+        if source is OpenSlideSource and mpp == 32.0:
+            # The level used is 3.99 times smaller. OpenSlide takes whole px of the first level: a box is off by up to
+            # half of one, in each direction; where it is whole times smaller, nothing is off.
+            steps = max(np.abs(np.diff(whole, axis=0)).max(), np.abs(np.diff(whole, axis=1)).max())
+            most += 2 * 0.5 / 3.99 * steps
         for x, y, width, height in ((0, 0, 40, 30), (17, 23, 40, 30), (whole.shape[1] - 50, 40, 50, 40)):
             part = slide.read((x * scale, y * scale), (width, height), mpp)
             difference = np.abs(part - whole[y : y + height, x : x + width])
-            assert difference.mean() < 1
-            assert difference.max() <= 1 or scale >= 2  # from a smaller level, OpenSlide places boxes to half a pixel
+            assert difference.max() <= most
+            assert difference.mean() < 0.7
 
 
 def test_reduced_it_is_the_mean(tmp_path: Path) -> None:
