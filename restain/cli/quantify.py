@@ -1,6 +1,6 @@
 """`restain quantify`: count cells and measure DAB."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +26,10 @@ def command(
         typer.Option(help="Micrometres per pixel of the inputs.", show_default="as a slide says; images do not"),
     ] = None,
     nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
+    nuclei: Annotated[
+        Literal["classical", "instanseg"],
+        typer.Option(help="How nuclei are found: without a trained model, or by InstanSeg (pip: restain[instanseg])."),
+    ] = "classical",
     regions: Annotated[
         Path | None,
         typer.Option(help="GeoJSON of regions to sum up on their own, in px of the image.", metavar="FILE"),
@@ -39,6 +43,7 @@ def command(
 
     from restain.errors import RestainError
     from restain.quantify.files import Report, Source, quantify_source
+    from restain.quantify.instanseg import instanseg_nuclei
     from restain.quantify.regions import load_regions
     from restain.quantify.tiles import Settings, fit_mpp
     from restain.slides.files import find_jobs, make_folder
@@ -46,6 +51,7 @@ def command(
 
     drawn = load_regions(regions) if regions else []
     Settings(mpp or 0.5, marker, nucleus_um)  # a wrong setting is said before any work
+    segmenter = cache(instanseg_nuclei) if nuclei == "instanseg" else lambda _: None
     jobs = find_jobs(inputs, out, overwrite=overwrite)
     make_folder(out)
     report = Report()
@@ -61,7 +67,7 @@ def command(
                     task = progress.add_task(f"{name}, {number} of {len(jobs)}", total=source.size[0] * source.size[1])
                     quantify_source(
                         source,
-                        Settings(finest, marker, nucleus_um),
+                        Settings(finest, marker, nucleus_um, segmenter(finest)),
                         out,
                         report,
                         regions=drawn,

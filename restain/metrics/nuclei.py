@@ -72,7 +72,8 @@ _FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], bool | None]]
 def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
     """The `SCORES` against the real IHC, and nuclei shared with the H&E, for `evaluate`.
 
-    As in `restain quantify`, images much finer than 0.5 µm per pixel are measured at that.
+    As in `restain quantify`, images much finer than 0.5 µm per pixel are measured at that, unless a segmenter of their
+    own is given.
 
     Args:
         settings: how nuclei are found and cells are classed, with the µm per pixel of the tiles.
@@ -81,7 +82,7 @@ def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
         Metrics by name: of each score the mean error, the bias, half the width of the limits of agreement and the
         correlation; F1 of nuclei.
     """
-    read = replace(settings, mpp=fit_mpp(settings.mpp))
+    read = settings if settings.segmenter else replace(settings, mpp=fit_mpp(settings.mpp))
     shrink = settings.mpp / read.mpp
     protocol: dict[str, str | float] = {
         "marker": settings.marker,
