@@ -35,8 +35,8 @@ def instanseg_nuclei(mpp: float, model: str = MODEL, device: str | None = None) 
     except Exception as error:  # of requests, zipfile, torch.jit, and a bare Exception of its own
         raise InputError(
             f"InstanSeg's model {model} cannot be loaded ({' '.join(str(error).split())[:200]}); it is fetched from"
-            " https://github.com/instanseg/instanseg/releases when first used, so run once with a network, or unpack its"
-            f" zip as {model}/VERSION in a folder and name that folder in INSTANSEG_BIOIMAGEIO_PATH"
+            " https://github.com/instanseg/instanseg/releases when first used, so run once with a network, or unpack"
+            f" its zip as {model}/VERSION in a folder and name that folder in INSTANSEG_BIOIMAGEIO_PATH"
         ) from error
 
     def segment(rgb: RGB) -> Labels:
