@@ -7,6 +7,7 @@ had finished of its slide lies there too, so that the next one goes on with it.
 import logging
 import os
 import platform
+import socket
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -94,12 +95,20 @@ def _connect(address: str, cpus: int) -> Any:
             local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
             ray.init(address=LOCAL, **local, **quiet)
         else:
+            _knock(address)
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--ray {address}: no Ray cluster answers there ({error}); give the address of a running one, or 'local'"
         ) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """See whether somebody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @lru_cache(maxsize=1)

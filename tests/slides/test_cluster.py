@@ -82,6 +82,13 @@ def test_without_ray_it_says_what_to_do(checkpoint: Path, monkeypatch: pytest.Mo
         stain_on_ray(checkpoint, [], SETTINGS)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_where_no_cluster_is_it_says_so(checkpoint: Path, address: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
+    with pytest.raises(InputError, match=f"--ray {address}: no Ray cluster answers there .* or 'local'"):
+        stain_on_ray(checkpoint, [], SETTINGS, address=address)
+
+
 def test_ray_is_for_many_slides(
     make_slide: MakeSlide,
     checkpoint: Path,
