@@ -160,6 +160,8 @@ class TiffSource:
         with self._lock:
             handle.seek(page.dataoffsets[index])
             data = handle.read(page.databytecounts[index])
+        if len(data) < page.databytecounts[index]:  # decoders would make up what is missing
+            raise EOFError(f"the file ends in its tile {index}")
         segment, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         rgb: RGB = np.asarray(segment)[0]
         return rgb
