@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,14 @@ def stain_on_ray(
         MissingError, CheckpointError: the model cannot be used.
     """
     load_model(model)  # a wrong one is told here, not for each slide
+    settings = _anywhere(settings)
     cpus = max(1, (os.cpu_count() or 1) // workers) if address == LOCAL else 1
     ray = _connect(address, workers * cpus)
     try:
         gpus = ray.cluster_resources().get("GPU", 0)
         device = device or ("cuda" if gpus else "cpu")
+        if device.startswith("cuda"):
+            device = "cuda"  # which one, Ray decides
         if device != "cpu" and not gpus:
             raise InputError(f"--device {device}: the Ray cluster has no GPU; 'cpu' always works")
         task = ray.remote(num_cpus=cpus, num_gpus=int(device != "cpu"), max_retries=ATTEMPTS - 1)(_stain)
@@ -109,6 +113,14 @@ def _knock(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _anywhere(settings: SlideSettings) -> SlideSettings:
+    """The same for workers that were started in another folder."""
+    norm, rois = Path(settings.norm), settings.rois
+    return replace(
+        settings, norm=str(norm.absolute()) if norm.is_file() else settings.norm, rois=rois and rois.absolute()
+    )
 
 
 @lru_cache(maxsize=1)

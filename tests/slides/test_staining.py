@@ -127,6 +127,16 @@ def test_what_is_finished_is_skipped(model: Model, make_slide: MakeSlide, tmp_pa
     assert not stain_slide(model, he, out, replace(PLAIN, codec=Codec("compact")), overwrite=True).skipped
 
 
+def test_statistics_are_the_same_wherever_their_file_lies(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    he, out, first = make_slide(), tmp_path / "out.ome.tif", tmp_path / "first.ome.tif"
+    stain_slide(model, he, first, PLAIN)
+    kept = tmp_path / "first.statistics.safetensors"
+    assert not stain_slide(model, he, out, replace(PLAIN, norm=str(kept))).skipped
+    assert np.array_equal(pixels(out), pixels(first))
+    moved = shutil.copy(kept, tmp_path / "moved.safetensors")
+    assert stain_slide(model, he, out, replace(PLAIN, norm=str(moved))).skipped
+
+
 def test_another_scale_is_resampled_and_told(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
     report = stain_slide(model, make_slide(mpp=4.0), tmp_path / "out.ome.tif", ALL)
     assert report.notes == ["4 µm per px, from OME", "reduced to 8 µm per px, which the model was trained at"]
