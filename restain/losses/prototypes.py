@@ -8,10 +8,6 @@ from restain.alignment import TINY
 from restain.precision import full_precision
 from restain.shapes import same_shape
 
-SCALE = 20.0
-"""Multiplies cosines before the softmax, as in PANet (Wang et al. 2019), where such prototypes come from."""
-
-
 def class_prototypes(features: Tensor, mask: Tensor) -> Tensor:
     """Average the features outside and inside a mask.
 
@@ -28,7 +24,7 @@ def class_prototypes(features: Tensor, mask: Tensor) -> Tensor:
 
 @full_precision
 def prototype_loss(
-    virtual: Tensor, real: Tensor, virtual_mask: Tensor, real_mask: Tensor, scale: float = SCALE
+    virtual: Tensor, real: Tensor, virtual_mask: Tensor, real_mask: Tensor, scale: float = 1.0
 ) -> Tensor:
     """Classify each section's pixels by the other one's prototypes (PSPStain, CTPC; Chen et al. 2024).
 
@@ -40,7 +36,7 @@ def prototype_loss(
         real: features of its neighbour, same shape.
         virtual_mask: where the virtual IHC is stained, N x 1 x H x W, bool.
         real_mask: where the neighbour is.
-        scale: multiplies the cosines.
+        scale: multiplies the cosines before the softmax.
 
     Raises:
         ShapeError: features or masks differ in shape.

@@ -67,11 +67,22 @@ def test_gradients_of_focal_density_are_finite(level: float) -> None:
     assert rgb.grad.abs().max() < 1e4
 
 
-def test_more_light_is_less_density() -> None:
-    rgb = dab(torch.full((1, 1, 1, 1), 1.0)).requires_grad_()
-    focal_density(rgb).sum().backward()
+@pytest.mark.parametrize("amount", [0.2, 1.0])
+def test_more_blue_light_is_less_density_also_where_it_does_not_count_yet(amount: float) -> None:
+    rgb = dab(torch.full((1, 1, 1, 1), amount)).requires_grad_()
+    density = focal_density(rgb)
+    density.sum().backward()
+    assert (density > 0) == (amount == 1.0)
     assert rgb.grad is not None
     assert rgb.grad[0, 2] < 0  # blue, which DAB absorbs most
+
+
+def test_a_virtual_ihc_without_stain_learns_to_have_some() -> None:
+    virtual, real = (dab(torch.full((1, 1, 8, 8), amount)) for amount in (0.2, 1.0))
+    light = virtual.clone().requires_grad_()
+    protein_losses(focal_density(light), focal_density(real))["blocks"].backward()
+    assert light.grad is not None
+    assert (light.grad[0, 2] > 0).all()  # less blue light, more DAB
 
 
 def histogram_by_loops(density: Tensor) -> Tensor:

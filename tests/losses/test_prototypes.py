@@ -68,7 +68,8 @@ def test_the_two_sections_are_treated_alike(seed: int) -> None:
 def test_features_that_tell_the_classes_apart_cost_nothing_and_equal_ones_the_most() -> None:
     virtual_mask, real_mask = masks(0), masks(1)
     clear = [torch.cat([mask.double(), 1 - mask.double()], dim=1) for mask in (virtual_mask, real_mask)]
-    assert prototype_loss(*clear, virtual_mask, real_mask) < 1e-7
+    assert prototype_loss(*clear, virtual_mask, real_mask, scale=40) < 1e-7
+    assert float(prototype_loss(*clear, virtual_mask, real_mask)) == pytest.approx(2 * math.log(1 + math.exp(-1)))
     blank = torch.ones(2, 5, 4, 3, dtype=torch.float64)
     assert float(prototype_loss(blank, blank, virtual_mask, real_mask)) == pytest.approx(2 * math.log(2))
 
