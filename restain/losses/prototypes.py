@@ -8,6 +8,7 @@ from restain.alignment import TINY
 from restain.precision import full_precision
 from restain.shapes import same_shape
 
+
 def class_prototypes(features: Tensor, mask: Tensor) -> Tensor:
     """Average the features outside and inside a mask.
 
