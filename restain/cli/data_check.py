@@ -41,7 +41,9 @@ def command(
         first = f"{' and '.join(problems[0].tiles[:2])}: {problems[0].words}" if problems else ""
         table.add_row(kind, str(grave or "–"), str(len(problems) - grave or "–"), escape(first))
     Console().print(table)
-    typer.echo(f"Median misalignment of {len(found.facts)} pairs: {found.median_misalignment_px:.0f} px.")
+    if found.matched:
+        px = found.median_misalignment_px
+        typer.echo(f"Median misalignment: {px:.0f} px, of {len(found.matched)} of {len(found.facts)} pairs.")
     for note in found.notes:
         typer.echo(note)
     if out is not None:

@@ -2,7 +2,8 @@
 
 A whole tile's hash finds copies only. Tiles that overlap share landmarks, so each landmark's surroundings are hashed
 (signs of a cosine transform, as in pHash); two tiles with a like landmark are laid over one another at the shift that
-it implies, and correlated where they overlap. Turned or mirrored copies are not found.
+it implies, and correlated where they overlap. All this in the eight orientations, since tissue has no up and down and
+data sets are augmented on disk.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ SMALLEST_OVERLAP = 0.1
 """Share of the smaller tile that must be shared."""
 SAME_TISSUE = 0.9
 """Correlation of the shared area from which on it is the same tissue."""
+ORIENTATIONS = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
+"""Quarter turns, after mirroring or not; the first changes nothing."""
 _ROWS = 512
 
 
@@ -42,6 +45,8 @@ class Overlap:
     share: float
     """Shared area, of the smaller tile's thumbnail."""
     correlation: float
+    turned: bool
+    """Whether one is turned or mirrored against the other."""
 
 
 def thumbnail(rgb: NDArray[np.uint8]) -> Tensor:
@@ -58,23 +63,34 @@ def find_overlaps(thumbnails: Sequence[Tensor]) -> list[Overlap]:
     Args:
         thumbnails: as `thumbnail` makes them, h x w each. Tiles must be of one magnification.
     """
-    owners, places, hashes = _all_landmarks(thumbnails)
+    marks = _all_landmarks(thumbnails)
     best: dict[tuple[int, int], Overlap] = {}
-    for one, other in _candidates(owners, hashes):
-        first, second = int(owners[one]), int(owners[other])
-        shift = places[other] - places[one]
-        overlap = _compare(thumbnails[first], thumbnails[second], int(shift[0]), int(shift[1]))
-        if overlap is None:
-            continue
-        share, correlation = overlap
-        known = best.get((first, second))
-        if known is None or correlation > known.correlation:
-            best[first, second] = Overlap(first, second, share, correlation)
+    for turns, mirrored in ORIENTATIONS:
+        turned = [torch.rot90(thumb.flip(1) if mirrored else thumb, turns).contiguous() for thumb in thumbnails]
+        others = _all_landmarks(turned)
+        for one, other in _candidates(marks, others):
+            first, second = int(marks.owners[one]), int(others.owners[other])
+            down, right = (others.places[other] - marks.places[one]).tolist()
+            found = _compare(thumbnails[first], turned[second], down, right)
+            known = best.get((first, second))
+            if found and (known is None or found[1] > known.correlation):
+                best[first, second] = Overlap(first, second, *found, turned=bool(turns or mirrored))
     return [best[pair] for pair in sorted(best) if best[pair].correlation > SAME_TISSUE]
 
 
-def _all_landmarks(thumbnails: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The tile of each landmark (M), its place as (y, x) (M x 2), its hash as -1 and 1 (M x 63)."""
+@dataclass(frozen=True)
+class _Landmarks:
+    """Of all tiles, M."""
+
+    owners: Tensor
+    """The tile of each."""
+    places: Tensor
+    """As (y, x), M x 2."""
+    hashes: Tensor
+    """As -1 and 1, M x 63."""
+
+
+def _all_landmarks(thumbnails: Sequence[Tensor]) -> _Landmarks:
     owners, places, hashes = [], [], []
     for index, thumb in enumerate(thumbnails):
         found = _landmarks(thumb)
@@ -86,8 +102,10 @@ def _all_landmarks(thumbnails: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor
             owners.append(index)
             places.append(torch.tensor([y, x]))
     if not owners:
-        return torch.empty(0, dtype=torch.long), torch.empty(0, 2, dtype=torch.long), torch.empty(0, HASH_BITS)
-    return torch.tensor(owners), torch.stack(places), torch.stack(hashes)
+        return _Landmarks(
+            torch.empty(0, dtype=torch.long), torch.empty(0, 2, dtype=torch.long), torch.empty(0, HASH_BITS)
+        )
+    return _Landmarks(torch.tensor(owners), torch.stack(places), torch.stack(hashes))
 
 
 def _landmarks(thumb: Tensor) -> Tensor:
@@ -108,13 +126,13 @@ def _mean(image: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(image[None, None], side, 1, side // 2, count_include_pad=False)[0, 0]
 
 
-def _candidates(owners: Tensor, hashes: Tensor) -> list[tuple[int, int]]:
+def _candidates(marks: _Landmarks, others: _Landmarks) -> list[tuple[int, int]]:
     """Landmarks of different tiles whose hashes are alike, the earlier tile first; a block of rows at a time."""
     alike = HASH_BITS - 2 * DIFFERENT_BITS
     pairs: list[tuple[int, int]] = []
-    for start in range(0, len(owners), _ROWS):
+    for start in range(0, len(marks.owners), _ROWS):
         rows = slice(start, start + _ROWS)
-        near = (hashes[rows] @ hashes.mT >= alike) & (owners[rows, None] < owners[None])
+        near = (marks.hashes[rows] @ others.hashes.mT >= alike) & (marks.owners[rows, None] < others.owners[None])
         pairs += [(start + row, column) for row, column in near.nonzero().tolist()]
     return pairs
 

@@ -159,6 +159,18 @@ def test_real_misalignment_is_found(shared: Path) -> None:
     assert np.median(np.abs(np.array(found) - true)[known]) < 12
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_copies_are_found_in_every_orientation(turns: int, mirrored: bool) -> None:
+    rgb = paint(*tissue(3), EOSIN)
+    copy = np.ascontiguousarray(np.rot90(rgb[:, ::-1] if mirrored else rgb, turns))
+    (found,) = find_overlaps([thumbnail(image) for image in (rgb, paint(*tissue(4), EOSIN), copy)])
+    assert (found.first, found.second) == (0, 2)
+    assert found.share == 1
+    assert found.correlation > 0.999
+    assert found.turned == (turns > 0 or mirrored)
+
+
 def test_overlapping_tiles_are_found_with_their_share() -> None:
     section = paint(*tissue(3, 768), EOSIN)
     windows = [(0, 0), (0, 128), (120, 0), (500, 500), (400, 0)]
@@ -166,6 +178,7 @@ def test_overlapping_tiles_are_found_with_their_share() -> None:
     found = {(overlap.first, overlap.second): overlap.share for overlap in find_overlaps(thumbs)}
     assert set(found) == {(0, 1), (0, 2), (1, 2)}
     assert abs(found[0, 1] - 0.5) < 0.05
+    assert not any(overlap.turned for overlap in find_overlaps(thumbs))
     assert not find_overlaps([thumbnail(paint(*tissue(seed), EOSIN)) for seed in range(12)])
     assert not find_overlaps([torch.full((128, 128), 255.0)] * 3), "white tiles show no tissue"
 
@@ -200,6 +213,6 @@ def test_the_command_says_what_it_found(
     assert stop.value.code == 1, "a grave problem"
     printed = capsys.readouterr().out
     assert "train/case20_swapped: the IHC is pinker than the H&E" in printed
-    assert "Median misalignment of 7 pairs: 5 px." in printed
+    assert "Median misalignment: 5 px, of 7 of 7 pairs." in printed
     assert "say how its name tells (--cases)" in printed
     assert sorted(path.name for path in (sound.parent / "out").iterdir()) == ["check.json", "worst.png"]

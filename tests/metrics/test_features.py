@@ -12,9 +12,18 @@ from torch.testing import assert_close
 
 from restain.errors import CheckpointError, InputError, MissingError
 from restain.image import save_image
-from restain.metrics import evaluate, find_judges, tabulate
-from restain.metrics.features import FeatureMatrix, as_pytorch_fid, as_torch_fidelity, extractor_from_entry, inception
+from restain.metrics import PRESETS, evaluate, find_judges, tabulate
+from restain.metrics.features import (
+    RESIZES,
+    Extractor,
+    FeatureMatrix,
+    as_pytorch_fid,
+    as_torch_fidelity,
+    extractor_from_entry,
+    inception,
+)
 from restain.metrics.perceptual import perceptual
+from restain.metrics.summary import Sampling, set_figures
 from restain.networks.inception import FidInception, MixedA, MixedE
 from restain.networks.lpips import CHANNELS, Backbone, Lpips
 
@@ -226,3 +235,18 @@ def test_efficientnet_lite0_tells_stains_apart(folders: tuple[Path, Path]) -> No
     found = evaluate(*folders, judges=judges)
     assert found.figures["kid_efficientnet-lite0"].label == "KID, EfficientNet-Lite0"
     assert found.figures["kid_efficientnet-lite0"].value > 0
+
+
+def test_presets_decide_how_features_are_made_and_compared() -> None:
+    """The habits of two tools give different figures of the same tiles, and say so."""
+    rows = torch.randn(2, 1000, 6, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, preset in PRESETS.items():
+        prepare, words = RESIZES[preset.resize]
+        eye = Extractor("", torch.nn.Identity(), prepare, words, "0" * 64)
+        found[name] = set_figures(eye, *rows, preset, Sampling(1000), {})["kid"]
+    assert found["default"].protocol["subsets"] == found["paper-1024"].protocol["subsets"] == "100 of 100, seed 0"
+    assert found["torch-fidelity"].protocol["subsets"] == "100 of 1000, seed 0"
+    assert "TensorFlow 1" in str(found["torch-fidelity"].protocol["resize"])
+    assert found["torch-fidelity"].fingerprint != found["paper-1024"].fingerprint == found["default"].fingerprint
+    assert found["torch-fidelity"].value != found["paper-1024"].value
