@@ -18,10 +18,9 @@ _COMPARED = ((1, 64, 64), (2, 96, 72))
 
 
 def export_onnx(generator: Stainer, path: Path) -> float:
-    """Write a generator as one ONNX file; batch, height and width stay free, the sides must be multiples of the
-    generator's, 4 px for most.
+    """Write a generator as one ONNX file; batch, height and width stay free.
 
-    Input and output are called `he` and `virtual`, N x 3 x H x W float32 in [-1, 1]. The file is run and compared with
+    Sides must be multiples of the generator's, 4 px for most. Input and output are called `he` and `virtual`, N x 3 x H x W float32 in [-1, 1]. The file is run and compared with
     PyTorch before it gets its name.
 
     Args:
