@@ -20,8 +20,8 @@ _COMPARED = ((1, 64, 64), (2, 96, 72))
 def export_onnx(generator: Stainer, path: Path) -> float:
     """Write a generator as one ONNX file; batch, height and width stay free.
 
-    Sides must be multiples of the generator's, 4 px for most. Input and output are called `he` and `virtual`, N x 3 x H x W float32 in [-1, 1]. The file is run and compared with
-    PyTorch before it gets its name.
+    Sides must be multiples of the generator's, 4 px for most. Input and output are called `he` and `virtual`, N x 3 x
+    H x W float32 in [-1, 1]. The file is run and compared with PyTorch before it gets its name.
 
     Args:
         generator: from `load_generator`; with instance norm, each image is normalised by its own statistics. One that
