@@ -29,8 +29,8 @@ BLURRED = 1 / 3
 TISSUE_DENSITY = 0.3
 """Optical density, summed over the colours, from which on a pixel is tissue."""
 SWAPPED = 0.05
-"""By how much the IHC must be pinker than the H&E to be reported. On real tiles the H&E was pinker by 0.18 in the median;
-where nothing was brown, the IHC by up to 0.02."""
+"""By how much the IHC must be pinker than the H&E to be reported. On real tiles the H&E was pinker by 0.18 in the
+median; where nothing was brown, the IHC by up to 0.02."""
 SCALE_MARGIN = 1.15
 """By how much another scale must fit better, in the median of all pairs, to be reported."""
 FAR = 0.1

@@ -14,6 +14,7 @@ from restain.image import atomic_path
 from restain.metrics.features import FeatureMatrix
 from restain.metrics.figure import Figure, finite
 from restain.metrics.judges import Judges, Preset, preset_named
+from restain.metrics.memory import give_back
 from restain.metrics.perceptual import LABELS
 from restain.metrics.summary import SMALLEST_SET, Sampling, set_figures, tile_figure
 from restain.metrics.table import METRICS, Metric
@@ -192,6 +193,7 @@ def _measure_all(
             virtual.add(extractor(batch.virtual))
             real.add(extractor(batch.real))
         done += len(batch.tiles)
+        give_back()
         if on_progress:
             on_progress(done, len(tiles))
     columns = {column: torch.cat(values) for column, values in found.items()}
