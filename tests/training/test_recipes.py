@@ -150,6 +150,8 @@ NEEDS = [
     ),
     ("asp", "model.discriminator_depth=5", r"crop_px in \[data\] is 64, .* asp needs at least 128; crop larger, or"),
     ("asp", "data.crop_px=32", r"crop_px in \[data\] is 32, .* asp needs at least 33"),
+    ("vsmt", "data.crop_px=72", r"crop_px in \[data\] is 72, .* vsmt needs a multiple of 16; give one, or fewer"),
+    ("vsmt", "model.region_size=16", r"crop_px in \[data\] is 64, .* vsmt needs at least 128; crop larger, .*smaller"),
     ("simgan", "data.crop_px=28", r"crop_px in \[data\] is 28, .* simgan needs at least 32"),
 ]
 

@@ -17,9 +17,20 @@ from restain.alignment import rearrange
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.contrastive import margin_info_nce
-from restain.losses.pyramid import gaussian_pyramid_loss
+from restain.losses.pyramid import PYRAMID_SMALLEST_PX, gaussian_pyramid_loss
 from restain.losses.statistics import spread_loss
-from restain.methods.base import AuxiliaryModel, Method, MethodConfig, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import (
+    AuxiliaryModel,
+    Method,
+    MethodConfig,
+    Needs,
+    Progress,
+    adam,
+    descend,
+    detached,
+    frozen,
+    total,
+)
 from restain.methods.nce import NCE_TAPS, nce, nce_channels
 from restain.methods.vsmt.config import VsmtConfig
 from restain.methods.vsmt.fusion import Fusion, Projector, mean_over_tasks
@@ -27,7 +38,7 @@ from restain.methods.vsmt.spatial import SpatialAlignment
 from restain.methods.vsmt.structure import draw_views
 from restain.methods.vsmt.tasks import AUXILIARY_TAPS, LEVELS, Tasks
 from restain.networks.auxiliary import Autoencoder, Classifier
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
 from restain.precision import full_precision
@@ -113,6 +124,15 @@ class Vsmt(Method):
                 ("classifier", "classify", {"batch_size": 2, "crop_px": "whole"}, {"epochs": 20, "decay_epochs": 10}),
             )
         }
+
+    @classmethod
+    def needs(cls, config: VsmtConfig) -> Needs:
+        """Crops that discriminators can halve so often and that hold the pyramid; with guidance, a grid of regions."""
+        least = max(smallest_px(config.discriminator_depth), PYRAMID_SMALLEST_PX)
+        if not config.guidance:
+            return Needs(crop_px=least)
+        region_px = 4 * config.region_size
+        return Needs(crop_px=max(least, 2 * region_px), crop_multiple=region_px)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each part that the switches leave to learn."""
