@@ -11,10 +11,10 @@ from torch import Tensor
 
 from restain.errors import InputError, ShapeError
 from restain.image import atomic_path
+from restain.memory import steady_memory
 from restain.metrics.features import FeatureMatrix
 from restain.metrics.figure import Figure, finite
 from restain.metrics.judges import Judges, Preset, preset_named
-from restain.metrics.memory import give_back
 from restain.metrics.perceptual import LABELS
 from restain.metrics.summary import SMALLEST_SET, Sampling, set_figures, tile_figure
 from restain.metrics.table import METRICS, Metric
@@ -100,7 +100,8 @@ def evaluate(
     habit = preset_named(preset)
     _check_fits(habit, preset, tiles)
     metrics, left_out = _usable({**METRICS, **_perceptual_metrics(judges), **(extra or {})}, tiles)
-    columns, features = _measure_all(tiles, metrics, judges, on_progress)
+    with steady_memory():
+        columns, features = _measure_all(tiles, metrics, judges, on_progress)
     sampling = Sampling(len(tiles), tuple(cases(tile.name) for tile in tiles) if cases else None)
     common = {**tile_protocol(tiles), "interval": sampling.words}
     figures = {name: tile_figure(name, metric, columns, sampling, common) for name, metric in metrics.items()}
@@ -193,7 +194,6 @@ def _measure_all(
             virtual.add(extractor(batch.virtual))
             real.add(extractor(batch.real))
         done += len(batch.tiles)
-        give_back()
         if on_progress:
             on_progress(done, len(tiles))
     columns = {column: torch.cat(values) for column, values in found.items()}
