@@ -31,7 +31,7 @@ PAGES = [
     ("methods/asp.md", METHODS["asp"].Config),
     ("methods/pspstain.md", METHODS["pspstain"].Config),
     ("methods/simgan.md", METHODS["simgan"].Config),
-    ("methods/pspstain.md", METHODS["segment"].Config),
+    ("methods/segment.md", METHODS["segment"].Config),
     ("methods/vsmt.md", METHODS["vsmt"].Config),
 ]
 

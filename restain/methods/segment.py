@@ -28,7 +28,7 @@ class SegmentConfig(MethodConfig):
     """Channels at full size."""
     positive_density: float = Field(0.0, ge=0)
     """Focal optical density above which a pixel is stained; must agree with the method that reads the features."""
-    lr: float = Field(2e-4, gt=0)
+    lr: float = Field(1e-3, gt=0)
 
 
 class Segment(Method):

@@ -38,6 +38,7 @@ class Segmenter(nn.Module):
         self.up = nn.ModuleList(_two_convolutions(fine + coarse, fine) for fine, coarse in reversed(pairs))
         self.head = nn.Conv2d(config.width, 1, 1)
         initialise(self)
+        nn.init.xavier_normal_(self.head.weight)  # no norm follows that would make small weights large
 
     def features(self, images: Tensor) -> Tensor:
         """What the marks are read from, N x width x H x W."""
