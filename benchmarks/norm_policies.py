@@ -3,7 +3,7 @@
 python benchmarks/norm_policies.py MODEL DATA [--side 3] [--mosaics 1] [--tile-px 512] [--slide SLIDE.svs]
 
 DATA holds `valA` (H&E) and `valB_aligned` (the IHC of the same tissue). Tiles that follow each other are joined to
-mosaics of side x side. "alone" stains each tile of the data by itself: what its training saw.
+mosaics of side x side. "alone" stains each tile of the data by itself, as it lies in the folder.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from restain.metrics.seams import seams
 from restain.metrics.similarity import ssim
 from restain.networks.generator import Generator
 from restain.slides.images import stain
+from restain.slides.memory import reused_memory
 from restain.stains import dab_density, to_unit
 
 RGB = NDArray[np.uint8]
@@ -34,7 +35,6 @@ def policies(generator: Generator, tile_px: int) -> dict[str, Callable[[RGB], RG
         "slide": lambda he: stain(generator, he, tile_px=tile_px, norm="slide"),
         "dense": lambda he: stain(generator, he, tile_px=tile_px, norm="dense"),
         "tile": lambda he: stain(generator, he, tile_px=tile_px, norm="tile"),
-        "tile, no halo": lambda he: stain(generator, he, tile_px=tile_px, halo_px=0, norm="tile"),
     }
 
 
@@ -77,25 +77,23 @@ def seam(image: RGB, tile_px: int) -> float:
 
 
 def mosaics(generator: Generator, data: Path, side: int, count: int, tile_px: int) -> None:
-    """Print a table over mosaics."""
+    """Print a table over the mosaics so far, after each of them."""
     he, real = ([load_image(path) for path in list_images(data / name)] for name in ("valA", "valB_aligned"))
-    stained: dict[str, list[RGB]] = {"alone": [stain(generator, image) for image in he[: count * side**2]]}
-    borders: dict[str, list[float]] = {}
+    stained: dict[str, list[RGB]] = {}
     shifts: dict[str, list[float]] = {}
-    for start in range(0, count * side**2, side**2):
-        mosaic = join(he[start:][: side**2], side)
+    for number in range(count):
+        some = he[number * side**2 :][: side**2]
+        stained.setdefault("alone", []).extend(stain(generator, image) for image in some)
         whole: RGB | None = None
         for name, policy in policies(generator, tile_px).items():
-            virtual = policy(mosaic)
+            virtual = policy(join(some, side))
             whole = virtual if whole is None else whole
             stained.setdefault(name, []).extend(cut(virtual, side))
-            borders.setdefault(name, []).append(seam(virtual, tile_px))
             shifts.setdefault(name, []).append(colour(virtual, whole))
-    print(f"{count} mosaics of {side} x {side} tiles, stained in tiles of {tile_px} px")
-    for name, virtual in stained.items():
-        figures = accuracy(virtual, real[: len(virtual)])
-        figures |= {"seam": np.mean(borders.get(name, [np.nan])), "to untiled": np.mean(shifts.get(name, [np.nan]))}
-        print(f"{name:14}" + "  ".join(f"{label} {value:.4f}" for label, value in figures.items()), flush=True)
+        print(f"{number + 1} mosaics of {side} x {side} tiles, stained in tiles of {tile_px} px")
+        for name, images in stained.items():
+            figures = accuracy(images, real[: len(images)]) | {"to untiled": np.mean(shifts.get(name, [np.nan]))}
+            print(f"{name:14}" + "  ".join(f"{label} {value:.4f}" for label, value in figures.items()), flush=True)
 
 
 def slide(generator: Generator, path: Path, tile_px: int, side_px: int) -> None:
@@ -125,10 +123,11 @@ def main() -> None:
     parser.add_argument("--slide-px", type=int, default=1024)
     arguments = parser.parse_args()
     generator = load_generator(arguments.model)
-    if arguments.slide:
-        slide(generator, arguments.slide, arguments.tile_px, arguments.slide_px)
-    if arguments.mosaics:
-        mosaics(generator, arguments.data, arguments.side, arguments.mosaics, arguments.tile_px)
+    with reused_memory():
+        if arguments.slide:
+            slide(generator, arguments.slide, arguments.tile_px, arguments.slide_px)
+        if arguments.mosaics:
+            mosaics(generator, arguments.data, arguments.side, arguments.mosaics, arguments.tile_px)
 
 
 if __name__ == "__main__":

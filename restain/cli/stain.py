@@ -32,7 +32,10 @@ def command(
     ],
     tile_px: Annotated[
         int | None,
-        typer.Option(help="Side of a tile; larger images are stained in tiles.", show_default="1024, for slides 512"),
+        typer.Option(
+            help="Side of a tile; larger images are stained in tiles.",
+            show_default="1024; on a CPU less where that takes much memory",
+        ),
     ] = None,
     halo_px: Annotated[
         int | None,
@@ -98,7 +101,7 @@ def command(
         typer.Option(
             help="Tiles that go through the network together.",
             min=1,
-            show_default="1 on a CPU, 8 on a GPU",
+            show_default="1 on a CPU, 2 on a GPU",
             rich_help_panel=SLIDES,
         ),
     ] = None,

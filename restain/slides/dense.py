@@ -22,6 +22,9 @@ from restain.slides.tiling import Box, tiles
 
 RGB = NDArray[np.uint8]
 
+_MOST = 32
+"""Tiles along a side that leave statistics, at most."""
+
 
 @dataclass(frozen=True)
 class DenseStatistics:
@@ -47,10 +50,13 @@ def dense_statistics(
         generator: not changed.
         size: width and height of the image in px, multiples of the generator's.
         read: the pixels of a box, H x W x 3 uint8.
-        tile_px: side of a tile, such a multiple; the last of a row or column overlaps the one before.
+        tile_px: side of a tile, such a multiple; the last of a row or column overlaps the one before. Where there
+            would be more than 32 in a row or column, they lie farther apart, so that neither memory nor time grows with
+            a slide.
     """
     device = next(generator.parameters()).device
-    boxes = [tile.window for tile in tiles(size, tile_px, 0, generator.multiple)]
+    spacing = tile_px * -(-max(size) // (tile_px * _MOST))
+    boxes = [_middle(tile.window, tile_px, generator.multiple) for tile in tiles(size, spacing, 0, generator.multiple)]
     x, y = (
         sorted({corner + length / 2 for corner, length in sides}) for sides in zip(*map(_sides, boxes), strict=True)
     )
@@ -90,7 +96,7 @@ def stain_densely(generator: Stainer, statistics: DenseStatistics, window: Tenso
             torch.einsum("crk,hr,wk->chw", table[name].to(features), rows, columns)
             for table in (statistics.mean, statistics.deviation)
         )
-        return (features - mean) / deviation
+        return mean[None].neg_().add_(features).div_(deviation)  # the tables are large: no more of them than needed
 
     with evaluating(generator), _norms_call(generator, normalise):
         stained: Tensor = generator(window)
@@ -109,6 +115,13 @@ def _norms_call(generator: Stainer, function: Callable[[str, Tensor], Tensor | N
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _middle(box: Box, side: int, multiple: int) -> Box:
+    """The square in the middle of a box; all of it, where that is not larger."""
+    width, height = min(box.width, side), min(box.height, side)
+    x, y = (spare // 2 // multiple * multiple for spare in (box.width - width, box.height - height))
+    return Box(box.x + x, box.y + y, width, height)
 
 
 def _sides(box: Box) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -15,13 +15,15 @@ from restain.slides.tissue import TissueMask
 
 _ENCODED_PX = 512
 """Side of a tile in the file, where the network's tiles allow it."""
+_MOST_TILES = 1_000_000
+"""Each takes half a kilobyte of memory."""
 _SAMPLED = 8
 """Tiles that are encoded to learn how much disk the result takes."""
 _PYRAMID, _COPIES, _RESERVE = 4 / 3, 2, 1.2
 """All levels against the first; spool and result; what the estimate may be wrong by."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """One pass of the network: a tile, and the tiles of the file that it fills."""
 
@@ -128,6 +130,12 @@ def make_plan(
                 "expected x,y,width,height in px of its first level"
             )
         area = Box(left, top, right - left, bottom - top)
+    if area.width * area.height > _MOST_TILES * tile_px**2:
+        least = math.isqrt(area.width * area.height // _MOST_TILES) // 16 * 16 + 16
+        raise InputError(
+            f"{slide.path}: {area.width} x {area.height} px are more than a million tiles of {tile_px} px; choose "
+            f"--tile-px {least} or more"
+        )
     return Plan(
         slide,
         mpp=slide.mpp * scale,

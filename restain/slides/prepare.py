@@ -9,6 +9,7 @@ from torch import Tensor
 
 from restain.image import to_tensor, to_uint8
 from restain.networks.norm import freeze
+from restain.slides.memory import fitting_tile, most_px
 from restain.slides.norm import Network, find_norm, tiled_network
 from restain.slides.plan import Plan, Work, make_plan
 from restain.slides.reader import Slide
@@ -31,12 +32,18 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str
     Raises:
         InputError, MissingError: as in `find_tissue`, `load_rois` and `make_plan`.
     """
+    halo_px = model.generator.halo_px if settings.halo_px is None else settings.halo_px
+    tile_px, multiple = settings.tile_px, model.generator.multiple
+    if model.device.type == "cpu":
+        tile_px = fitting_tile(tile_px, halo_px, most_px(model.generator, settings.norm), multiple)
+    if tile_px != settings.tile_px:
+        notes.append(f"tiles of {tile_px} px: those of {settings.tile_px} px would take more than 1.4 GB of memory")
     return make_plan(
         slide,
         _model_mpp(model, slide, settings, notes),
-        tile_px=settings.tile_px,
-        halo_px=model.generator.halo_px if settings.halo_px is None else settings.halo_px,
-        multiple=model.generator.multiple,
+        tile_px=tile_px,
+        halo_px=halo_px,
+        multiple=multiple,
         region=settings.region,
         tissue=_tissue(slide, settings),
     )

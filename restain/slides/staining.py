@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from restain.slides.ahead import ahead
 from restain.slides.codec import RGB
 from restain.slides.identity import content_key, job_key, job_of
 from restain.slides.layout import Position
+from restain.slides.memory import most_px, reused_memory
 from restain.slides.norm import Network
 from restain.slides.plan import Plan, Work, check_disk, needed_bytes
 from restain.slides.prepare import background_of, network_of, plan_of
@@ -115,8 +116,12 @@ def _stain(
             report.notes.append("continues an earlier run")
         network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
         writer.background = background_of(network, work, plan, writer)
-        together = settings.batch or (1 if model.device.type == "cpu" else 8)
-        _stain_work(network, work, plan, settings, together, writer, report, on_progress)
+        together = settings.batch or (1 if model.device.type == "cpu" else 2)
+        if model.device.type == "cpu":
+            window_px = (plan.tile_px + 2 * plan.halo_px) ** 2
+            together = max(1, min(together, most_px(model.generator, settings.norm) // window_px))
+        with reused_memory() if settings.norm not in ("dense", "tile") else nullcontext():
+            _stain_work(network, work, plan, settings, together, writer, report, on_progress)
         with _clock(report.seconds, "pyramid and file"):
             if plan.tissue:
                 save_tissue(plan.tissue, plan.slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))

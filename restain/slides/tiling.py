@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from restain.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """A rectangle in px: left and top, then width and height."""
 
@@ -25,7 +25,7 @@ class Box:
         return Box(self.x - outer.x, self.y - outer.y, self.width, self.height)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tile:
     """One piece of work: the network sees `window`, and `core` of its output is kept."""
 

@@ -1,6 +1,7 @@
 """Finds tissue on a coarse image of a slide, or takes regions that someone drew."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _SMALLEST_UM2 = 10_000.0
 """Specks smaller than a square of 100 µm are dust."""
 _COLOUR = (12 / 255, 40 / 255)
 """The threshold of colourfulness lies between: below is glass, above is tissue, whatever the histogram looks like."""
+_STRIP = 512
+"""Rows of the mask for which distances are in memory together."""
 _DARK = 0.15
 """Darker than this is no tissue but the edge of the glass or a pen."""
 
@@ -103,7 +106,7 @@ def tissue_of(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
-    return _grow(areas[labels] * mpp**2 >= _SMALLEST_UM2, _MARGIN_UM / mpp)
+    return _grow((areas * mpp**2 >= _SMALLEST_UM2)[labels], _MARGIN_UM / mpp)
 
 
 def otsu(values: NDArray[np.float32]) -> float:
@@ -119,10 +122,16 @@ def otsu(values: NDArray[np.float32]) -> float:
 
 
 def _grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """All that lies within a radius of the mask."""
-    if radius < 1 or not mask.any():
+    """All that lies within a radius of the mask; strip by strip, as distances take 40 times the memory of the mask."""
+    if radius < 1:
         return mask
-    grown: NDArray[np.bool_] = ndimage.distance_transform_edt(~mask) <= radius
+    grown, reach = np.zeros_like(mask), math.ceil(radius)
+    for top in range(0, len(mask), _STRIP):
+        first = max(0, top - reach)
+        part = mask[first : top + _STRIP + reach]
+        if part.any():
+            near = ndimage.distance_transform_edt(~part) <= radius
+            grown[top : top + _STRIP] = near[top - first :][:_STRIP]
     return grown
 
 

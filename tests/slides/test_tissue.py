@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from restain.errors import InputError, MissingError
+from restain.slides import tissue
 from restain.slides.reader import open_slide
 from restain.slides.tissue import TissueMask, find_tissue, load_rois, otsu, save_tissue, tissue_of
 
@@ -18,11 +19,11 @@ MakeSlide = Callable[..., Path]
 
 def test_tissue_is_where_it_was_drawn(make_slide: MakeSlide) -> None:
     with open_slide(make_slide()) as slide:
-        tissue = find_tissue(slide)
-    assert tissue.touches(390, 215, 10, 10)
-    assert tissue.share(350, 180, 80, 60) == 1
-    assert not tissue.touches(0, 0, 200, 430)
-    assert not tissue.touches(0, 0, 600, 60)
+        found = find_tissue(slide)
+    assert found.touches(390, 215, 10, 10)
+    assert found.share(350, 180, 80, 60) == 1
+    assert not found.touches(0, 0, 200, 430)
+    assert not found.touches(0, 0, 600, 60)
 
 
 def test_glass_without_tissue(make_slide: MakeSlide) -> None:
@@ -35,6 +36,14 @@ def test_dust_shadows_and_noise_are_no_tissue() -> None:
     rgb[20:26, 20:26] = (150, 60, 140)
     rgb[100:, :40] = 5
     assert not tissue_of(rgb, 8.0).any()
+
+
+@pytest.mark.parametrize("radius", [1.0, 2.5, 5.0])
+def test_growing_in_strips_is_growing_in_one_piece(radius: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tissue, "_STRIP", 7)
+    mask = np.random.default_rng(0).random((60, 40)) > 0.99
+    mask[20:40] = False
+    assert np.array_equal(tissue._grow(mask, radius), ndimage.distance_transform_edt(~mask) <= radius)
 
 
 def test_otsu_parts_two_groups() -> None:

@@ -1,0 +1,58 @@
+"""Bounds the memory of a pass of the network on a CPU, and lets passes use the same memory again and again."""
+
+import ctypes
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from restain.networks.norm import instance_norms
+from restain.networks.stainer import Stainer
+
+PASS_BYTES = 1_400_000_000
+"""What a pass on a CPU may take; with all that stays beside it, less than 2 GB."""
+
+_TAKEN = {"tile": 40, "dense": 50}
+"""Bytes for each px that a pass sees and each channel of the first convolution, float32; `benchmarks/slide_memory.py`
+measures them. Networks whose norms are folded take the least."""
+_TAKEN_FOLDED = 23
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Numbers of glibc's options, from its malloc.h."""
+_USUAL = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
+
+
+def most_px(network: Stainer, norm: str) -> int:
+    """How many px a pass may see on a CPU, all windows of a batch together, under a norm policy or a file."""
+    taken = _TAKEN.get(norm, _TAKEN_FOLDED) if instance_norms(network) else _TAKEN_FOLDED
+    return PASS_BYTES // (taken * network.config.width)
+
+
+def fitting_tile(tile_px: int, halo_px: int, most: int, multiple: int = 4) -> int:
+    """Halve a tile until its window has at most `most` px; it stays a multiple of 16, of `multiple`, and positive."""
+    step = math.lcm(16, multiple)
+    while (tile_px + 2 * halo_px) ** 2 > most and tile_px >= 2 * step:
+        tile_px = tile_px // 2 // step * step
+    return tile_px
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Let the whole process use freed memory again, instead of giving it back to the system, for a while.
+
+    By default glibc returns the memory of each large tensor when it is freed. The next tensor then gets pages that the
+    system must first clear, layer by layer: a quarter of the time of a network on a CPU. Without glibc, nothing is
+    done. Memory is cut into more pieces so; for networks that are not folded it nearly doubles, and is not worth it.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        for option, value in _USUAL.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
