@@ -106,8 +106,15 @@ def command(
         ),
     ] = None,
     bfloat16: Annotated[
-        bool, typer.Option("--bfloat16", help="Compute in half precision, for GPUs.", rich_help_panel=SLIDES)
+        bool,
+        typer.Option(
+            "--bfloat16", help="Compute in half precision, for GPUs and CPUs with AMX.", rich_help_panel=SLIDES
+        ),
     ] = False,
+    engine: Annotated[
+        Literal["torch", "openvino"],
+        typer.Option(help="What runs the network; openvino pays on a CPU with --bfloat16.", rich_help_panel=SLIDES),
+    ] = "torch",
     workers: Annotated[
         int, typer.Option(help="Slides at the same time, each in its process.", min=1, rich_help_panel=SLIDES)
     ] = 1,
@@ -155,6 +162,7 @@ def command(
         tissue_mask=not no_tissue_mask,
         batch=batch,
         bfloat16=bfloat16,
+        engine=engine,
         trust=trust,
     )
     if not one_slide:

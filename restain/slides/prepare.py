@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from restain.errors import InputError
 from restain.image import to_tensor, to_uint8
 from restain.networks.norm import freeze
 from restain.slides.memory import fitting_tile, most_px
 from restain.slides.norm import Network, find_norm, tiled_network
+from restain.slides.openvino import compile_by_openvino
 from restain.slides.plan import Plan, Work, make_plan
 from restain.slides.reader import Slide
 from restain.slides.settings import Model, SlideSettings
@@ -83,6 +85,10 @@ def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) ->
     """
     generator, device = model.generator, model.device
     policy = find_norm(settings.norm, model.sha256)
+    if settings.engine == "openvino" and (policy in ("dense", "tile") or device.type != "cpu"):
+        raise InputError(
+            "--engine openvino runs on a CPU, by --norm slide or a file of statistics; choose these, or torch"
+        )
     if policy == "dense" or policy == "tile":
         run = tiled_network(generator, policy, plan.size, plan.read, tile_px=plan.tile_px)
     else:
@@ -91,8 +97,12 @@ def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) ->
                 found = sample_statistics(generator, list(plan.tiles(SAMPLE_PX)), plan.read)
                 save_statistics(kept, found, model=model.sha256)
             policy = load_statistics(kept, model=model.sha256)
+        frozen = freeze(generator, policy)
+        if settings.engine == "openvino":
+            compiled = compile_by_openvino(frozen, bfloat16=settings.bfloat16)
+            return lambda windows, _: compiled(windows)
         # channels last: a seventh less time on a CPU, at width 32
-        frozen = freeze(generator, policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as torch documents
+        frozen = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as torch documents
 
         def run(windows: Tensor, place: Box) -> Tensor:
             del place

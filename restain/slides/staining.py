@@ -114,7 +114,8 @@ def _stain(
     with SlideWriter(out, plan.layout, description, settings.codec, job=job) as writer:
         if writer.spool.resumed:
             report.notes.append("continues an earlier run")
-        network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
+        with _clock(report.seconds, "statistics"):
+            network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
         writer.background = background_of(network, work, plan, writer)
         together = settings.batch or (1 if model.device.type == "cpu" else 2)
         if model.device.type == "cpu":
@@ -154,7 +155,7 @@ def _job(model: Model, source: Path, slide: Slide, settings: SlideSettings) -> s
             "settings": [settings.tile_px, settings.halo_px, settings.region, settings.tissue_mask],
             "rois": settings.rois is not None,
             "files": files,
-            "numbers": [settings.bfloat16, settings.batch, model.device.type],
+            "numbers": [settings.bfloat16, settings.batch, model.device.type, settings.engine],
             "codec": str(settings.codec),
             "version": version("restain"),
         }

@@ -63,6 +63,27 @@ def test_a_region_has_the_pixels_of_the_whole(model: Model, make_slide: MakeSlid
     assert (difference > 0).mean() < 1e-3
 
 
+def test_another_engine_gives_the_same_pixels(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    he, first, second = make_slide(), tmp_path / "torch.ome.tif", tmp_path / "openvino.ome.tif"
+    stain_slide(model, he, first, PLAIN)
+    stain_slide(model, he, second, replace(PLAIN, engine="openvino"))
+    difference = np.abs(pixels(first).astype(int) - pixels(second))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+    with pytest.raises(InputError, match="openvino runs on a CPU, by --norm slide or a file"):
+        stain_slide(model, he, tmp_path / "no.ome.tif", replace(PLAIN, engine="openvino", norm="tile"))
+    assert not list(tmp_path.glob("no.*"))
+
+
+def test_half_precision_stays_close(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    he, first, second = make_slide(), tmp_path / "full.ome.tif", tmp_path / "half.ome.tif"
+    stain_slide(model, he, first, PLAIN)
+    stain_slide(model, he, second, replace(PLAIN, bfloat16=True))
+    difference = np.abs(pixels(first).astype(int) - pixels(second))
+    assert 0 < difference.mean() < 3
+
+
 def test_only_tissue_is_stained(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
     report = stain_slide(model, make_slide(), tmp_path / "out.ome.tif", PLAIN)
     assert 0 < report.megapixels < 600 * 430 / 1e6
