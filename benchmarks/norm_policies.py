@@ -22,6 +22,10 @@ from restain.metrics.similarity import ssim
 from restain.networks.generator import Generator
 from restain.slides.images import stain
 from restain.slides.memory import reused_memory
+from restain.slides.plan import make_plan
+from restain.slides.reader import open_slide
+from restain.slides.statistics import SAMPLE_PX, sample_statistics
+from restain.slides.tissue import find_tissue
 from restain.stains import dab_density, to_unit
 
 RGB = NDArray[np.uint8]
@@ -111,6 +115,22 @@ def slide(generator: Generator, path: Path, tile_px: int, side_px: int) -> None:
         print(f"{name:14}seam {seam(virtual, tile_px):.3f}  to untiled {colour(virtual, whole):.3f}", flush=True)
 
 
+def samples(generator: Generator, path: Path, side_px: int) -> None:
+    """Print how far the middle of a slide, by the statistics of a sample, lies from that by those of all its tissue."""
+    with open_slide(path) as opened:
+        plan = make_plan(opened, opened.mpp, tile_px=512, halo_px=generator.halo_px, tissue=find_tissue(opened))
+        candidates = list(plan.tiles(SAMPLE_PX))
+        x, y = ((length - side_px) // 2 for length in opened.size)
+        he = opened.read((x, y), (side_px, side_px), opened.mpp)
+        whole: RGB | None = None
+        for count, seed in ((len(candidates), 0), (32, 0), (32, 1), (8, 0)):
+            statistics = sample_statistics(generator, candidates, plan.read, count=count, seed=seed)
+            virtual = stain(generator, he, norm=statistics)
+            whole = virtual if whole is None else whole
+            shift = colour(virtual, whole)
+            print(f"{count} of {len(candidates)} tiles, seed {seed}: {shift:.2f} grey levels", flush=True)
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,9 +141,13 @@ def main() -> None:
     parser.add_argument("--tile-px", type=int, default=512)
     parser.add_argument("--slide", type=Path)
     parser.add_argument("--slide-px", type=int, default=1024)
+    parser.add_argument("--samples", action="store_true", help="measure the sampling error on the slide, and no more")
     arguments = parser.parse_args()
     generator = load_generator(arguments.model)
     with reused_memory():
+        if arguments.samples:
+            samples(generator, arguments.slide, arguments.slide_px)
+            return
         if arguments.slide:
             slide(generator, arguments.slide, arguments.tile_px, arguments.slide_px)
         if arguments.mosaics:

@@ -2,7 +2,7 @@
 
 The plain loop reads a window, runs the generator as it was trained, crops, and keeps the tile for one TIFF at the end.
 
-python benchmarks/slide.py SLIDE --model M [--tile-px 512] [--region X,Y,W,H] [--threads 2] [--batch N] [--bfloat16]
+python benchmarks/slide.py SLIDE --model M [--tile-px 1024] [--region X,Y,W,H] [--threads 2] [--batch N] [--bfloat16]
     [--engine openvino]
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tile-px", type=int, default=512)
+    parser.add_argument("--tile-px", type=int, default=1024)
     parser.add_argument("--region", type=lambda text: tuple(map(int, text.split(","))))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int)
@@ -71,8 +71,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    with open_slide(given.slide) as slide:
+        mpp = slide.mpp  # both loops stain the pixels as they are
     settings = SlideSettings(
-        tile_px=given.tile_px, region=given.region, batch=given.batch, bfloat16=given.bfloat16, engine=given.engine
+        tile_px=given.tile_px,
+        region=given.region,
+        batch=given.batch,
+        bfloat16=given.bfloat16,
+        engine=given.engine,
+        model_mpp=mpp,
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -61,7 +61,7 @@ def finish(folder: Path, side_px: int) -> None:
     """Put a file together of which every tile is kept, and print how much memory that took."""
     layout = Layout((side_px, side_px))
     with SlideWriter(folder / "whole.ome.tif", layout, Description("whole", MPP), job="one") as writer:
-        data = Codec().encode(torch.randint(0, 255, (8, 8, 3)).byte().repeat(64, 64, 1).numpy())
+        data = Codec().encode(torch.full((512, 512, 3), 200, dtype=torch.uint8).numpy())
         for level in range(len(layout.levels)):
             writer.put((position, data) for position in layout.positions(level))
         writer.finish()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from restain.networks.norm import instance_norms
 from restain.networks.stainer import Stainer
 
-PASS_BYTES = 1_400_000_000
+PASS_BYTES = 1_200_000_000
 """What a pass on a CPU may take; with all that stays beside it, less than 2 GB."""
 
 _TAKEN = {"tile": 40, "dense": 50}

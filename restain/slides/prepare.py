@@ -39,7 +39,7 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str
     if model.device.type == "cpu":
         tile_px = fitting_tile(tile_px, halo_px, most_px(model.generator, settings.norm), multiple)
     if tile_px != settings.tile_px:
-        notes.append(f"tiles of {tile_px} px: those of {settings.tile_px} px would take more than 1.4 GB of memory")
+        notes.append(f"tiles of {tile_px} px: those of {settings.tile_px} px would take more than 1.2 GB of memory")
     return make_plan(
         slide,
         _model_mpp(model, slide, settings, notes),

@@ -59,7 +59,7 @@ class SlideSettings:
     """`slide`, `dense`, `tile`, or a file of statistics; see `restain.slides.norm`."""
     codec: Codec = field(default_factory=Codec)
     tile_px: int = SLIDE_TILE_PX
-    """A multiple of 16, at least 128, and of 256 for the U-Net; on a CPU it is halved until a pass takes 1.4 GB."""
+    """A multiple of 16, at least 128, and of 256 for the U-Net; on a CPU it is halved until a pass takes 1.2 GB."""
     halo_px: int | None = None
     """What a tile sees around itself; the generator's receptive radius if not given."""
     mpp: float | None = None

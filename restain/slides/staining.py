@@ -114,14 +114,15 @@ def _stain(
     with SlideWriter(out, plan.layout, description, settings.codec, job=job) as writer:
         if writer.spool.resumed:
             report.notes.append("continues an earlier run")
-        with _clock(report.seconds, "statistics"):
-            network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
-        writer.background = background_of(network, work, plan, writer)
         together = settings.batch or (1 if model.device.type == "cpu" else 2)
         if model.device.type == "cpu":
             window_px = (plan.tile_px + 2 * plan.halo_px) ** 2
-            together = max(1, min(together, most_px(model.generator, settings.norm) // window_px))
+            most = most_px(model.generator, settings.norm) // 2  # windows together take up to twice as much per px
+            together = max(1, min(together, most // window_px))
         with reused_memory() if settings.norm not in ("dense", "tile") else nullcontext():
+            with _clock(report.seconds, "statistics"):
+                network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
+            writer.background = background_of(network, work, plan, writer)
             _stain_work(network, work, plan, settings, together, writer, report, on_progress)
         with _clock(report.seconds, "pyramid and file"):
             if plan.tissue:
