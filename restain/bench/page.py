@@ -1,26 +1,23 @@
 """What a bench leaves to read: the table as Markdown and JSON, and as a page with a row of pictures per method."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
+from numpy.typing import NDArray
 
 from restain.bench.cell import Cell
 from restain.bench.table import BenchTable, Line, Spread
 from restain.image import atomic_path, list_images, load_image
+from restain.metrics.page import render_page
 
 SHOWN_TILES = 4
-THUMB_PX = 256
 _HEADER = ("Method", "Seeds", "Steps", "Pairs seen", "Training", "Auxiliary models", "Peak memory")
 
 
@@ -29,8 +26,7 @@ class Strip:
     """One row of pictures."""
 
     name: str
-    images: Sequence[str]
-    """Data URIs."""
+    images: Sequence[NDArray[np.uint8]]
 
 
 def write_outputs(out: Path, table: BenchTable, cells: Sequence[Cell], failures: Mapping[str, str]) -> Path:
@@ -44,17 +40,16 @@ def write_outputs(out: Path, table: BenchTable, cells: Sequence[Cell], failures:
     """
     _write(out / "table.md", as_markdown(table, failures))
     _write(out / "table.json", json.dumps(as_json(table, failures), indent=1, ensure_ascii=False, allow_nan=False))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     page = out / "index.html"
-    html = template.render(
+    render_page(
+        page,
+        "bench/page.html",
         table=table,
         strips=_strips(out / "held-out", table, cells),
         costs=(_HEADER, [_cost(line) for line in table.lines]),
         failures=failures,
         facts={"restain": version("restain"), "torch": torch.__version__},
     )
-    _write(page, html)
     return page
 
 
@@ -149,24 +144,16 @@ def _strips(held_out: Path, table: BenchTable, cells: Sequence[Cell]) -> list[St
     tiles = list_images(held_out / "he")
     chosen = [tiles[(2 * place + 1) * len(tiles) // (2 * SHOWN_TILES)].stem for place in range(SHOWN_TILES)]
     chosen = list(dict.fromkeys(chosen))
-    strips = [Strip("H&E", _thumbs(held_out / "he", chosen)), Strip("real IHC", _thumbs(held_out / "real", chosen))]
+    strips = [Strip("H&E", _images(held_out / "he", chosen)), Strip("real IHC", _images(held_out / "real", chosen))]
     for line in table.lines:
         done = [cell for cell in cells if cell.row == line.name and cell.seed in line.seeds]
-        strips += [Strip(line.name, _thumbs(cell.out / "virtual", chosen)) for cell in done[:1]]
+        strips += [Strip(line.name, _images(cell.out / "virtual", chosen)) for cell in done[:1]]
     return strips
 
 
-def _thumbs(folder: Path, stems: Sequence[str]) -> list[str]:
+def _images(folder: Path, stems: Sequence[str]) -> list[NDArray[np.uint8]]:
     paths = {path.stem: path for path in list_images(folder)}
-    return [_data_uri(paths[stem]) for stem in stems]
-
-
-def _data_uri(path: Path) -> str:
-    image = Image.fromarray(load_image(path))
-    image.thumbnail((THUMB_PX, THUMB_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return [load_image(paths[stem]) for stem in stems]
 
 
 def _write(path: Path, text: str) -> None:

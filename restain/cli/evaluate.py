@@ -68,6 +68,7 @@ def command(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
+    from restain.cli.entries import entry
     from restain.data.cases import cases_by_pattern
     from restain.metrics import evaluate, find_judges, tabulate
     from restain.metrics.comparison import notes
@@ -75,7 +76,7 @@ def command(
 
     cells = _cell_metrics(marker, mpp, nucleus_um)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    judges = find_judges(inception_weights, lpips_weights, [_entry(words) for words in extractor or ()], preset, place)
+    judges = find_judges(inception_weights, lpips_weights, [entry(words) for words in extractor or ()], preset, place)
     case = cases_by_pattern(cases) if cases else None
     methods = _names(virtual)
     found = {}
@@ -130,15 +131,6 @@ def _cell_metrics(
     if mpp is None:
         raise InputError("--marker counts cells, and images do not say how large a pixel is; give --mpp, such as 0.5")
     return nuclei_metrics(Settings(mpp, marker, nucleus_um))
-
-
-def _entry(words: str) -> tuple[str, Path]:
-    from restain.errors import InputError
-
-    entry, _, weights = words.partition("=")
-    if not weights:
-        raise InputError(f"--extractor {words}: give module:attribute=weights, such as my_package.net:Net=net.pth")
-    return entry, Path(weights)
 
 
 def _names(folders: list[Path]) -> dict[str, Path]:

@@ -59,7 +59,7 @@ def test_it_leaves_a_table_in_three_forms_with_a_picture_row_per_method(bench: P
     ]
     assert content["rows"]["slow"]["peak_bytes"]["mean"] > 2**20
     assert "| fast |" in (bench / "table.md").read_text()
-    assert (bench / "index.html").read_text().count("data:image/png") == 4 * 2
+    assert (bench / "index.html").read_text().count("data:image/jpeg") == 4 * 2
 
 
 def test_what_is_finished_is_not_done_again_and_a_row_can_be_added(bench: Path, pairs: Path, rows: list[Row]) -> None:
