@@ -165,11 +165,14 @@ def _walk(generator: Generator, x: Tensor, found: Mapping[nn.Module, Moments]) -
 
     When it goes on, the moments of that norm must be in `found`.
     """
+    held = [x]  # handed over, so that no stage's input outlives it while the walk halts
+    del x
     for stage in generator.stages.values():
         if isinstance(stage, ResidualBlock):
-            x = x + (yield from _walk_chain(stage.body, x, found))
+            held[0] = held[0] + (yield from _walk_chain(stage.body, held[0], found))
         else:
-            x = yield from _walk_chain(stage if isinstance(stage, nn.Sequential) else [stage], x, found)
+            layers = stage if isinstance(stage, nn.Sequential) else [stage]
+            held.append((yield from _walk_chain(layers, held.pop(), found)))
 
 
 def _walk_chain(

@@ -21,7 +21,7 @@ RGB = NDArray[np.uint8]
 
 SAMPLE_TILES = 32
 SAMPLE_PX = 256
-"""Side of a core from which statistics are taken. 32 such tiles with their halo take 1.4 GB at width 64."""
+"""Side of a core from which statistics are taken. 32 such tiles with their halo take 1.1 GB at width 64."""
 
 _FORMAT = "1"
 _FORMAT_KEY, _MODEL_KEY = "restain_statistics", "model"
