@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from restain.checkpoint import load_generator
 from restain.image import list_images, load_image, to_tensor
+from restain.memory import reused_memory
 from restain.metrics.expression import dab_densities, dice, mean_absolute_difference, pearson, positive_areas
 from restain.metrics.seams import seams
 from restain.metrics.similarity import ssim
 from restain.networks.generator import Generator
 from restain.slides.images import stain
-from restain.slides.memory import reused_memory
 from restain.slides.plan import make_plan
 from restain.slides.reader import open_slide
 from restain.slides.statistics import SAMPLE_PX, sample_statistics

@@ -4,6 +4,7 @@ A process of its own gives each cell its own peak of memory, and lets one that d
 """
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -87,7 +88,8 @@ class Training:
     pairs: int
     """Pairs seen: steps times batch."""
     seconds: float
-    """Of the method alone. After an interruption: steps times the seconds per step since."""
+    """Of the method alone. After an interruption: steps times the seconds per step since; not a number if there was no
+    step since."""
     peak_bytes: int
     """Most memory that the process held, on the GPU where there is one."""
 
@@ -121,7 +123,7 @@ def work_auxiliary(recipe: Recipe, data: Path, folder: Path, device: str, note: 
     train(recipe, data, folder, device=device, console=console)
     seconds, steps = time.monotonic() - start, steps_done(folder / STATE)
     note.parent.mkdir(parents=True, exist_ok=True)
-    write_note(note, {"steps": steps, "seconds": seconds * steps / max(1, steps - before)})
+    write_note(note, {"steps": steps, "seconds": _whole(seconds, steps, before)})
 
 
 def _train(cell: Cell, console: Console | None) -> Training:
@@ -134,10 +136,14 @@ def _train(cell: Cell, console: Console | None) -> Training:
     before, start = steps_done(cell.run / STATE), time.monotonic()
     train(recipe, cell.data, cell.run, device=cell.device, console=console)
     seconds, steps = time.monotonic() - start, steps_done(cell.run / STATE)
-    whole = seconds * steps / max(1, steps - before)
-    training = Training(steps, steps * recipe.data.batch_size, whole, peak_bytes())
+    training = Training(steps, steps * recipe.data.batch_size, _whole(seconds, steps, before), peak_bytes())
     write_note(note, asdict(training))
     return training
+
+
+def _whole(seconds: float, steps: int, before: int) -> float:
+    """What all steps take, by those that were done now, after `before` others; not a number where there were none."""
+    return seconds * steps / (steps - before) if steps > before else math.nan
 
 
 def _limited(cell: Cell) -> Recipe:

@@ -1,10 +1,6 @@
-"""Bounds the memory of a pass of the network on a CPU, and lets passes use the same memory again and again."""
+"""Bounds the memory of a pass of the network on a CPU."""
 
-import ctypes
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from restain.networks.norm import instance_norms
 from restain.networks.stainer import Stainer
@@ -16,10 +12,6 @@ _TAKEN = {"tile": 40, "dense": 50}
 """Bytes for each px that a pass sees and each channel of the first convolution, float32; `benchmarks/slide_memory.py`
 measures them. Networks whose norms are folded take the least."""
 _TAKEN_FOLDED = 23
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Numbers of glibc's options, from its malloc.h."""
-_USUAL = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
 
 
 def most_px(network: Stainer, norm: str) -> int:
@@ -34,25 +26,3 @@ def fitting_tile(tile_px: int, halo_px: int, most: int, multiple: int = 4) -> in
     while (tile_px + 2 * halo_px) ** 2 > most and tile_px >= 2 * step:
         tile_px = tile_px // 2 // step * step
     return tile_px
-
-
-@contextmanager
-def reused_memory() -> Iterator[None]:
-    """Let the whole process use freed memory again, instead of giving it back to the system, for a while.
-
-    By default glibc returns the memory of each large tensor when it is freed. The next tensor then gets pages that the
-    system must first clear, layer by layer: a quarter of the time of a network on a CPU. Without glibc, nothing is
-    done. Memory is cut into more pieces so; for networks that are not folded it nearly doubles, and is not worth it.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "mallopt"):
-        yield
-        return
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        for option, value in _USUAL.items():
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)

@@ -18,12 +18,13 @@ import torch
 
 from restain.errors import InputError, OutputError, RestainError
 from restain.image import to_tensor, to_uint8
+from restain.memory import reused_memory
 from restain.networks.norm import evaluating
 from restain.slides.ahead import ahead
 from restain.slides.codec import RGB
 from restain.slides.identity import content_key, job_key, job_of
 from restain.slides.layout import Position
-from restain.slides.memory import most_px, reused_memory
+from restain.slides.memory import most_px
 from restain.slides.norm import Network
 from restain.slides.plan import Plan, Work, check_disk, needed_bytes
 from restain.slides.prepare import background_of, network_of, plan_of

@@ -1,6 +1,7 @@
 """A whole bench on tiny tissue: what it leaves, that it goes on, that it refuses to mix."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from restain.bench import Budget, Row, run_bench
-from restain.bench.cell import Cell, Judging, _limited
+from restain.bench.cell import Cell, Judging, _limited, _whole
 from restain.bench.held_out import gather
 from restain.data.phantom import PhantomSettings, write_pairs
 from restain.errors import ConfigError, InputError, OutputError
@@ -157,3 +158,9 @@ def test_a_data_set_without_a_held_out_part_is_refused(pairs: Path, tmp_path: Pa
     shutil.copytree(pairs / "TrainValAB/trainB", tmp_path / "set/ihc")
     with pytest.raises(InputError, match="no held-out part"):
         gather(tmp_path / "set", tmp_path / "out", None, None, ())
+
+
+def test_the_time_of_all_steps_follows_from_those_that_were_timed() -> None:
+    assert _whole(10.0, steps=20, before=0) == 10
+    assert _whole(10.0, steps=20, before=15) == 40
+    assert math.isnan(_whole(3.0, steps=20, before=20)), "nothing was timed, so nothing is claimed"
