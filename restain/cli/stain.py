@@ -139,7 +139,7 @@ def command(
 ) -> None:
     """Stain H&E virtually: images become PNGs of the same name, slides become pyramidal OME-TIFFs."""
     from restain.errors import InputError
-    from restain.slides.archive import is_slide
+    from restain.slides.jobs import is_slide
 
     one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
     if ray and (one_slide or not any(map(_holds_slides, inputs))):
@@ -189,7 +189,7 @@ def _device(wanted: str | None) -> str:
 
 
 def _holds_slides(given: Path) -> bool:
-    from restain.slides.archive import is_slide
+    from restain.slides.jobs import is_slide
 
     if given.is_dir():
         return any(is_slide(path) for path in given.rglob("*"))
@@ -199,7 +199,7 @@ def _holds_slides(given: Path) -> bool:
 def _images_between(inputs: list[Path]) -> int:
     """How many plain images lie between slides, in the folders given."""
     from restain.image import IMAGE_SUFFIXES
-    from restain.slides.archive import is_slide
+    from restain.slides.jobs import is_slide
 
     found = (path for given in inputs if given.is_dir() for path in given.rglob("*") if path.is_file())
     return sum(path.suffix.lower() in IMAGE_SUFFIXES and not is_slide(path) for path in found)
@@ -256,7 +256,8 @@ def _stain_slides(
     ray: str | None,
 ) -> None:
     from restain.errors import RestainError
-    from restain.slides.archive import SlideJob, find_slides, shard, stain_slides
+    from restain.slides.archive import stain_slides
+    from restain.slides.jobs import SlideJob, find_slides, shard
     from restain.slides.settings import SlideReport
 
     jobs = find_slides(inputs, out)

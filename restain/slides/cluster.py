@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from restain.errors import InputError, RestainError
-from restain.slides.archive import ATTEMPTS, ArchiveOutcome, SlideJob, attempt
+from restain.slides.archive import ATTEMPTS, ArchiveOutcome, attempt
+from restain.slides.jobs import SlideJob
 from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
 
 LOCAL = "local"
@@ -41,7 +42,7 @@ def stain_on_ray(
 
     Args:
         model: checkpoint of a generator.
-        jobs: from `restain.slides.archive.find_slides`.
+        jobs: from `restain.slides.jobs.find_slides`.
         settings: for all of them; a job's own micrometres per pixel go first.
         address: of a running cluster, such as `auto` or `ray://head:10001`, or `local`.
         device: `cpu` or `cuda`; cuda where the cluster has GPUs, if not given.

@@ -1,10 +1,11 @@
 """Many slides: each a unit of its own, found in folders and tables, shared out over machines."""
 
+import multiprocessing
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from restain.checkpoint import save_checkpoint
 from restain.cli import main
 from restain.errors import InputError, MissingError
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.slides.archive import SlideJob, find_slides, is_slide, shard, stain_slides
+from restain.slides.archive import stain_slides
+from restain.slides.jobs import SlideJob, find_slides, is_slide, shard
 from restain.slides.settings import SlideReport, SlideSettings
 
 MakeSlide = Callable[..., Path]
@@ -131,21 +133,40 @@ def test_an_odd_failure_does_not_stop_the_others(
     assert len(outcome.reports) == 1
 
 
-def test_a_killed_process_loses_no_slide(make_slide: MakeSlide, checkpoint: Path, tmp_path: Path) -> None:
-    jobs = [SlideJob(make_slide(f"{n}.ome.tif"), tmp_path / f"out/{n}.ome.tif") for n in range(2)]
-    killed = []
+@pytest.mark.parametrize("after", [1, 3])
+def test_killed_processes_lose_no_slide(make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, after: int) -> None:
+    """Killed in the middle of their slides, or when all are done: the rest is stained, and nothing waits for ever."""
+    jobs = [SlideJob(make_slide(f"{n}.ome.tif"), tmp_path / f"out/{n}.ome.tif") for n in range(3)]
+    done, killed = [], []
 
-    def kill(*_: object) -> None:
-        if not killed:
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            workers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-            os.kill(workers[0], signal.SIGKILL)
-            killed.append(workers[0])
+    def kill(job: SlideJob, _: object) -> None:
+        done.append(job)
+        if len(done) == after:
+            killed.extend(multiprocessing.active_children())
+            for process in killed:
+                process.kill()
+                process.join()
 
-    if not Path("/proc/self/task").exists():
-        pytest.skip("finds the processes in /proc")
     outcome = stain_slides(checkpoint, jobs, SlideSettings(tile_px=128), workers=2, on_slide=kill)
-    assert killed
+    assert len(killed) == 2
     assert not outcome.failures
     assert {report.path for report in outcome.reports} == {job.target for job in jobs}
     assert all(job.target.exists() for job in jobs)
+
+
+def test_a_slide_that_always_kills_is_given_up(
+    make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("restain.slides.archive._serve", _die_of_the_odd)
+    jobs = [SlideJob(tmp_path / f"{name}.svs", tmp_path / f"{name}.ome.tif") for name in ("odd", "good", "better")]
+    outcome = stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
+    assert [report.path.name for report in outcome.reports] == ["good.svs", "better.svs"]
+    assert "odd.svs: its process was killed 3 times" in str(outcome.failures[tmp_path / "odd.svs"])
+
+
+def _die_of_the_odd(pipe: Connection, *_: object) -> None:
+    while True:
+        job = pipe.recv()
+        if job.source.name == "odd.svs":
+            os._exit(9)
+        pipe.send(SlideReport(job.source))

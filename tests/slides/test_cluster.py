@@ -14,9 +14,9 @@ import pytest
 
 from restain.cli import main
 from restain.errors import InputError, RestainError
-from restain.slides.archive import SlideJob
 from restain.slides.cluster import stain_on_ray
 from restain.slides.codec import Codec
+from restain.slides.jobs import SlideJob
 from restain.slides.settings import SlideReport, SlideSettings, load_model
 from restain.slides.staining import stain_slide
 
