@@ -1,6 +1,7 @@
 """Run what is missing of a bench, several cells at a time where asked, and write the table."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from restain.bench.held_out import gather
 from restain.bench.page import write_outputs
 from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
-from restain.bench.units import Unit, UnitProgress, run_units
+from restain.bench.units import Unit, UnitProgress, run_units, run_units_on
+from restain.cluster import connected
 from restain.errors import InputError, OutputError
 from restain.training import Recipe
 from restain.training.run import auxiliary_runs
@@ -40,6 +42,7 @@ def run_bench(
     extractors: Sequence[tuple[str, Path]] = (),
     workers: int = 1,
     device: str = "auto",
+    ray: str | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train every row with every seed under one budget, stain the held-out tiles, measure them, and write one table.
@@ -58,6 +61,7 @@ def run_bench(
         extractors: networks for FID and KID, as (module:attribute, weights).
         workers: cells at a time, on as many GPUs in turn as there are.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        ray: address of a Ray cluster whose machines see the same files, or `local`; cells run there, one GPU each.
         console: where progress is shown; nowhere if None.
 
     Raises:
@@ -90,7 +94,15 @@ def run_bench(
     ]
     units = [Unit(f"{cell.row}, seed {cell.seed}", work, (cell,)) for cell in cells if not cell.done()]
     progress = UnitProgress(console, len(models) + len(units))
-    failures = run_units(models, workers, device, progress) | run_units(units, workers, device, progress)
+    failures = dict[str, str]()
+    with ExitStack() as stack:
+        cluster = stack.enter_context(connected(ray, workers)) if ray and units else None
+        there = cluster.device(None if device == "auto" else device) if cluster else device
+        for some in (models, units):  # cells need the models
+            if cluster:
+                failures |= run_units_on(cluster, some, there, progress)
+            else:
+                failures |= run_units(some, workers, device, progress)
     table = collect(rows, cells, reference or names[0], budget)
     return Outcome(table, write_outputs(out, table, cells, failures), failures)
 

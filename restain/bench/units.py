@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from rich.console import Console
 
+from restain.cluster import Cluster
 from restain.errors import RestainError
 
 
@@ -43,6 +44,10 @@ class UnitProgress:
         self.done += 1
         if failure:
             self._say(f"{unit.words} failed: {failure}")
+
+    def stands(self) -> None:
+        """Tell how far it is, where units do not tell when they begin."""
+        self._say(f"{self.done} of {self.total} done{self._left()}")
 
     def _left(self) -> str:
         if not self.done:
@@ -112,6 +117,37 @@ def run_units(units: Sequence[Unit], workers: int, device: str, progress: UnitPr
             busy.process.terminate()
             busy.process.join()
     return failures
+
+
+def run_units_on(cluster: Cluster, units: Sequence[Unit], device: str, progress: UnitProgress) -> dict[str, str]:
+    """Do all units on a Ray cluster, as many at a time as it has room for; one whose worker is lost is tried again.
+
+    Args:
+        cluster: where every machine sees the same files.
+        units: as for `run_units`.
+        device: `cpu`, or `cuda` for one GPU each.
+        progress: is told of each.
+
+    Returns:
+        By the unit's words, why it failed; empty where all went well.
+    """
+    failures = dict[str, str]()
+    for index, said in cluster.each(_do_there, [(unit,) for unit in units], device=device, fresh=True):
+        failure = str(said) if said else None
+        progress.ends(units[index], failure)
+        progress.stands()
+        if failure:
+            failures[units[index].words] = failure
+    return failures
+
+
+def _do_there(unit: Unit) -> str | None:
+    """In a process of its own on the cluster: work, and say what went wrong."""
+    try:
+        unit.work(*unit.arguments, None)
+    except RestainError as error:
+        return str(error)
+    return None
 
 
 def _start(unit: Unit, slot: int, gpu: int | None, threads: int, show: bool) -> _Running:

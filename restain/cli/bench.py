@@ -50,6 +50,10 @@ def command(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trainings at a time, on as many GPUs as there are.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Train on a Ray cluster; local: one of this machine alone.", metavar="ADDRESS|local"),
+    ] = None,
 ) -> None:
     """Train methods under one budget with several seeds, stain the held-out tiles, measure, and write one table."""
     from rich.console import Console
@@ -70,6 +74,7 @@ def command(
             extractors=[entry(words) for words in extractor or ()],
             workers=workers,
             device=device,
+            ray=ray,
             console=Console(stderr=True),
         )
     except KeyboardInterrupt:

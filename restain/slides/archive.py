@@ -12,13 +12,11 @@ from pathlib import Path
 
 import torch
 
+from restain.cluster import ATTEMPTS
 from restain.errors import RestainError
 from restain.slides.jobs import SlideJob
 from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
 from restain.slides.staining import stain_slide
-
-ATTEMPTS = 3
-"""How often a slide is begun whose process was killed, for instance for lack of memory."""
 
 Result = SlideReport | RestainError
 

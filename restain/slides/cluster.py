@@ -1,28 +1,19 @@
 """Stains many slides on Ray: one slide is one task, a GPU is a resource, and the task of a lost worker is tried again.
 
-Every machine sees the slides, the model and the results under the same paths, as on a shared disk. What a lost worker
-had finished of its slide lies there too, so that the next one goes on with it.
+What a lost worker had finished of its slide lies on the shared disk, so that the next one goes on with it.
 """
 
-import logging
-import os
 import platform
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from restain.errors import InputError, RestainError
-from restain.slides.archive import ATTEMPTS, ArchiveOutcome, attempt
+from restain.cluster import LOCAL, LostWorkerError, connected
+from restain.errors import RestainError
+from restain.slides.archive import ArchiveOutcome, Result, attempt
 from restain.slides.jobs import SlideJob
-from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
-
-LOCAL = "local"
-"""As an address: a cluster of this machine alone, made for this run."""
-
-_OBJECT_STORE_BYTES = 2**27  # of a local cluster; no pixels pass through it
+from restain.slides.settings import Model, SlideSettings, load_model
 
 
 def stain_on_ray(
@@ -34,7 +25,7 @@ def stain_on_ray(
     device: str | None = None,
     workers: int = 1,
     overwrite: bool = False,
-    on_slide: Callable[[SlideJob, SlideReport | RestainError], None] | None = None,
+    on_slide: Callable[[SlideJob, Result], None] | None = None,
 ) -> ArchiveOutcome:
     """Stain slides on a Ray cluster; what fails does not stop the others, what is finished is skipped.
 
@@ -56,64 +47,19 @@ def stain_on_ray(
     """
     load_model(model)  # a wrong one is told here, not for each slide
     settings = _anywhere(settings)
-    cpus = max(1, (os.cpu_count() or 1) // workers) if address == LOCAL else 1
-    ray = _connect(address, workers * cpus)
-    try:
-        gpus = ray.cluster_resources().get("GPU", 0)
-        device = device or ("cuda" if gpus else "cpu")
-        if device.startswith("cuda"):
-            device = "cuda"  # which one, Ray decides
-        if device != "cpu" and not gpus:
-            raise InputError(f"--device {device}: the Ray cluster has no GPU; 'cpu' always works")
-        task = ray.remote(num_cpus=cpus, num_gpus=int(device != "cpu"), max_retries=ATTEMPTS - 1)(_stain)
-        running = {}
-        for job in jobs:
-            there = SlideJob(job.source.absolute(), job.target.absolute(), job.mpp)
-            running[task.remote(model.absolute(), there, settings, device, overwrite)] = job
-        outcome = ArchiveOutcome()
-        while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(done)
-            try:
-                result: SlideReport | RestainError = ray.get(done)
-            except ray.exceptions.RayError as error:
-                lost = f"{job.source}: its worker was lost {ATTEMPTS} times ({type(error).__name__})"
-                result = RestainError(f"{lost}; memory may be too small")
+    outcome = ArchiveOutcome()
+    with connected(address, workers) as cluster:
+        device = cluster.device(device)
+        there = [SlideJob(job.source.absolute(), job.target.absolute(), job.mpp) for job in jobs]
+        calls = [(model.absolute(), job, settings, device, overwrite) for job in there]
+        for index, result in cluster.each(_stain, calls, device=device):
+            job = jobs[index]
+            if isinstance(result, LostWorkerError):
+                result = RestainError(f"{job.source}: {result}")
             outcome.note(job, result)
             if on_slide:
                 on_slide(job, result)
-        return outcome
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str, cpus: int) -> Any:
-    """The module of Ray, connected to a cluster."""
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError("--ray needs Ray; install restain[ray], or use --workers or --shard") from error
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address == LOCAL:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
-            local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-            ray.init(address=LOCAL, **local, **quiet)
-        else:
-            _knock(address)
-            ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"--ray {address}: no Ray cluster answers there ({error}); give the address of a running one, or 'local'"
-        ) from error
-    return ray
-
-
-def _knock(address: str) -> None:
-    """See whether somebody listens at HOST:PORT; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    return outcome
 
 
 def _anywhere(settings: SlideSettings) -> SlideSettings:
@@ -130,9 +76,7 @@ def _load(model: Path, device: str) -> Model:
     return load_model(model, device)
 
 
-def _stain(
-    model: Path, job: SlideJob, settings: SlideSettings, device: str, overwrite: bool
-) -> SlideReport | RestainError:
+def _stain(model: Path, job: SlideJob, settings: SlideSettings, device: str, overwrite: bool) -> Result:
     """One task."""
     try:
         loaded = _load(model, device)

@@ -117,6 +117,17 @@ def test_killed_it_goes_on_and_ends_with_the_same_figures(
     }
 
 
+def test_on_ray_it_comes_to_the_same(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
+    out, budget = tmp_path / "out", Budget(steps=4)
+    outcome = run_bench(rows, pairs, out, budget=budget, seeds=1, tiles=2, workers=2, device="cpu", ray="local")
+    assert not outcome.failures
+    for name in ("slow-0", "fast-0"):
+        ours, locally = (json.loads((folder / f"cells/{name}/result.json").read_text()) for folder in (out, bench))
+        for key, figure in locally["figures"].items():
+            assert ours["figures"][key]["value"] == pytest.approx(figure["value"], rel=1e-4, abs=1e-4)
+
+
 def test_minutes_become_steps_once(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     run, out = tmp_path / "runs" / "slow-0", tmp_path / "cells"
     run.parent.mkdir()

@@ -4,9 +4,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from restain.bench.units import Unit, UnitProgress, run_units
+from restain.bench.units import Unit, UnitProgress, run_units, run_units_on
+from restain.cluster import connected
 from restain.errors import InputError
 
 
@@ -38,3 +40,31 @@ def test_failures_are_told_apart_and_the_rest_is_done(tmp_path: Path) -> None:
     pids = {(tmp_path / name).read_text() for name in ("first", "last")}
     assert len(pids) == 2
     assert str(os.getpid()) not in pids
+
+
+def dying_once(path: Path, console: Console | None) -> None:
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    path.write_text(str(os.getpid()))
+
+
+def test_on_ray_a_lost_worker_is_replaced_and_failures_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
+    units = [
+        Unit("first", well, (tmp_path / "first",)),
+        Unit("torn", badly, ()),
+        Unit("dead", dying, ()),
+        Unit("nearly dead", dying_once, (tmp_path / "again",)),
+    ]
+    progress = UnitProgress(None, len(units))
+    with connected("local", workers=2) as cluster:
+        assert cluster.device(None) == "cpu"
+        with pytest.raises(InputError, match="--device cuda: the Ray cluster has no GPU"):
+            cluster.device("cuda")
+        failures = run_units_on(cluster, units, "cpu", progress)
+    assert failures.keys() == {"torn", "dead"}
+    assert failures["torn"] == "the tile is torn"
+    assert "lost 3 times" in failures["dead"]
+    assert progress.done == 4
+    assert (tmp_path / "first").read_text() != (tmp_path / "again").read_text()

@@ -1,0 +1,121 @@
+"""Pieces of work on a Ray cluster: each is a task, a GPU is a resource, and what a lost worker had is tried again.
+
+Every machine sees the same files under the same paths, as on a shared disk, and has the same restain.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from restain.errors import InputError, RestainError
+
+LOCAL = "local"
+"""As an address: a cluster of this machine alone, made for this run."""
+
+ATTEMPTS = 3
+"""How often a piece of work is begun whose process was killed, for instance for lack of memory."""
+
+_OBJECT_STORE_BYTES = 2**27  # of a local cluster; no pixels pass through it
+
+T = TypeVar("T")
+
+
+class LostWorkerError(RestainError):
+    """The process that did a piece of work died, `ATTEMPTS` times."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster that this process is connected to."""
+
+    ray: Any
+    """The module."""
+    address: str
+    cpus: int
+    """Of each task."""
+
+    def device(self, wanted: str | None) -> str:
+        """Where a network runs in a task: `cpu` or `cuda`; cuda where the cluster has GPUs, if nothing is wanted.
+
+        Raises:
+            InputError: a GPU is wanted, and the cluster has none.
+        """
+        gpus = self.ray.cluster_resources().get("GPU", 0)
+        if wanted not in (None, "cpu") and not gpus:
+            raise InputError(f"--device {wanted}: the Ray cluster has no GPU; 'cpu' always works")
+        return "cpu" if wanted == "cpu" or not gpus else "cuda"  # which one, Ray decides
+
+    def each(
+        self, work: Callable[..., T], arguments: Sequence[tuple[object, ...]], *, device: str, fresh: bool = False
+    ) -> Iterator[tuple[int, T | LostWorkerError]]:
+        """Do the work once for each set of arguments; gives the indices and results as they come.
+
+        Args:
+            work: a function of a module, not of the main program.
+            arguments: of each call.
+            device: from `device`; a task on `cuda` takes one GPU for itself.
+            fresh: each task in a process of its own.
+        """
+        options = {"num_cpus": self.cpus, "num_gpus": int(device != "cpu"), "max_retries": ATTEMPTS - 1}
+        task = self.ray.remote(**options, max_calls=int(fresh))(work)
+        running = {task.remote(*given): index for index, given in enumerate(arguments)}
+        while running:
+            (done,), _ = self.ray.wait(list(running), num_returns=1)
+            index = running.pop(done)
+            try:
+                yield index, self.ray.get(done)
+            except self.ray.exceptions.RayError as error:
+                lost = f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); memory may be too small"
+                yield index, LostWorkerError(lost)
+
+
+@contextmanager
+def connected(address: str, workers: int = 1) -> Iterator[Cluster]:
+    """Connect to a cluster, or make one of this machine, and leave it at the end.
+
+    Args:
+        address: of a running cluster, such as `auto` or `ray://head:10001`, or `local`.
+        workers: tasks at the same time on a `local` cluster; a running cluster decides by what it has.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster does not answer.
+    """
+    cpus = max(1, (os.cpu_count() or 1) // workers) if address == LOCAL else 1
+    ray = _connect(address, workers * cpus)
+    try:
+        yield Cluster(ray, address, cpus)
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str, cpus: int) -> Any:
+    """The module of Ray, connected to a cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs Ray; install restain[ray], or use --workers or --shard") from error
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address == LOCAL:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
+            local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+            ray.init(address=LOCAL, **local, **quiet)
+        else:
+            _knock(address)
+            ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"--ray {address}: no Ray cluster answers there ({error}); give the address of a running one, or 'local'"
+        ) from error
+    return ray
+
+
+def _knock(address: str) -> None:
+    """See whether somebody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
