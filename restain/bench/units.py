@@ -50,7 +50,7 @@ class UnitProgress:
         self._say(f"{self.done} of {self.total} done{self._left()}")
 
     def _left(self) -> str:
-        if not self.done:
+        if self.done in (0, self.total):
             return ""
         seconds = (time.monotonic() - self.start) / self.done * (self.total - self.done)
         return f", about {timedelta(seconds=round(seconds))} left"
