@@ -1,6 +1,6 @@
 """Peak memory of staining a slide of 100,000 x 100,000 px, all of it tissue, at several tile settings.
 
-python benchmarks/slide_memory.py [--side-px 100000] [--width 64] [--tile-px 512 4096] [--batch 1 4]
+python benchmarks/slide_memory.py [--side-px 100000] [--width 64] [--tile-px 512 4096] [--batch 1 4] [--unet]
 
 Each setting runs in a process of its own, up to the second batch: all that is kept for the whole slide (tissue, work,
 statistics) is there by then, and a pass of the network takes what every pass does. The network was never trained, which
@@ -19,6 +19,7 @@ import torch
 from restain.checkpoint import save_checkpoint
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import joint_statistics
+from restain.networks.unet import UNet, UNetConfig
 from restain.slides.codec import Codec
 from restain.slides.layout import Layout
 from restain.slides.settings import SlideSettings, load_model
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--tile-px", type=int, nargs="+", default=[256, 512, 1024, 4096])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--norm", default="file", help="slide, dense, tile, or file: statistics from elsewhere")
+    parser.add_argument("--unet", action="store_true", help="the network of pix2pix; it needs no statistics")
     parser.add_argument("--finish", action="store_true")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -91,9 +93,15 @@ def main() -> None:
         if given.finish:
             _again(folder, "--finish", "--side-px", given.side_px)
             return
-        network = Generator(GeneratorConfig(width=given.width))
-        save_checkpoint(folder / "model.safetensors", network, method="none", mpp=MPP)
-        save_statistics(folder / "statistics.safetensors", joint_statistics(network, [torch.rand(1, 3, 64, 64)]))
+        if given.unet:
+            given.norm = "slide"
+            save_checkpoint(
+                folder / "model.safetensors", UNet(UNetConfig(width=given.width)), method="pix2pix", mpp=MPP
+            )
+        else:
+            network = Generator(GeneratorConfig(width=given.width))
+            save_checkpoint(folder / "model.safetensors", network, method="none", mpp=MPP)
+            save_statistics(folder / "statistics.safetensors", joint_statistics(network, [torch.rand(1, 3, 64, 64)]))
         side = given.side_px  # one tile of tissue colour stands for all of them
         pink = (200, 120, 170)
         write_slide(folder / "he.ome.tif", (side, side), lambda *_: None, Description("pink", MPP), background=pink)

@@ -95,14 +95,14 @@ def freeze(generator: Stainer, statistics: NormStatistics | None = None) -> Stai
     """Build the generator whose norms have fixed statistics, folded into the convolutions before them.
 
     It is a local function with less to compute: `norm = "none"`. Batch norms are folded with their own statistics. A
-    U-Net is one already, and is copied.
+    U-Net is one already: one that is not being trained is given back as it is.
 
     Args:
         generator: not changed.
         statistics: of its instance norms; not needed for batch norm.
 
     Returns:
-        A new generator of the same type on the same device, in evaluation mode, without gradients.
+        A generator of the same type on the same device, in evaluation mode, without gradients.
 
     Raises:
         ShapeError: the statistics belong to a generator of another shape.
@@ -110,7 +110,8 @@ def freeze(generator: Stainer, statistics: NormStatistics | None = None) -> Stai
     statistics = statistics or {}
     check_statistics(generator, statistics)
     if not isinstance(generator, Generator):
-        return copy.deepcopy(generator).eval().requires_grad_(False)
+        trained = generator.training or any(weight.requires_grad for weight in generator.parameters())
+        return copy.deepcopy(generator).eval().requires_grad_(False) if trained else generator
     config = generator.config.model_copy(update={"norm": "none", "spectral_norm": False, "dropout": 0.0})
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
         frozen = Generator(config).to(next(generator.parameters()))

@@ -43,7 +43,7 @@ class UNet(nn.Module):
             # the last has no norm: there may be but one pixel left to take statistics of
             norm: NormName = "batch" if level < last else "none"
             conv = convolution(channels[level - 1], channels[level], 4, stride=2, padding=1, norm=norm)
-            down.append(nn.Sequential(nn.LeakyReLU(0.2), conv, normalisation(norm, channels[level])))
+            down.append(nn.Sequential(nn.LeakyReLU(0.2, inplace=True), conv, normalisation(norm, channels[level])))
 
         up: list[nn.Module] = []
         for level in range(last, 0, -1):
@@ -51,7 +51,7 @@ class UNet(nn.Module):
             drops = config.dropout > 0 and last - level < DROPPED_STAGES
             up.append(
                 nn.Sequential(
-                    nn.ReLU(),
+                    nn.ReLU(inplace=True),
                     nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
                     normalisation("batch", after),
                     *([nn.Dropout(config.dropout)] if drops else []),
@@ -59,7 +59,7 @@ class UNet(nn.Module):
             )
         self.down = nn.ModuleList(down)
         self.up = nn.ModuleList(up)
-        self.output = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * channels[0], 3, 4, 2, 1), nn.Tanh())
+        self.output = nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * channels[0], 3, 4, 2, 1), nn.Tanh())
         initialise(self, scheme="normal")
 
     @property

@@ -19,6 +19,7 @@ import torch
 from restain.errors import InputError, OutputError, RestainError
 from restain.image import to_tensor, to_uint8
 from restain.memory import reused_memory
+from restain.networks.generator import Generator
 from restain.networks.norm import evaluating
 from restain.slides.ahead import ahead
 from restain.slides.codec import RGB
@@ -120,7 +121,7 @@ def _stain(
             window_px = (plan.tile_px + 2 * plan.halo_px) ** 2
             most = most_px(model.generator, settings.norm) // 2  # windows together take up to twice as much per px
             together = max(1, min(together, most // window_px))
-        with reused_memory() if settings.norm not in ("dense", "tile") else nullcontext():
+        with reused_memory() if _is_folded(model, settings) else nullcontext():
             with _clock(report.seconds, "statistics"):
                 network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
             writer.background = background_of(network, work, plan, writer)
@@ -132,6 +133,11 @@ def _stain(
                 save_statistics(_beside(out, _STATISTICS), load_statistics(kept), model=model.sha256)
             _beside(out, "trust.png").unlink(missing_ok=True)  # of another result
             writer.finish(workers=settings.workers)
+
+
+def _is_folded(model: Model, settings: SlideSettings) -> bool:
+    """Whether the network runs without norms, see `restain.networks.norm.freeze`."""
+    return settings.norm not in ("dense", "tile") and isinstance(model.generator, Generator)
 
 
 _STATISTICS = "statistics.safetensors"

@@ -73,11 +73,12 @@ def test_a_unet_has_no_statistics_to_share(norm: str) -> None:
 
 
 @torch.no_grad()
-def test_a_frozen_unet_is_a_copy() -> None:
+def test_a_frozen_unet_is_a_copy_unless_it_is_frozen_already() -> None:
     frozen = freeze(UNET)
     x = to_tensor(photo(32, 32))
     assert frozen is not UNET
     assert torch.equal(frozen(x), UNET(x))
+    assert freeze(frozen) is frozen
 
 
 @pytest.mark.parametrize("norm", NORMS)
