@@ -146,14 +146,15 @@ def check_statistics(generator: Stainer, statistics: NormStatistics) -> None:
 
 
 @contextmanager
-def evaluating(generator: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a while; then it is as it was."""
-    training = generator.training
-    generator.eval()
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the context the module is in evaluation mode; afterwards each part has its own mode again."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
     try:
         yield
     finally:
-        generator.train(training)
+        for part, training in modes.items():
+            part.training = training
 
 
 def instance_norms(generator: Stainer) -> dict[str, nn.InstanceNorm2d]:

@@ -1,17 +1,15 @@
 """Sample grids: what the method makes of a few pairs, as a PNG with one row per pair and labelled columns."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import nn
 
 from restain.data.pairs import Pair
 from restain.image import save_image, to_uint8
 from restain.methods.base import Method
+from restain.networks.norm import evaluating
 
 CELL_PX = 256
 """Longer side of an image in the grid, about: larger images are shrunk, smaller ones repeat their pixels."""
@@ -43,15 +41,3 @@ def save_samples(path: Path, method: Method, pair: Pair) -> None:
             shown = Image.fromarray(image).resize(cell, Image.Resampling.BOX)
             grid.paste(shown, (column * step_x, LABEL_PX + row * step_y))
     save_image(path, np.asarray(grid))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the context the module is in evaluation mode; afterwards each part has its own mode again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from restain.errors import ShapeError
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.networks.norm import Moments, freeze, instance_norms, joint_statistics
+from restain.networks.norm import Moments, evaluating, freeze, instance_norms, joint_statistics
 
 IMPORTED = [
     GeneratorConfig(width=4, blocks=6),
@@ -137,6 +137,13 @@ def test_the_generator_is_not_changed() -> None:
     assert not frozen.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_every_part_has_its_own_mode_again_afterwards() -> None:
+    network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()).eval())
+    with evaluating(network):
+        assert not any(part.training for part in network.modules())
+    assert [part.training for part in network.modules()] == [True, True, False, False]
 
 
 def test_no_tiles_and_foreign_statistics_are_refused() -> None:

@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from restain.data.pairs import Pair
 from restain.image import load_image
 from restain.methods.reconstruct import Reconstruct, ReconstructConfig
-from restain.training.samples import CELL_PX, GAP_PX, LABEL_PX, evaluating, save_samples
+from restain.training.samples import CELL_PX, GAP_PX, LABEL_PX, save_samples
 
 
 class Colours(Reconstruct):
@@ -31,13 +31,6 @@ def test_columns_are_the_samples_rows_the_pairs(tmp_path: Path) -> None:
         assert (left == 255).all()
         assert (right == 0).all()
         assert (grid[:LABEL_PX, :cell] < 128).any()  # a label
-
-
-def test_sampling_leaves_every_part_in_its_own_mode() -> None:
-    network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()).eval())
-    with evaluating(network):
-        assert not any(part.training for part in network.modules())
-    assert [part.training for part in network.modules()] == [True, True, False, False]
 
 
 def test_the_weights_stay_as_they_are(tmp_path: Path) -> None:
