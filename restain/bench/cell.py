@@ -164,6 +164,7 @@ def _limited(cell: Cell) -> Recipe:
 def _seconds_per_step(cell: Cell) -> float:
     """Train a little and a little longer, and throw both away; auxiliary models are there already."""
     took = []
+    cell.run.parent.mkdir(parents=True, exist_ok=True)
     for steps in _PROBES:
         with tempfile.TemporaryDirectory(dir=cell.run.parent, prefix=".probe-") as folder:
             start = time.monotonic()

@@ -130,7 +130,6 @@ def test_on_ray_it_comes_to_the_same(bench: Path, pairs: Path, rows: list[Row], 
 
 def test_minutes_become_steps_once(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     run, out = tmp_path / "runs" / "slow-0", tmp_path / "cells"
-    run.parent.mkdir()
     out.mkdir()
     judging = Judging(tmp_path, tmp_path)
     cell = Cell("slow", 0, rows[0].load(0), pairs, run, out, Budget(minutes=0.05), judging, "cpu")
