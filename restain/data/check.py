@@ -214,7 +214,8 @@ def _wrong_scale(facts: Sequence[PairFacts]) -> Iterator[Problem]:
         qualities = torch.tensor([fact.misalignment.scale_quality for fact in members]).median(0).values
         best = int(qualities.argmax())
         if SCALES[best] != 1 and qualities[best] > SCALE_MARGIN * qualities[SCALES.index(1.0)]:
-            words = f"the IHC of {part} fits the H&E better at {SCALES[best]:g} times its scale"
+            change = "shrink" if SCALES[best] > 1 else "enlarge"
+            words = f"the IHC of {part} is at {SCALES[best]:g} times the scale of the H&E; {change} it to match"
             yield Problem("scale", tuple(_tile(fact) for fact in members[:1]), words, grave=True)
 
 

@@ -103,14 +103,22 @@ def test_each_fault_is_found_and_named(sound: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out" / "worst.png").width > 1000
 
 
-def test_another_scale_of_the_ihc_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("enlarged", "words"),
+    [
+        ("ihc", "the IHC of train is at 2 times the scale of the H&E; shrink it to match"),
+        ("he", "the IHC of train is at 0.5 times the scale of the H&E; enlarge it to match"),
+    ],
+)
+def test_another_scale_of_the_ihc_is_found(enlarged: str, words: str, tmp_path: Path) -> None:
     for index in range(4):
-        he, ihc = pair(index, (4, -3))
-        middle = Image.fromarray(ihc).crop((64, 64, 192, 192)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        save_pair(tmp_path, "train", f"{index}", he, np.asarray(middle))
+        sides = dict(zip(("he", "ihc"), pair(index, (4, -3)), strict=True))
+        middle = Image.fromarray(sides[enlarged]).crop((64, 64, 192, 192))
+        sides[enlarged] = np.asarray(middle.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        save_pair(tmp_path, "train", f"{index}", sides["he"], sides["ihc"])
     problems = of_kind(check(tmp_path), "scale")
     assert len(problems) == 1
-    assert problems[0].words == "the IHC of train fits the H&E better at 2 times its scale"
+    assert problems[0].words == words
 
 
 def test_correlation_finds_a_shift_exactly() -> None:
