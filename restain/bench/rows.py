@@ -9,6 +9,8 @@ from restain.errors import ConfigError
 from restain.training import Recipe, load_recipe
 
 _NAME = re.compile(r"[\w][\w .+-]*")
+_SEPARATOR = re.compile(r",(?=\w+(?:\.\w+)+=)")
+"""A comma that `section.key=` follows; others belong to a value, such as a list."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def read_rows(words: Sequence[str], settings: Sequence[str] = ()) -> list[Row]:
     """
     rows = []
     for word in words:
-        head, *own = word.split(",")
+        head, *own = _SEPARATOR.split(word)
         name, _, path = head.rpartition("=")
         rows.append(Row(name or Path(path).stem, Path(path), (*settings, *own)))
     if not rows:

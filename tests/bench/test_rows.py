@@ -20,6 +20,13 @@ def test_settings_of_a_row_come_after_and_so_win_over_those_of_all() -> None:
     assert row.settings == ("model.lr=1e-4", "model.lr=1e-3", "model.width=2")
 
 
+def test_a_list_in_a_setting_is_not_taken_apart(project: Path) -> None:
+    (row,) = read_rows(["vsmt=recipes/vsmt-tiny.toml,model.views.dab_factor=[0,1.2],model.width=4"])
+    assert row.settings == ("model.views.dab_factor=[0,1.2]", "model.width=4")
+    model = Row(row.name, project / row.recipe, row.settings).load(seed=0).table()["model"]
+    assert (model["views"]["dab_factor"], model["width"]) == ([0, 1.2], 4)
+
+
 def test_a_row_loads_with_its_settings_and_the_seed(project: Path) -> None:
     recipe = Row("x", project / "recipes/cut-tiny.toml", ("model.width=6",)).load(seed=5)
     assert recipe.seed == 5
