@@ -60,11 +60,12 @@ def command(
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         for number, job in enumerate(jobs, start=1):
             name = job.target.relative_to(out).with_suffix("").as_posix()
+            task = progress.add_task(f"{name}, {number} of {len(jobs)}", total=None)
             try:
                 with open_slide(job.source, mpp) as slide:
                     finest = fit_mpp(slide.mpp)
                     source = Source(name, slide.size_at(finest), partial(_read, slide, finest), slide.scale(finest))
-                    task = progress.add_task(f"{name}, {number} of {len(jobs)}", total=source.size[0] * source.size[1])
+                    progress.update(task, total=source.size[0] * source.size[1])
                     quantify_source(
                         source,
                         Settings(finest, marker, nucleus_um, segmenter(finest)),
@@ -74,9 +75,9 @@ def command(
                         tile_px=tile_px,
                         on_pixels=partial(progress.advance, task),
                     )
-                    progress.remove_task(task)
             except RestainError as error:
                 failures.append(error)
+            progress.remove_task(task)
     if report.regions:
         report.save(out)
     for failure in failures:

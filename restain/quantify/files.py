@@ -6,12 +6,9 @@ from pathlib import Path
 
 from restain.image import save_image
 from restain.quantify.output import Overlay, cell_file, write_csv
-from restain.quantify.regions import Region
+from restain.quantify.regions import WHOLE, Region
 from restain.quantify.tally import Tally
 from restain.quantify.tiles import Read, Settings, quantify_tiles
-
-WHOLE = "all"
-"""Name of the region that is the whole image."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def quantify_source(
         source: the image.
         settings: how to measure.
         out: folder of the results.
-        report: gets a row for the whole image, one for each region, and one for each tile.
+        report: gets a row for the whole image, one for each region, and one for each tile; none where the image fails.
         regions: parts of the image that are summed up on their own.
         tile_px: side of a tile.
         on_pixels: called after each tile with its pixels.
@@ -73,22 +70,27 @@ def quantify_source(
         OutputError: a file cannot be written.
     """
     overlay = Overlay(source.size)
-    tallies = {WHOLE: Tally()} | {region.name: Tally() for region in regions}
+    whole = Tally()
+    parts = {region.name: Tally() for region in regions}
+    tiles: list[dict[str, object]] = []
     with cell_file(out / f"{source.name}.geojson", source.scale) as cells:
         for tile in quantify_tiles(source.read, source.size, settings, tile_px):
             height, width = tile.rgb.shape[:2]
             counted = tile.tally()
-            tallies[WHOLE] += counted
+            whole += counted
             for region in regions:
-                tallies[region.name] += tile.tally(region.mask(tile.location, (width, height), source.scale))
+                if region.may_touch(tile.location, (width, height), source.scale):
+                    parts[region.name] += tile.tally(region.mask(tile.location, (width, height), source.scale))
             x, y = tile.location
             place = {"image": source.name, "x": x, "y": y, "width": width, "height": height}
-            report.tiles.append({**place, **counted.row(settings.marker)})
+            tiles.append({**place, **counted.row(settings.marker)})
             cells.add(tile)
             overlay.add(tile)
             on_pixels(width * height)
     save_image(out / f"{source.name}.overlay.png", overlay.picture)
+    report.tiles.extend(tiles)
     report.regions.extend(
-        {"image": source.name, "region": name, **counted.row(settings.marker)} for name, counted in tallies.items()
+        {"image": source.name, "region": name, **counted.row(settings.marker)}
+        for name, counted in ((WHOLE, whole), *parts.items())
     )
-    return tallies[WHOLE]
+    return whole

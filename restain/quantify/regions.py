@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from restain.errors import InputError, MissingError
 
 Ring = NDArray[np.float64]
 
+WHOLE = "all"
+"""What the tables call the whole image; no region may."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -22,6 +26,17 @@ class Region:
     name: str
     polygons: list[list[Ring]]
     """Each an outer ring and its holes; x and y in px of the whole image, K x 2."""
+
+    @cached_property
+    def _bounds(self) -> tuple[Ring, Ring]:
+        """The least and the largest x and y."""
+        corners = np.concatenate([outer for outer, *_ in self.polygons])
+        return corners.min(0), corners.max(0)
+
+    def may_touch(self, location: tuple[int, int], size: tuple[int, int], scale: float = 1.0) -> bool:
+        """Whether the box around the region meets a tile; where not, `mask` is empty. Arguments as there."""
+        low, high = (bound / scale - np.array(location) for bound in self._bounds)
+        return bool((high >= -1).all() and (low <= np.array(size) + 1).all())
 
     def mask(self, location: tuple[int, int], size: tuple[int, int], scale: float = 1.0) -> NDArray[np.bool_]:
         """Which pixels of a tile lie in the region.
@@ -52,7 +67,7 @@ def load_regions(path: Path) -> list[Region]:
 
     Raises:
         MissingError: there is no such file.
-        InputError: it is no GeoJSON, or holds no polygons.
+        InputError: it is no GeoJSON, holds no polygons or broken ones, or a region has the name of the whole image.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -67,13 +82,26 @@ def load_regions(path: Path) -> list[Region]:
         raise InputError(f"{path} cannot be read as GeoJSON ({error}); export the annotations again") from error
     if not found:
         raise InputError(f"{path} holds no polygons; draw at least one region and export it as GeoJSON")
+    if WHOLE in found:
+        raise InputError(f"{path}: a region is named '{WHOLE}', as the tables name the whole image; rename it")
+    for name, polygons in found.items():
+        if any(len(ring) < 3 for rings in polygons for ring in rings):
+            raise InputError(f"{path}: region '{name}' has a ring of fewer than three points; draw it again")
     return [Region(name, polygons) for name, polygons in found.items()]
 
 
-def _polygons(geometry: Mapping[str, Any]) -> Iterator[list[Ring]]:
-    kinds = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}
-    for rings in kinds.get(geometry["type"], []):
-        yield [np.array(ring, np.float64)[:, :2] for ring in rings]
+def _polygons(geometry: Mapping[str, Any] | None) -> Iterator[list[Ring]]:
+    """The polygons of a geometry, each with at least an outer ring; points and lines have none."""
+    if geometry is None:
+        return
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _polygons(part)
+    elif kind in ("Polygon", "MultiPolygon"):
+        for rings in [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]:
+            if rings:
+                yield [np.array([(x, y) for x, y, *_ in ring], np.float64) for ring in rings]
 
 
 def _name(feature: Mapping[str, Any]) -> str:

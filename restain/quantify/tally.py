@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.quantify.cells import CLASSES, Cells
-from restain.quantify.density import RGB, densities
+from restain.quantify.density import Floats
 from restain.quantify.nuclei import Marker
 from restain.quantify.scores import allred, h_score, her2_score, ki67_index, positive_fraction
 from restain.stains import POSITIVE_DENSITY
@@ -67,16 +67,15 @@ class Tally:
         }
 
 
-def tally(rgb: RGB, cells: Cells, mpp: float, where: NDArray[np.bool_] | None = None) -> Tally:
+def tally(dab: Floats, cells: Cells, mpp: float, where: NDArray[np.bool_] | None = None) -> Tally:
     """Count an image's cells and add up its DAB.
 
     Args:
-        rgb: IHC, H x W x 3.
+        dab: its optical density, H x W.
         cells: those to count, all of them.
         mpp: µm per pixel.
         where: pixels whose DAB counts, H x W; all if not given.
     """
-    _, dab = densities(rgb)
     chosen = dab if where is None else dab[where]
     positive = chosen[chosen > POSITIVE_DENSITY]
     pixel = mpp**2

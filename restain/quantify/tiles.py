@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError
 from restain.quantify.cells import Cells, measure_cells
-from restain.quantify.density import REACH, RGB
+from restain.quantify.density import REACH, RGB, Floats, densities
 from restain.quantify.nuclei import NUCLEUS_UM, SURROUNDINGS, Labels, Marker, Segmenter, find_nuclei
 from restain.quantify.outlines import outlines
 from restain.quantify.tally import Tally, tally
@@ -85,6 +86,11 @@ class TileResult:
         (column, row), (height, width) = self.inset, self.rgb.shape[:2]
         return self.window[row : row + height, column : column + width]
 
+    @cached_property
+    def dab(self) -> Floats:
+        """Optical density of DAB, H x W."""
+        return densities(self.rgb)[1]
+
     def outlines(self) -> list[NDArray[np.float64]]:
         """Outlines of the nuclei of `cells`: closed polygons of x and y, K x 2 each, 0 at the corner of the tile."""
         return [outline - np.array(self.inset) for outline in outlines(self.window, self.cells.label)]
@@ -96,7 +102,7 @@ class TileResult:
             rows, columns = (np.rint(place).astype(int) for place in (cells.y, cells.x))
             height, width = where.shape
             cells = cells.chosen(where[rows.clip(0, height - 1), columns.clip(0, width - 1)])
-        return tally(self.rgb, cells, self.settings.mpp, where)
+        return tally(self.dab, cells, self.settings.mpp, where)
 
 
 def quantify_image(rgb: RGB, settings: Settings) -> TileResult:

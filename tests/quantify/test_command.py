@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from restain.cli import app
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.errors import InputError, MissingError
 from restain.image import load_image, save_image
-from restain.quantify.regions import load_regions
+from restain.quantify.density import RGB, densities
+from restain.quantify.files import Report, Source, quantify_source
+from restain.quantify.regions import Region, load_regions
+from restain.quantify.tiles import Settings
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,15 @@ def test_an_image_without_resolution_is_named_and_the_others_are_measured(tile: 
     assert "give --mpp" in result.output
 
 
+def test_an_image_that_fails_leaves_no_bar(tile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("restain.quantify.files.quantify_source", Mock(side_effect=InputError("damaged there")))
+    monkeypatch.setattr("rich.progress.Progress.stop", lambda progress: left.append(len(progress.tasks)))
+    words = ["quantify", str(tile), "--out", str(tmp_path / "out"), "--marker", "nuclear", "--mpp", "0.5"]
+    assert "not measured: damaged there" in CliRunner().invoke(app, words).output
+    assert left == [0]
+
+
 def test_regions_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="does not exist"):
         load_regions(tmp_path / "nowhere.geojson")
@@ -106,3 +119,83 @@ def test_a_hole_is_not_in_its_region(tmp_path: Path) -> None:
     assert not mask[10, 10]
     assert not mask[25, 25]
     assert np.array_equal(region.mask((4, 0), (20, 20)), mask[:20, 4:24])
+
+
+def square(left: int, top: int, side: int = 20) -> list[list[int]]:
+    """A ring."""
+    right, bottom = left + side, top + side
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def drawn(path: Path, *geometries: object, name: str = "part") -> Path:
+    """A GeoJSON of features with these geometries, all of one name."""
+    path.write_text(json.dumps([{"geometry": one, "properties": {"name": name}} for one in geometries]))
+    return path
+
+
+def test_no_region_is_called_as_the_whole_image(tmp_path: Path) -> None:
+    path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": [square(0, 0)]}, name="all")
+    with pytest.raises(InputError, match="a region is named 'all', as the tables name the whole image; rename it"):
+        load_regions(path)
+    whole = quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), regions=[_box("all")])
+    assert whole.area_um2 == 64 * 64 / 4
+
+
+@pytest.mark.parametrize("points", range(3))
+@pytest.mark.parametrize("before", [[], [square(0, 0)]])
+def test_a_ring_of_too_few_points_is_refused(tmp_path: Path, points: int, before: list[object]) -> None:
+    rings = [*before, square(5, 5)[:points]]
+    path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": rings})
+    with pytest.raises(InputError, match="region 'part' has a ring of fewer than three points; draw it again"):
+        load_regions(path)
+
+
+def test_of_other_geometries_only_polygons_are_taken(tmp_path: Path) -> None:
+    point = {"type": "Point", "coordinates": [3, 4]}
+    polygon = {"type": "Polygon", "coordinates": [square(0, 0)]}
+    collection = {"type": "GeometryCollection", "geometries": [point, polygon]}
+    several = {"type": "MultiPolygon", "coordinates": [[square(40, 0)], []]}
+    (region,) = load_regions(drawn(tmp_path / "r.geojson", point, None, collection, several))
+    assert [outer.tolist() for (outer,) in region.polygons] == [square(0, 0), square(40, 0)]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_region_away_from_a_tile_is_not_drawn_on_it(scale: float) -> None:
+    region = _box("part", 40, 24, 17)
+    may_touch = 0
+    for x in range(0, 64, 4):
+        for y in range(0, 64, 4):
+            if region.may_touch((x, y), (4, 4), scale):
+                may_touch += 1
+            else:
+                assert not region.mask((x, y), (4, 4), scale).any()
+    assert may_touch < 256 * 0.2
+
+
+def test_the_densities_of_a_tile_serve_all_its_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Mock(wraps=densities)
+    monkeypatch.setattr("restain.quantify.tiles.densities", counted)
+    regions = [_box(str(number), number) for number in range(5)]
+    quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), regions=regions)
+    counted.assert_called_once()
+
+
+def test_an_image_that_fails_half_way_leaves_no_rows(tmp_path: Path) -> None:
+    def read(location: tuple[int, int], size: tuple[int, int]) -> RGB:
+        if location[1]:
+            raise InputError("damaged there")
+        return _white(location, size)
+
+    report = Report()
+    with pytest.raises(InputError, match="damaged there"):
+        quantify_source(Source("s", (64, 640), read), Settings(0.5), tmp_path, report, tile_px=64)
+    assert not report.tiles
+    assert not report.regions
+
+
+def _white(_: tuple[int, int], size: tuple[int, int]) -> RGB:
+    return np.full((size[1], size[0], 3), 255, np.uint8)
+
+
+def _box(name: str, left: int = 0, top: int = 0, side: int = 20) -> Region:
+    return Region(name, [[np.array(square(left, top, side), np.float64)]])
