@@ -1,8 +1,7 @@
 """Stains many slides: each is a unit of its own, that fails, is skipped or is continued without the others."""
 
 import multiprocessing
-import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ import torch
 
 from restain.cluster import ATTEMPTS
 from restain.errors import RestainError
+from restain.processes import share_of_cores, start_process
 from restain.slides.jobs import SlideJob
 from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
 from restain.slides.staining import stain_slide
@@ -72,85 +72,112 @@ def stain_slides(
         for job in jobs:
             note(job, attempt(loaded, job, settings, overwrite))
         return outcome
-    _in_processes(model, jobs, settings, device, workers, overwrite, note)
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    threads = share_of_cores(workers)
+
+    def start(slot: int) -> _Worker:
+        own = f"cuda:{slot % gpus}" if gpus else device
+        return _Worker(lambda pipe: start_process(_serve, pipe, model, settings, own, threads, overwrite))
+
+    _in_processes(jobs, start, min(workers, len(jobs)), note)
     return outcome
 
 
-@dataclass(frozen=True)
-class _Process:
-    """A process that stains what is sent to it."""
+class _Worker:
+    """A process that stains what is sent to it, until it is ended."""
 
-    slot: int
-    process: BaseProcess
-    pipe: Connection
+    def __init__(self, start: Callable[[Connection], BaseProcess]) -> None:
+        self.pipe, there = multiprocessing.Pipe()
+        self.process = start(there)
+        there.close()  # so that its end is noticed here
+
+    def begin(self) -> None:
+        """Wait until it has loaded the model.
+
+        Raises:
+            RestainError: it cannot, or died.
+        """
+        try:
+            reason: RestainError | None = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            reason = RestainError(f"a process for slides ended (code {code}) before it began; try with --workers 1")
+        if reason:
+            raise reason
+
+    def send(self, job: SlideJob) -> None:
+        """Have it stain a slide."""
+        with suppress(OSError):  # of a dead one nothing will be heard
+            self.pipe.send(job)
+
+    def hear(self) -> Result | None:
+        """What became of the slide; None if the process died."""
+        try:
+            result: Result = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        return result
 
 
 def _in_processes(
-    model: Path,
-    jobs: Sequence[SlideJob],
-    settings: SlideSettings,
-    device: str,
-    workers: int,
-    overwrite: bool,
-    note: Callable[[SlideJob, Result], None],
+    jobs: Sequence[SlideJob], start: Callable[[int], _Worker], count: int, note: Callable[[SlideJob, Result], None]
 ) -> None:
     """Stain in processes that last; one that is killed is replaced, and its slide continued.
 
     Each has a pipe of its own. A pool of `concurrent.futures` shares one queue and its lock: one killed process breaks
     all the work under way there, or, idle, leaves the pool waiting for ever.
+
+    Raises:
+        RestainError: a process cannot begin.
     """
-    waiting = deque((job, 1) for job in jobs)
-    idle = [_start(slot, model, settings, device, workers, overwrite) for slot in range(min(workers, len(jobs)))]
-    busy: list[tuple[_Process, SlideJob, int]] = []
+    waiting, deaths = deque(jobs), Counter[SlideJob]()
+    workers = [start(slot) for slot in range(count)]
+    idle, busy = list(range(count)), dict[int, SlideJob]()
     try:
+        for worker in workers:
+            worker.begin()
         while waiting or busy:
             while waiting and idle:
-                process, (job, begun) = idle.pop(0), waiting.popleft()
-                busy.append((process, job, begun))
-                with suppress(OSError):  # a dead one is noticed below
-                    process.pipe.send(job)
-            ready = wait([process.pipe for process, *_ in busy])
-            for ended in [one for one in busy if one[0].pipe in ready]:
-                busy.remove(ended)
-                process, job, begun = ended
-                try:
-                    result: Result = process.pipe.recv()
-                except (EOFError, OSError):
-                    process.process.join()
-                    idle.append(_start(process.slot, model, settings, device, workers, overwrite))
-                    if begun < ATTEMPTS:
-                        waiting.appendleft((job, begun + 1))
-                        continue
-                    words = f"{job.source}: its process was killed {ATTEMPTS} times; memory may be too small"
-                    result = RestainError(words)
-                else:
-                    idle.append(process)
-                note(job, result)
+                slot = idle.pop(0)
+                busy[slot] = waiting.popleft()
+                workers[slot].send(busy[slot])
+            ready = wait([workers[slot].pipe for slot in busy])
+            for slot in [slot for slot in busy if workers[slot].pipe in ready]:
+                job, result = busy.pop(slot), workers[slot].hear()
+                if result is None:
+                    workers[slot].process.join()
+                    workers[slot] = start(slot)
+                    workers[slot].begin()
+                    deaths[job] += 1
+                    if deaths[job] < ATTEMPTS:
+                        waiting.appendleft(job)
+                    else:
+                        words = f"{job.source}: its process died {ATTEMPTS} times; memory may be too small"
+                        result = RestainError(words)
+                idle.append(slot)
+                if result is not None:
+                    note(job, result)
     finally:
-        for process in [*idle, *(process for process, *_ in busy)]:
-            process.process.terminate()
-            process.process.join()
-
-
-def _start(slot: int, model: Path, settings: SlideSettings, device: str, workers: int, overwrite: bool) -> _Process:
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
-    own = f"cuda:{slot % gpus}" if gpus else device
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, model, settings, own, threads, overwrite))
-    process.start()
-    there.close()  # so that its end is noticed here
-    return _Process(slot, process, here)
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
 
 
 def _serve(pipe: Connection, model: Path, settings: SlideSettings, device: str, threads: int, overwrite: bool) -> None:
-    """In the new process: stain what comes until nobody listens."""
+    """In the new process: stain what comes until it is ended."""
     torch.set_num_threads(threads)
-    with suppress(EOFError, OSError, KeyboardInterrupt):
+    try:
         loaded = load_model(model, device)
-        while True:
-            pipe.send(attempt(loaded, pipe.recv(), settings, overwrite))
+    except RestainError as error:
+        pipe.send(error)
+        return
+    except Exception as error:  # such as a GPU without room for one model more
+        pipe.send(RestainError(f"a process for slides cannot begin: {type(error).__name__}: {error}"))
+        return
+    pipe.send(None)
+    while True:
+        pipe.send(attempt(loaded, pipe.recv(), settings, overwrite))
 
 
 def attempt(model: Model, job: SlideJob, settings: SlideSettings, overwrite: bool) -> Result:

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 
 from restain.errors import InputError, OutputError, RestainError
 from restain.image import to_tensor, to_uint8
-from restain.memory import reused_memory
+from restain.memory import reused_memory, steady_memory
 from restain.networks.generator import Generator
 from restain.networks.norm import evaluating
 from restain.slides.ahead import ahead
@@ -121,7 +121,7 @@ def _stain(
             window_px = (plan.tile_px + 2 * plan.halo_px) ** 2
             most = most_px(model.generator, settings.norm) // 2  # windows together take up to twice as much per px
             together = max(1, min(together, most // window_px))
-        with reused_memory() if _is_folded(model, settings) else nullcontext():
+        with reused_memory() if _is_folded(model, settings) else steady_memory():
             with _clock(report.seconds, "statistics"):
                 network = network_of(model, plan, settings, writer.spool.folder / _STATISTICS)
             writer.background = background_of(network, work, plan, writer)

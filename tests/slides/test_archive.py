@@ -15,7 +15,7 @@ import tifffile
 
 from restain.checkpoint import save_checkpoint
 from restain.cli import main
-from restain.errors import InputError, MissingError
+from restain.errors import InputError, MissingError, RestainError
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.archive import stain_slides
 from restain.slides.jobs import SlideJob, find_slides, is_slide, shard
@@ -161,12 +161,29 @@ def test_a_slide_that_always_kills_is_given_up(
     jobs = [SlideJob(tmp_path / f"{name}.svs", tmp_path / f"{name}.ome.tif") for name in ("odd", "good", "better")]
     outcome = stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
     assert [report.path.name for report in outcome.reports] == ["good.svs", "better.svs"]
-    assert "odd.svs: its process was killed 3 times" in str(outcome.failures[tmp_path / "odd.svs"])
+    assert "odd.svs: its process died 3 times" in str(outcome.failures[tmp_path / "odd.svs"])
 
 
 def _die_of_the_odd(pipe: Connection, *_: object) -> None:
+    pipe.send(None)
     while True:
         job = pipe.recv()
         if job.source.name == "odd.svs":
             os._exit(9)
         pipe.send(SlideReport(job.source))
+
+
+def test_processes_that_cannot_begin_say_why(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [SlideJob(tmp_path / f"{n}.svs", tmp_path / f"{n}.ome.tif") for n in range(2)]
+    kept = monkeypatch.context()
+    with kept as patch:
+        patch.setattr("restain.slides.archive.load_model", lambda *_: None)
+        with pytest.raises(RestainError, match=r"gone.safetensors does not exist"):
+            stain_slides(tmp_path / "gone.safetensors", jobs, SlideSettings(), workers=2)
+    monkeypatch.setattr("restain.slides.archive._serve", _end_at_once)
+    with pytest.raises(RestainError, match=r"ended \(code 9\) before it began; try with --workers 1"):
+        stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
+
+
+def _end_at_once(*_: object) -> None:
+    os._exit(9)
