@@ -122,7 +122,7 @@ def _block_shifts(first: Tensor, second: Tensor, around: Tensor) -> Tensor:
 
 
 def _quality_at(first: Tensor, second: Tensor, scale: float) -> float:
-    """How well the two fit if the second is at `scale` times the first's: the larger shrinks onto the other's middle."""
+    """How well they fit if the second is at `scale` times the first's: the larger shrinks onto the other's middle."""
     large, small = (second, first) if scale > 1 else (first, second)
     ratio = max(scale, 1 / scale)
     shrunk = F.interpolate(large[None], scale_factor=1 / ratio, mode="area")[0]
