@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from torch.utils.data import DataLoader, Dataset
 
 from restain.data.pairs import Pair, PairedTiles, collate, epoch_order
-from restain.errors import ConfigError
+from restain.errors import ConfigError, RestainError
 from restain.randomness import generator
 from restain.training.config import DataConfig
 from restain.training.ranks import Ranks
 
 
-class Batches(Dataset[Pair]):
+class Batches(Dataset[Pair | RestainError]):
     """The batch of every step.
 
     Each epoch is a permutation of the pairs, drawn from (seed, epoch), cut into batches: every pair at most once. What
@@ -41,12 +41,21 @@ class Batches(Dataset[Pair]):
         share = size // count
         return epoch, whole if size % count else whole[self.ranks.rank * share : (self.ranks.rank + 1) * share]
 
-    def __getitem__(self, step: int) -> Pair:
+    def __getitem__(self, step: int) -> Pair | RestainError:
+        """The batch, or why it cannot be had: if a worker raised that, the loader would make a traceback of it."""
         epoch, indices = self.indices(step)
-        return collate([self.pairs.item(index, epoch) for index in indices])
+        try:
+            return collate([self.pairs.item(index, epoch) for index in indices])
+        except RestainError as error:
+            return error
 
     def between(self, start: int, stop: int) -> Iterator[tuple[int, Pair]]:
-        """Step numbers from `start` to before `stop`, each with its batch; read ahead by `workers` processes."""
+        """Step numbers from `start` to before `stop`, each with its batch; read ahead by `workers` processes.
+
+        Raises:
+            InputError: a file is damaged.
+            ShapeError: the pairs of a batch differ in size.
+        """
         steps = range(start, stop)
         loader = DataLoader(
             self,
@@ -56,4 +65,7 @@ class Batches(Dataset[Pair]):
             pin_memory=self.ranks.device.type == "cuda",
             generator=generator(self.seed, "workers"),  # otherwise the loader draws from the global generator
         )
-        return zip(steps, loader, strict=True)
+        for step, batch in zip(steps, loader, strict=True):
+            if isinstance(batch, RestainError):
+                raise batch
+            yield step, batch

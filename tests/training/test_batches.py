@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from restain.data.augment import Augment
 from restain.data.pairs import Pair, PairedTiles
-from restain.errors import ConfigError
+from restain.errors import ConfigError, InputError
 from restain.training.batches import Batches
 from restain.training.config import DataConfig
 from restain.training.ranks import Ranks
@@ -55,6 +56,17 @@ def test_a_batch_depends_on_its_step_alone(tiles: Path, workers: int) -> None:
     for step, pair in later.items():
         assert torch.equal(pair.he, whole[step].he)
         assert torch.equal(pair.ihc, whole[step].ihc)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_tile_is_one_sentence_wherever_it_is_read(tiles: Path, tmp_path: Path, workers: int) -> None:
+    root = shutil.copytree(tiles, tmp_path / "tiles")
+    for tile in (root / "trainA").iterdir():
+        tile.write_bytes(tile.read_bytes()[:-100])
+    with pytest.raises(InputError) as caught:
+        images(batches(root, 2, workers=workers), 0, 1)
+    assert str(root / "trainA") in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_global_generator_is_left_alone(tiles: Path) -> None:
