@@ -25,7 +25,8 @@ TOP_DENSITY = 0.25
 BLOCKS = 4
 """Blocks along each side."""
 
-GREY = (0.299, 0.587, 0.114)
+GREY = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+"""Shares of red, green and blue in the grey value (ITU-R 601)."""
 GREY_LEVEL = 1 / 255
 DARKEST = 1e-6
 FLOOR = 1e-8
@@ -48,7 +49,7 @@ def focal_density(rgb: Tensor) -> Tensor:
     """
     dab = rgb_to_hed(rgb.clamp_min(GREY_LEVEL))[:, 2:]
     alone = hed_to_rgb(torch.cat([torch.zeros_like(dab).expand(-1, 2, -1, -1), dab], dim=1))
-    grey = torch.einsum("nchw,c->nhw", alone, alone.new_tensor(GREY)).unsqueeze(1)
+    grey = torch.einsum("nchw,c->nhw", alone, GREY.to(alone, non_blocking=True)).unsqueeze(1)
     density = -grey.clamp(DARKEST, 1).log10()
     focal = density.clamp_min(0) ** FOCUS
     return focal - torch.where(density < LEAST_DENSITY, focal, 0).detach()

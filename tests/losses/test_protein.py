@@ -1,6 +1,7 @@
 """Focal optical density and its three levels, against slow definitions, known stains and limits."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from skimage.color import hed2rgb, rgb2hed
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from restain.errors import ShapeError
 from restain.losses.protein import density_histogram, focal_density, protein_losses, relative_difference
@@ -50,6 +52,20 @@ def test_focal_density_of_known_stains() -> None:
     assert found[3] > 3 * found[2]  # twice the stain, more than three times the density: the focus
     haematoxylin = beer_lambert(torch.ones(1, 1, 1, 1), STAIN_VECTORS[:1].float())
     assert focal_density(haematoxylin) == 0
+
+
+def test_focal_density_makes_no_tensor_of_numbers_which_a_gpu_would_be_waited_for() -> None:
+    operations = list[str]()
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            operations.append(str(operation))
+            return operation(*args, **(kwargs or {}))
+
+    with Noted():
+        focal_density(torch.rand(1, 3, 4, 4, generator=generator(0)))
+    assert "aten.log10.default" in operations
+    assert "aten.lift_fresh.default" not in operations
 
 
 def test_images_of_networks_must_be_brought_to_the_unit_range_first() -> None:
