@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -106,7 +105,7 @@ def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Pa
 
 def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console | None) -> Path:
     """Train one recipe into one folder; its auxiliary models come here too, as recipes of their own."""
-    pairs = _pairs(recipe, root, "train", recipe.data.augment)
+    pairs = _pairs(recipe, root, "train", recipe.data.augment, graded=METHODS[recipe.method].reads_grades)
     batches = Batches(pairs, recipe.data, recipe.seed, ranks)
     steps = recipe.training.total_steps(batches.per_epoch)
     listed = listing(pairs)
@@ -118,7 +117,8 @@ def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console |
     _tell(console, pairs.describe())
     with claimed(out, recipe, listed) if ranks.writes else nullcontext():
         method = build(recipe, _auxiliary(recipe, root, out, listed, ranks, console))
-        fit(method, batches, recipe, out, ranks, shown=_shown(recipe, root), console=console)
+        draws = ranks.writes and recipe.training.sample_every_steps
+        fit(method, batches, recipe, out, ranks, shown=_shown(recipe, root) if draws else None, console=console)
     return out / MODEL
 
 
@@ -137,13 +137,14 @@ def _auxiliary(
     return models
 
 
-def _pairs(recipe: Recipe, root: Path, split: Split, augment: Augment | None = None) -> PairedTiles:
+def _pairs(
+    recipe: Recipe, root: Path, split: Split, augment: Augment | None = None, *, graded: bool = False
+) -> PairedTiles:
     crop_px = None if recipe.data.crop_px == "whole" else recipe.data.crop_px
-    grades: Literal["auto", "none"] = "auto" if METHODS[recipe.method].reads_grades else "none"
-    return PairedTiles(root, split, crop_px, recipe.seed, augment, grades)
+    return PairedTiles(root, split, crop_px, recipe.seed, augment, "auto" if graded else "none")
 
 
-def _shown(recipe: Recipe, root: Path) -> Pair | None:
+def _shown(recipe: Recipe, root: Path) -> Pair:
     """A few pairs for the sample grids, from the held-out part where there is one, spread over it, of one size."""
     try:
         pairs = _pairs(recipe, root, "val")

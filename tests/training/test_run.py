@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from restain.checkpoint import read_info
+from restain.data import pairs
 from restain.data.pairs import Pair
 from restain.errors import CheckpointError, ConfigError, MissingError, NonFiniteLossError, OutputError
 from restain.methods import METHODS
 from restain.methods.base import Progress
-from restain.training import Recipe, train
+from restain.training import Recipe, run, train
 from restain.training.schedule import rate_factor
 from restain.training.state import steps_done
 
@@ -244,6 +246,26 @@ def test_a_model_that_the_recipe_names_is_used_as_it_is(small: Small, tiles: Pat
     for name, weight in classifier.items():
         assert torch.equal(weight, state[name.replace("classifier.", "tasks.he_classifier.", 1)])
     assert len(list((tmp_path / "auxiliary").glob("*"))) == 3
+
+
+def test_tiles_that_are_only_shown_are_not_graded(
+    small: Small, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grading looks at every IHC image where names carry no grades."""
+    root = tmp_path / "tiles"
+    for path in tiles.rglob("*.png"):
+        copy = root / path.relative_to(tiles).with_name(path.name.split("_")[0] + ".png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    graded, shown = [], []
+    measure, show = pairs.measure_positive_fractions, run._shown
+    monkeypatch.setattr(pairs, "measure_positive_fractions", lambda files: graded.extend(files) or measure(files))
+    monkeypatch.setattr(run, "_shown", lambda *given: shown.append(given) or show(*given))
+    train(small("classify", training={"sample_every_steps": 1}), root, tmp_path / "run", steps=1)
+    assert (tmp_path / "run" / "samples" / "000001.png").is_file()
+    assert {pair.he.parent.name for pair in graded} == {"trainA"}
+    train(small("classify"), root, tmp_path / "other", steps=1)
+    assert len(shown) == 1, "where no samples are drawn, none are looked for"
 
 
 def test_a_model_of_the_wrong_kind_is_refused(small: Small, tiles: Path, tmp_path: Path) -> None:
