@@ -66,7 +66,7 @@ def run_bench(
 
     Raises:
         ConfigError, MissingError, InputError: a recipe or the data set is wrong; nothing has been done then.
-        OutputError: `out` holds something else, or a bench with another budget or other tiles.
+        OutputError: `out` holds something else, or a bench with another budget, other tiles or another extractor.
     """
     budget = budget or Budget()
     names = [row.name for row in rows]
@@ -74,7 +74,9 @@ def run_bench(
         raise InputError(f"the reference {reference!r} is no row; there are {', '.join(names)}")
     data, out = data.absolute(), out.absolute()
     recipes = {(row, seed): row.load(seed) for row in rows for seed in range(seeds)}
-    _take(out, {"data": str(data), "budget": budget.words, "tiles": tiles, "truth": str(truth) if truth else None})
+    judged_by = ", ".join(f"{entry}={weights.absolute()}" for entry, weights in extractors) or None
+    judged_on = {"tiles": tiles, "truth": str(truth) if truth else None, "extractor": judged_by}
+    _take(out, {"data": str(data), "budget": budget.words, **judged_on})
     judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
     cells: list[Cell] = []
     needed: dict[Path, Recipe] = {}

@@ -80,6 +80,21 @@ def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
         run_bench([changed], pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2)
 
 
+def test_an_extractor_that_comes_later_is_refused(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
+    """What is finished would not be measured by it."""
+    extractors = [("package:Net", tmp_path / "net.pth")]
+    with pytest.raises(OutputError, match=r"another extractor \(None, now package:Net=.*net.pth\); give another --out"):
+        run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, extractors=extractors)
+
+
+def test_a_bench_from_before_extractors_were_noted_goes_on(bench: Path, pairs: Path, rows: list[Row]) -> None:
+    note = bench / "bench.json"
+    before = json.loads(note.read_text())
+    note.write_text(json.dumps({key: value for key, value in before.items() if key != "extractor"}))
+    run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
+    note.write_text(json.dumps(before))
+
+
 def test_a_wrong_recipe_is_refused_before_anything_is_written(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="widht"):
         run_bench([Row("x", rows[0].recipe, ("model.widht=3",))], pairs, tmp_path / "out")
