@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from restain.errors import InputError, RestainError
+from restain.processes import share_of_cores
 
 LOCAL = "local"
 """As an address: a cluster of this machine alone, made for this run."""
@@ -24,8 +25,8 @@ _OBJECT_STORE_BYTES = 2**27  # of a local cluster; no pixels pass through it
 T = TypeVar("T")
 
 
-class LostWorkerError(RestainError):
-    """The process that did a piece of work died, `ATTEMPTS` times."""
+class TaskError(RestainError):
+    """A piece of work that came to nothing: it failed, or its process died `ATTEMPTS` times."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Cluster:
 
     def each(
         self, work: Callable[..., T], arguments: Sequence[tuple[object, ...]], *, device: str, fresh: bool = False
-    ) -> Iterator[tuple[int, T | LostWorkerError]]:
+    ) -> Iterator[tuple[int, T | TaskError]]:
         """Do the work once for each set of arguments; gives the indices and results as they come.
 
         Args:
@@ -66,11 +67,15 @@ class Cluster:
         while running:
             (done,), _ = self.ray.wait(list(running), num_returns=1)
             index = running.pop(done)
-            try:
-                yield index, self.ray.get(done)
-            except self.ray.exceptions.RayError as error:
-                lost = f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); memory may be too small"
-                yield index, LostWorkerError(lost)
+            yield index, self._result(done)
+
+    def _result(self, done: Any) -> Any:
+        try:
+            return self.ray.get(done)
+        except self.ray.exceptions.RayTaskError as error:  # is never tried again
+            return TaskError(f"unexpected {type(error.cause).__name__}: {error.cause}")
+        except self.ray.exceptions.RayError as error:
+            return TaskError(f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); memory may be too small")
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def connected(address: str, workers: int = 1) -> Iterator[Cluster]:
     Raises:
         InputError: Ray is not installed, or the cluster does not answer.
     """
-    cpus = max(1, (os.cpu_count() or 1) // workers) if address == LOCAL else 1
+    cpus = share_of_cores(workers) if address == LOCAL else 1
     ray = _connect(address, workers * cpus)
     try:
         yield Cluster(ray, address, cpus)

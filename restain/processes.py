@@ -18,7 +18,7 @@ def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
         work: a function of a module.
         arguments: what it is called with; they must pickle, or be ends of pipes.
     """
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(work, arguments), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(work, arguments))
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return process

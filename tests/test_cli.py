@@ -46,6 +46,18 @@ def test_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "fail") == 130
 
 
+def test_stopped_long_work_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("restain.demo.run.run_demo", stop)
+    assert run(monkeypatch, "demo") == 130
+    assert capsys.readouterr().err == "Stopped; the same command goes on where it was.\n"
+    assert cli.STOPPED.keys() <= cli.VERBS.keys()
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with_verb(monkeypatch, ZeroDivisionError("a bug"))
     monkeypatch.setattr(sys, "argv", ["restain", "fail"])

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from restain.cluster import Cluster
 from restain.errors import RestainError
+from restain.processes import share_of_cores, start_process
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def run_units(units: Sequence[Unit], workers: int, device: str, progress: UnitPr
     """
     waiting, running, failures = list(units), list[_Running](), dict[str, str]()
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
+    threads = share_of_cores(workers) if workers > 1 else 0
     show = workers == 1 and progress.console is not None
     try:
         while waiting or running:
@@ -151,10 +152,8 @@ def _do_there(unit: Unit) -> str | None:
 
 
 def _start(unit: Unit, slot: int, gpu: int | None, threads: int, show: bool) -> _Running:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_do, args=(sender, unit, gpu, threads, show))
-    process.start()
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = start_process(_do, sender, unit, gpu, threads, show)
     sender.close()
     return _Running(unit, slot, process, receiver)
 
@@ -169,5 +168,3 @@ def _do(sender: Connection, unit: Unit, gpu: int | None, threads: int, show: boo
         unit.work(*unit.arguments, Console(stderr=True) if show else None)
     except RestainError as error:
         sender.send(str(error))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """The command line: one file per verb, each with one function `command` that is registered here under the verb."""
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -39,6 +40,16 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 """Each imports torch and its like only when it runs, so that help comes at once."""
 
+_GOES_ON = "Stopped; the same command goes on where it was."
+
+STOPPED = {
+    "train": _GOES_ON,
+    "bench": _GOES_ON,
+    "demo": _GOES_ON,
+    "stain": "Stopped; with slides the same command goes on where it was, plain images begin anew with --overwrite.",
+}
+"""What long work says when it is stopped by Ctrl-C."""
+
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": ("Look after paired data sets.", {"check": data_check.command}),
 }
@@ -62,8 +73,20 @@ def restain(
     """Virtual immunohistochemistry staining: train, stain, measure."""
 
 
+def _stoppable(command: Callable[..., None], words: str) -> Callable[..., None]:
+    @functools.wraps(command)
+    def run(**options: object) -> None:
+        try:
+            command(**options)
+        except KeyboardInterrupt:
+            typer.echo(words, err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
 for verb, command in VERBS.items():
-    app.command(verb)(command)
+    app.command(verb)(_stoppable(command, STOPPED[verb]) if verb in STOPPED else command)
 
 for word, (about, verbs) in GROUPS.items():
     group = typer.Typer(no_args_is_help=True, help=about)

@@ -61,25 +61,21 @@ def command(
     from restain.bench import Budget, read_rows, run_bench
     from restain.cli.entries import entry
 
-    try:
-        outcome = run_bench(
-            read_rows(recipes, settings or ()),
-            data,
-            out,
-            budget=Budget.parse(budget) if budget else Budget(),
-            seeds=seeds,
-            truth=truth,
-            tiles=tiles,
-            reference=reference,
-            extractors=[entry(words) for words in extractor or ()],
-            workers=workers,
-            device=device,
-            ray=ray,
-            console=Console(stderr=True),
-        )
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on where it was.", err=True)
-        raise typer.Exit(130) from None
+    outcome = run_bench(
+        read_rows(recipes, settings or ()),
+        data,
+        out,
+        budget=Budget.parse(budget) if budget else Budget(),
+        seeds=seeds,
+        truth=truth,
+        tiles=tiles,
+        reference=reference,
+        extractors=[entry(words) for words in extractor or ()],
+        workers=workers,
+        device=device,
+        ray=ray,
+        console=Console(stderr=True),
+    )
     typer.echo((outcome.page.parent / "table.md").read_text(encoding="utf-8"))
     typer.echo(f"{outcome.page} shows it with pictures; table.md and table.json lie beside it.")
     if outcome.failures:

@@ -17,10 +17,5 @@ def command(
 
     from restain.demo.run import run_demo
 
-    console = Console(stderr=True)
-    try:
-        page = run_demo(out, seed, console)
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on where it was.", err=True)
-        raise typer.Exit(130) from None
+    page = run_demo(out, seed, Console(stderr=True))
     typer.echo(f"{page} shows what came out; open it in a browser.")

@@ -25,9 +25,4 @@ def command(
     from restain.training import load_recipe, train
 
     console = Console(stderr=True)
-    try:
-        checkpoint = train(load_recipe(recipe, settings or ()), data, out, steps=steps, device=device, console=console)
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on from the state saved last.", err=True)
-        raise typer.Exit(130) from None
-    typer.echo(checkpoint)
+    typer.echo(train(load_recipe(recipe, settings or ()), data, out, steps=steps, device=device, console=console))

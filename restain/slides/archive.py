@@ -132,9 +132,9 @@ def _in_processes(
         RestainError: a process cannot begin.
     """
     waiting, deaths = deque(jobs), Counter[SlideJob]()
-    workers = [start(slot) for slot in range(count)]
-    idle, busy = list(range(count)), dict[int, SlideJob]()
+    workers, idle, busy = list[_Worker](), list(range(count)), dict[int, SlideJob]()
     try:
+        workers.extend(start(slot) for slot in idle)
         for worker in workers:
             worker.begin()
         while waiting or busy:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from restain.cluster import LOCAL, LostWorkerError, connected
+from restain.cluster import LOCAL, TaskError, connected
 from restain.errors import RestainError
 from restain.slides.archive import ArchiveOutcome, Result, attempt
 from restain.slides.jobs import SlideJob
@@ -54,7 +54,7 @@ def stain_on_ray(
         calls = [(model.absolute(), job, settings, device, overwrite) for job in there]
         for index, result in cluster.each(_stain, calls, device=device):
             job = jobs[index]
-            if isinstance(result, LostWorkerError):
+            if isinstance(result, TaskError):
                 result = RestainError(f"{job.source}: {result}")
             outcome.note(job, result)
             if on_slide:

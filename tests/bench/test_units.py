@@ -42,6 +42,10 @@ def test_failures_are_told_apart_and_the_rest_is_done(tmp_path: Path) -> None:
     assert str(os.getpid()) not in pids
 
 
+def odd(console: Console | None) -> None:
+    raise KeyError("nobody")
+
+
 def dying_once(path: Path, console: Console | None) -> None:
     if not path.exists():
         path.touch()
@@ -54,6 +58,7 @@ def test_on_ray_a_lost_worker_is_replaced_and_failures_are_told(tmp_path: Path) 
     units = [
         Unit("first", well, (tmp_path / "first",)),
         Unit("torn", badly, ()),
+        Unit("odd", odd, ()),
         Unit("dead", dying, ()),
         Unit("nearly dead", dying_once, (tmp_path / "again",)),
     ]
@@ -63,8 +68,9 @@ def test_on_ray_a_lost_worker_is_replaced_and_failures_are_told(tmp_path: Path) 
         with pytest.raises(InputError, match="--device cuda: the Ray cluster has no GPU"):
             cluster.device("cuda")
         failures = run_units_on(cluster, units, "cpu", progress)
-    assert failures.keys() == {"torn", "dead"}
+    assert failures.keys() == {"torn", "odd", "dead"}
     assert failures["torn"] == "the tile is torn"
+    assert failures["odd"] == "unexpected KeyError: 'nobody'"
     assert "lost 3 times" in failures["dead"]
-    assert progress.done == 4
+    assert progress.done == 5
     assert (tmp_path / "first").read_text() != (tmp_path / "again").read_text()
