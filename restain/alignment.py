@@ -1,6 +1,6 @@
 """Spatial alignment: which regions of the real IHC show what each region of the virtual IHC shows (VSMT, 2026).
 
-Features lie on a square grid of N regions, counted row by row. The regions of both images are clustered, the clusters
+Features lie on a grid of N square regions, counted row by row. The regions of both images are clustered, the clusters
 are matched (active–passive matching), and similarity inside matched clusters becomes the alignment: weights, B x N x N,
 row = virtual region, column = real region, rows sum to 1. Optimal transport and the identity are there to compare with.
 
@@ -244,15 +244,16 @@ def rearrange(alignment: Tensor, features: Tensor) -> Tensor:
         Features on the grid of the virtual IHC, B x C x H x W.
 
     Raises:
-        ShapeError: N is not a square number, or the grid does not divide H and W.
+        ShapeError: no grid of N square regions covers H and W.
     """
-    grid = _grid_side(alignment)
+    count = alignment.shape[-1]
     batch, channels, height, width = features.shape
-    if height % grid or width % grid:
-        raise ShapeError(f"a grid of {grid} × {grid} regions must divide the features, but they are {height} × {width}")
-    cells = features.reshape(batch, channels, grid, height // grid, grid, width // grid)
+    side = isqrt(height * width // count)
+    if side**2 * count != height * width or height % side or width % side:
+        raise ShapeError(f"expected features that {count} square regions cover, but they are {height} × {width}")
+    cells = features.reshape(batch, channels, height // side, side, width // side, side)
     regions = cells.permute(0, 2, 4, 1, 3, 5)
-    moved = (alignment @ regions.reshape(batch, grid**2, -1)).view(regions.shape)
+    moved = (alignment @ regions.reshape(batch, count, -1)).view(regions.shape)
     return moved.permute(0, 3, 1, 4, 2, 5).reshape(features.shape)
 
 
@@ -262,7 +263,7 @@ def expected_displacement(alignment: Tensor, size_px: float) -> Tensor:
 
     Args:
         alignment: weights, B x N x N, rows sum to 1.
-        size_px: side of the image that the grid covers, in pixels.
+        size_px: side of the image that the grid covers, in pixels; the image is square.
 
     Returns:
         (dx, dy) in pixels, B x 2 x h x w, between the region's centre and the mean of all centres under its weights.
@@ -270,18 +271,13 @@ def expected_displacement(alignment: Tensor, size_px: float) -> Tensor:
     Raises:
         ShapeError: N is not a square number.
     """
-    grid = _grid_side(alignment)
+    regions = alignment.shape[-1]
+    grid = isqrt(regions)
+    if grid**2 != regions:
+        raise ShapeError(f"a square image has a square number of regions, 64 for example, but there are {regions}")
     y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     centres = torch.stack([x, y], dim=-1).view(-1, 2).to(alignment, non_blocking=True) * (size_px / grid)
     return (alignment @ centres - centres).mT.reshape(-1, 2, grid, grid)
-
-
-def _grid_side(alignment: Tensor) -> int:
-    regions = alignment.shape[-1]
-    side = isqrt(regions)
-    if side**2 != regions:
-        raise ShapeError(f"an alignment needs a square grid of regions, 64 for example, but it has {regions}")
-    return side
 
 
 def _members(labels: Tensor, clusters: int, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from math import isqrt
 
 import pytest
 import torch
@@ -24,25 +23,24 @@ def labels(seed: int, *shape: int, clusters: int = 3) -> Tensor:
     return torch.randint(clusters, shape, generator=generator(seed, "labels"))
 
 
-def rearrange_by_loops(matrix: Tensor, values: Tensor) -> Tensor:
-    grid = isqrt(matrix.shape[-1])
-    height, width = values.shape[2] // grid, values.shape[3] // grid
+def rearrange_by_loops(matrix: Tensor, values: Tensor, side: int) -> Tensor:
+    columns = values.shape[3] // side
     result = torch.zeros_like(values)
     for image in range(len(values)):
-        for virtual in range(grid**2):
-            for real in range(grid**2):
-                y, x = virtual // grid * height, virtual % grid * width
-                v, u = real // grid * height, real % grid * width
-                source = values[image, :, v : v + height, u : u + width]
-                result[image, :, y : y + height, x : x + width] += matrix[image, virtual, real] * source
+        for virtual in range(matrix.shape[-1]):
+            for real in range(matrix.shape[-1]):
+                y, x = virtual // columns * side, virtual % columns * side
+                v, u = real // columns * side, real % columns * side
+                source = values[image, :, v : v + side, u : u + side]
+                result[image, :, y : y + side, x : x + side] += matrix[image, virtual, real] * source
     return result
 
 
-@given(SEEDS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
-def test_rearrangement_by_its_definition(seed: int, grid: int, cell_height: int, cell_width: int) -> None:
-    matrix = features(seed, 2, grid**2, grid**2).softmax(-1)
-    values = features(seed + 1, 2, 3, grid * cell_height, grid * cell_width)
-    assert_close(alignment.rearrange(matrix, values), rearrange_by_loops(matrix, values))
+@given(SEEDS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_rearrangement_by_its_definition(seed: int, rows: int, columns: int, side: int) -> None:
+    matrix = features(seed, 2, rows * columns, rows * columns).softmax(-1)
+    values = features(seed + 1, 2, 3, rows * side, columns * side)
+    assert_close(alignment.rearrange(matrix, values), rearrange_by_loops(matrix, values, side))
 
 
 def test_identity_moves_nothing() -> None:
@@ -83,12 +81,15 @@ def test_rearrangement_makes_nothing_larger_than_the_features() -> None:
     assert largest.numel == values.numel()
 
 
-@pytest.mark.parametrize(
-    ("regions", "side", "message"), [(8, 8, "square grid of regions"), (9, 8, "3 × 3 regions must divide")]
-)
-def test_grids_that_do_not_fit_are_refused(regions: int, side: int, message: str) -> None:
-    with pytest.raises(ShapeError, match=message):
-        alignment.rearrange(torch.zeros(1, regions, regions), torch.zeros(1, 2, side, side))
+@pytest.mark.parametrize(("regions", "height", "width"), [(8, 8, 8), (9, 8, 8), (128, 8, 8), (6, 4, 8), (4, 2, 18)])
+def test_features_that_no_square_regions_cover_are_refused(regions: int, height: int, width: int) -> None:
+    with pytest.raises(ShapeError, match=f"{regions} square regions cover, but they are {height} × {width}"):
+        alignment.rearrange(torch.zeros(1, regions, regions), torch.zeros(1, 2, height, width))
+
+
+def test_displacements_are_those_of_a_square_image() -> None:
+    with pytest.raises(ShapeError, match="a square number of regions, 64 for example, but there are 8"):
+        alignment.expected_displacement(torch.zeros(1, 8, 8), 64)
 
 
 @given(st.integers(-2, 2), st.integers(-2, 2), st.integers(4, 8))
