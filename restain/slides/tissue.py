@@ -230,20 +230,25 @@ def load_rois(path: Path, slide: Slide) -> TissueMask:
         InputError: it is no GeoJSON, has no polygon, or none of them lies on the slide.
     """
     try:
-        polygons = list(_polygons(json.loads(path.read_text(encoding="utf-8"))))
+        polygons = [
+            [[(float(x), float(y)) for x, y, *_ in ring] for ring in rings]
+            for rings in _polygons(json.loads(path.read_text(encoding="utf-8")))
+        ]
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist; GeoJSON with polygons is expected") from error
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(
             f"{path} is not GeoJSON ({error}); export annotations as GeoJSON, for instance in QuPath"
         ) from error
+    if any(len(ring) < 3 for rings in polygons for ring in rings):
+        raise InputError(f"{path}: a polygon has a ring of fewer than three points; draw it again")
     step = max(1.0, MASK_MPP / slide.mpp)
     image = Image.new("1", (max(1, round(slide.size[0] / step)), max(1, round(slide.size[1] / step))))
     steps = slide.size[0] / image.width, slide.size[1] / image.height
     for polygon in polygons:
         own = Image.new("1", image.size)
         for index, ring in enumerate(polygon):
-            corners = [(x / steps[0], y / steps[1]) for x, y, *_ in ring]
+            corners = [(x / steps[0], y / steps[1]) for x, y in ring]
             ImageDraw.Draw(own).polygon(corners, fill=int(index == 0), outline=int(index == 0))
         image.paste(1, mask=own)
     mask = np.array(image)
@@ -255,6 +260,8 @@ def load_rois(path: Path, slide: Slide) -> TissueMask:
 
 def _polygons(node: Any) -> Iterator[Polygon]:
     """All polygons below a GeoJSON object; QuPath writes a collection or a bare list of features."""
+    if node is None:  # a feature without a geometry
+        return
     if isinstance(node, list):
         for part in node:
             yield from _polygons(part)

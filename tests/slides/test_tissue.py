@@ -82,6 +82,9 @@ def test_what_is_saved_can_be_read_again(make_slide: MakeSlide, tmp_path: Path) 
         ("no json", "is not GeoJSON"),
         ('{"a": 1}', "is not GeoJSON"),
         ('{"type": "FeatureCollection", "features": []}', "has no polygon"),
+        ('{"type": "Feature", "geometry": null}', "has no polygon"),
+        ('{"type": "Polygon", "coordinates": ["a"]}', "is not GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[[1, 1]]]}', "a ring of fewer than three points; draw it again"),
         ('[{"type": "Polygon", "coordinates": [[[9e5, 9e5], [9e5, 9.1e5], [9.1e5, 9e5]]]}]', "none of its polygons"),
     ],
 )
