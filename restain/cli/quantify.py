@@ -50,7 +50,7 @@ def command(
     from restain.slides.reader import open_slide
 
     drawn = load_regions(regions) if regions else []
-    Settings(mpp or 0.5, marker, nucleus_um)  # a wrong setting is said before any work
+    Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
     segmenter = cache(instanseg_nuclei) if nuclei == "instanseg" else lambda _: None
     jobs = find_jobs(inputs, out, overwrite=overwrite)
     make_folder(out)

@@ -15,6 +15,7 @@ SLIDES = "Whole slides"
 
 
 def command(
+    context: typer.Context,
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -34,6 +35,7 @@ def command(
         int | None,
         typer.Option(
             help="Side of a tile; larger images are stained in tiles.",
+            min=1,
             show_default="1024; on a CPU less where that takes much memory",
         ),
     ] = None,
@@ -138,14 +140,18 @@ def command(
     ] = None,
 ) -> None:
     """Stain H&E virtually: images become PNGs of the same name, slides become pyramidal OME-TIFFs."""
+    from restain.cli.device import usable_device
     from restain.errors import InputError
-    from restain.slides.jobs import is_slide
+    from restain.slides.jobs import holds_slides, is_slide
 
     one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
-    if ray and (one_slide or not any(map(_holds_slides, inputs))):
-        raise InputError("--ray is for many slides, with a folder as --out")
-    if not one_slide and not any(map(_holds_slides, inputs)):
-        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, _device(device), overwrite, trust)
+    if one_slide:
+        for option, given in (("--ray", ray), ("--shard", shard), ("--workers", workers > 1)):
+            if given:
+                raise InputError(f"{option} is for many slides, with a folder as --out; {out} is one file")
+    elif not any(map(holds_slides, inputs)):
+        _refuse_slide_options(context)
+        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, usable_device(device), overwrite, trust)
         return
     from restain.slides.codec import Codec
     from restain.slides.settings import SlideSettings
@@ -172,37 +178,24 @@ def command(
     elif not is_slide(inputs[0]) and inputs[0].suffix.lower() == ".csv":
         raise InputError(f"{out} is one file, but {inputs[0]} lists slides; give a folder with --out")
     else:
-        _stain_slide(inputs[0], model, out, settings, _device(device), overwrite)
+        _stain_slide(inputs[0], model, out, settings, usable_device(device), overwrite)
 
 
-def _device(wanted: str | None) -> str:
-    import torch
-
+def _refuse_slide_options(context: typer.Context) -> None:
+    """Plain images know nothing of what is said about slides."""
     from restain.errors import InputError
 
-    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: torch cannot use it here; 'cpu' always works") from error
-    return device
-
-
-def _holds_slides(given: Path) -> bool:
-    from restain.slides.jobs import is_slide
-
-    if given.is_dir():
-        return any(is_slide(path) for path in given.rglob("*"))
-    return is_slide(given) or given.suffix.lower() == ".csv"
-
-
-def _images_between(inputs: list[Path]) -> int:
-    """How many plain images lie between slides, in the folders given."""
-    from restain.image import IMAGE_SUFFIXES
-    from restain.slides.jobs import is_slide
-
-    found = (path for given in inputs if given.is_dir() for path in given.rglob("*") if path.is_file())
-    return sum(path.suffix.lower() in IMAGE_SUFFIXES and not is_slide(path) for path in found)
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if getattr(parameter, "rich_help_panel", None) == SLIDES
+        and context.params[parameter.name or ""] != parameter.default
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)}: for whole slides, and the inputs hold none; leave that out, or stain one image as a"
+            " slide (--out NAME.ome.tif)"
+        )
 
 
 def _parse_region(text: str | None) -> tuple[int, int, int, int] | None:
@@ -255,9 +248,10 @@ def _stain_slides(
     part: str | None,
     ray: str | None,
 ) -> None:
+    from restain.cli.device import usable_device
     from restain.errors import RestainError
     from restain.slides.archive import stain_slides
-    from restain.slides.jobs import SlideJob, find_slides, shard
+    from restain.slides.jobs import SlideJob, find_slides, images_between, shard
     from restain.slides.settings import SlideReport
 
     jobs = find_slides(inputs, out)
@@ -267,19 +261,21 @@ def _stain_slides(
         task = progress.add_task("slides", total=len(jobs))
 
         def show(job: SlideJob, result: SlideReport | RestainError) -> None:
-            became = "failed" if isinstance(result, RestainError) else "is done"
+            became, notes = ("failed", []) if isinstance(result, RestainError) else ("is done", result.notes)
             progress.update(task, advance=1, description=f"slides; {job.source.name} {became}")
+            for note in notes:
+                progress.console.print(f"{job.source.name}: {note}", markup=False, highlight=False, soft_wrap=True)
 
         if ray:
             from restain.slides.cluster import stain_on_ray
 
             run = partial(stain_on_ray, address=ray, device=device)
         else:
-            run = partial(stain_slides, device=_device(device))
+            run = partial(stain_slides, device=usable_device(device))
         outcome = run(model, jobs, settings, workers=workers, overwrite=overwrite, on_slide=show)
     for reason in outcome.failures.values():
         typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
-    if passed_over := _images_between(inputs):
+    if passed_over := images_between(inputs):
         typer.echo(f"{passed_over} plain images in the same folders are not stained; give them on their own", err=True)
     skipped = sum(report.skipped for report in outcome.reports)
     already = f", {skipped} of them earlier" if skipped else ""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restain.errors import InputError, MissingError
-from restain.slides.reader import SLIDE_SUFFIXES
+from restain.image import IMAGE_SUFFIXES
+from restain.slides.reader import SANE_MPP, SLIDE_SUFFIXES
 
 _BIG_TIFF, _TILE_WIDTH = 43, 322
 
@@ -45,6 +46,19 @@ def _is_in_tiles(path: Path) -> bool:
         return False
 
 
+def holds_slides(given: Path) -> bool:
+    """Whether an input names slides: it is one, a folder with some, or a CSV."""
+    if given.is_dir():
+        return any(is_slide(path) for path in given.rglob("*"))
+    return is_slide(given) or given.suffix.lower() == ".csv"
+
+
+def images_between(inputs: Sequence[Path]) -> int:
+    """How many plain images lie between slides, in the folders given."""
+    found = (path for given in inputs if given.is_dir() for path in given.rglob("*") if path.is_file())
+    return sum(path.suffix.lower() in IMAGE_SUFFIXES and not is_slide(path) for path in found)
+
+
 def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
     """Pair each slide with its result, `out/NAME.ome.tif`; subfolders are kept.
 
@@ -55,7 +69,8 @@ def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
 
     Raises:
         MissingError: an input does not exist.
-        InputError: a folder without slides, a CSV without the column, or two slides with the same name.
+        InputError: a folder without slides, a CSV without the column or with a wrong line, or two slides with the same
+            name.
     """
     jobs: dict[Path, SlideJob] = {}
     for job in (job for given in inputs for job in _found(given, out)):
@@ -89,17 +104,23 @@ def _found(given: Path, out: Path) -> Iterator[SlideJob]:
 def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} cannot be read as a CSV: {error}") from error
-    if not rows or "slide" not in rows[0]:
+    if not rows or "slide" not in rows[0][1]:
         raise InputError(f"{table} needs a first line with a column 'slide' (and, where wanted, mpp and name)")
-    for line, row in enumerate(rows, start=2):
+    low, high = SANE_MPP
+    for line, row in rows:
+        if not (row["slide"] or "").strip():
+            raise InputError(f"{table}, line {line}: no slide; name its file in the column 'slide', or remove the line")
         source = table.parent / row["slide"]
         try:
             mpp = float(row["mpp"]) if row.get("mpp") else None
         except ValueError as error:
             raise InputError(f"{table}, line {line}: mpp {row['mpp']!r} is not a number") from error
+        if mpp is not None and not low <= mpp <= high:
+            raise InputError(f"{table}, line {line}: mpp {mpp:g} is out of range; expected {low} to {high}")
         yield SlideJob(source, out / _result_name(row.get("name") or source.name), mpp)
 
 

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 
 from restain.checkpoint import load_generator, read_info
+from restain.errors import InputError
 from restain.metrics.familiarity import Familiarity
 from restain.networks.stainer import Stainer
 from restain.slides.codec import Codec
+from restain.slides.reader import SANE_MPP
 
 SLIDE_TILE_PX = 1024
 """Side of what the network adds to a slide at a time: with a halo of 72 px, three quarters of what it computes."""
@@ -59,7 +61,7 @@ class SlideSettings:
     """`slide`, `dense`, `tile`, or a file of statistics; see `restain.slides.norm`."""
     codec: Codec = field(default_factory=Codec)
     tile_px: int = SLIDE_TILE_PX
-    """A multiple of 16, at least 128, and of 256 for the U-Net; on a CPU it is halved until a pass takes 1.2 GB."""
+    """A multiple of 16, of 256 for the U-Net; on a CPU it is halved until a pass takes 1.2 GB."""
     halo_px: int | None = None
     """What a tile sees around itself; the generator's receptive radius if not given."""
     mpp: float | None = None
@@ -82,6 +84,14 @@ class SlideSettings:
     """Threads that read, and as many that encode."""
     trust: bool = False
     """Whether to map where not to believe the result; eight more passes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that no model was trained at."""
+        low, high = SANE_MPP
+        if self.model_mpp is not None and not low <= self.model_mpp <= high:
+            raise InputError(
+                f"--model-mpp {self.model_mpp:g} is out of range; expected {low} to {high} micrometres per pixel"
+            )
 
 
 @dataclass

@@ -87,6 +87,43 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
         (["stain", "he", "--model", "m.safetensors", "--out", "he"], "he already holds files"),
         (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--tile-px", "30"], "expected multiples of 4"),
         (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--device", "abacus"], "torch cannot use it"),
+        *(
+            (
+                ["stain", "he", "--model", "m.safetensors", "--out", "virtual", *words.split()],
+                f"{words.split()[0]}: for",
+            )
+            for words in (
+                "--mpp 0.5",
+                "--model-mpp 0",
+                "--region 0,0,8,8",
+                "--rois none.geojson",
+                "--no-tissue-mask",
+                "--compression lossless",
+                "--quality 50",
+                "--batch 2",
+                "--bfloat16",
+                "--engine openvino",
+                "--workers 2",
+                "--shard 0/2",
+                "--ray local",
+            )
+        ),
+        (
+            ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--shard", "0/2", "--batch", "2"],
+            "--batch, --shard: for whole slides, and the inputs hold none",
+        ),
+        (
+            ["stain", "he/0.png", "--model", "m.safetensors", "--out", "v.ome.tif", "--shard", "0/2"],
+            "--shard is for many",
+        ),
+        (["stain", "he/0.png", "--model", "m.safetensors", "--out", "v.ome.tif", "--workers", "2"], "--workers is for"),
+        *(
+            (
+                ["stain", "a.svs", "--model", "m.safetensors", "--out", "virtual", f"--model-mpp={mpp}"],
+                "is out of range",
+            )
+            for mpp in (0, -1)
+        ),
         (["info", "he/0.png"], "he/0.png is not a restain checkpoint"),
         (["import", "he/0.png", "--out", "n.safetensors"], "he/0.png is not a PyTorch weight file"),
         (["import", "m.safetensors", "--out", "n.safetensors"], "m.safetensors holds a network of restain already"),
@@ -110,3 +147,12 @@ def test_what_cannot_work_is_one_line(
     assert message in line
     assert not Path("virtual").exists() or not any(Path("virtual").iterdir())
     assert not Path("n.safetensors").exists()
+
+
+@pytest.mark.parametrize("tile_px", [0, -16])
+def test_a_tile_of_no_pixels_is_refused(
+    run: Run, model: Path, he: Path, tmp_path: Path, capsys: Captured, tile_px: int
+) -> None:
+    assert run("stain", he, "--model", model, "--out", tmp_path / "virtual", f"--tile-px={tile_px}") == 2
+    assert "Invalid value for '--tile-px'" in capsys.readouterr().err
+    assert not (tmp_path / "virtual").exists()

@@ -57,6 +57,17 @@ def test_what_is_wrong_with_a_list_is_said(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("slide,mpp\na.svs,fine\n")
     with pytest.raises(InputError, match="line 2: mpp 'fine' is not a number"):
         find_slides([tmp_path / "l.csv"], tmp_path)
+    for mpp in (0, -1, "nan"):
+        (tmp_path / "l.csv").write_text(f"slide,mpp\na.svs,{mpp}\n")
+        with pytest.raises(InputError, match=f"line 2: mpp {mpp} is out of range; expected 0.05 to 10"):
+            find_slides([tmp_path / "l.csv"], tmp_path)
+    for row in (",0.5", '""', "  "):
+        (tmp_path / "l.csv").write_text(f"mpp,name,slide\n,,a.svs\n\n0.5,b,{row}\n0.5\n")
+        with pytest.raises(InputError, match="line 4: no slide; name its file in the column 'slide'"):
+            find_slides([tmp_path / "l.csv"], tmp_path)
+    (tmp_path / "l.csv").write_text("mpp,slide\n0.5\n")
+    with pytest.raises(InputError, match="line 2: no slide"):
+        find_slides([tmp_path / "l.csv"], tmp_path)
     (tmp_path / "l.csv").write_text("slide\na.svs\nb/a.svs\n")
     with pytest.raises(InputError, match="would both become"):
         find_slides([tmp_path / "l.csv"], tmp_path)
@@ -95,6 +106,7 @@ def test_bad_slides_are_told_at_the_end_and_finished_ones_are_skipped(
         printed = capsys.readouterr()
         assert f"not stained: {tmp_path / 'he/bad.svs'} cannot be read as a slide" in printed.err
         assert "1 plain images in the same folders are not stained" in printed.err
+        assert ("good.ome.tif: 8 µm per px, from" in printed.err) == (not already)
         assert f"1 of 2 slides are stained{already}, in {tmp_path / 'out'}" in printed.out
     assert (tmp_path / "out/good.ome.tif").exists()
 
