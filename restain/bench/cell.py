@@ -20,7 +20,7 @@ from restain.bench.rows import Budget
 from restain.checkpoint import load_generator
 from restain.errors import OutputError
 from restain.image import atomic_path
-from restain.metrics import evaluate, find_judges
+from restain.metrics import Evaluation, evaluate, find_judges
 from restain.slides.images import stain_files
 from restain.training import Recipe, train
 from restain.training.config import identity
@@ -99,12 +99,10 @@ def work(cell: Cell, console: Console | None) -> None:
     training = _train(cell, console)
     cell.out.mkdir(parents=True, exist_ok=True)
     virtual = cell.out / "virtual"
-    device = "cuda" if cell.device != "cpu" and torch.cuda.is_available() else "cpu"
-    generator = load_generator(cell.run / "model.safetensors", device)
+    generator = load_generator(cell.run / "model.safetensors", _place(cell.device))
     for error in stain_files(generator, [cell.judging.he], virtual, overwrite=True).failures.values():
         raise error
-    judges = find_judges(None, None, cell.judging.extractors, "default", device)
-    found = evaluate(virtual, cell.judging.real, cell.out, he=cell.judging.he, judges=judges)
+    found = measure(cell.judging, virtual, cell.out, cell.device)
     content = {
         "row": cell.row,
         "seed": cell.seed,
@@ -115,6 +113,16 @@ def work(cell: Cell, console: Console | None) -> None:
         "left out": list(found.notes),
     }
     write_note(cell.out / RESULT, content)
+
+
+def measure(judging: Judging, virtual: Path, out: Path, device: str) -> Evaluation:
+    """Hold virtual tiles against the real ones; the figures of each tile are written to `out`."""
+    judges = find_judges(None, None, judging.extractors, "default", _place(device))
+    return evaluate(virtual, judging.real, out, he=judging.he, judges=judges)
+
+
+def _place(device: str) -> str:
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def work_auxiliary(recipe: Recipe, data: Path, folder: Path, device: str, note: Path, console: Console | None) -> None:

@@ -62,10 +62,15 @@ def as_markdown(table: BenchTable, failures: Mapping[str, str]) -> str:
     differences = [
         [line.name, *(_marked(line, name, table) for name in table.columns)] for line in table.lines if line.differences
     ]
+    figures += [
+        [f"*{words}*", *(values.get(name, Spread(())).words() for name in table.columns)]
+        for words, values in table.floors.items()
+    ]
     prints = [f"{column.label} `{column.fingerprint}`" for column in table.columns.values()]
     parts = [
         _markdown(["Method", *headings], figures),
-        f"Mean over seeds ± half of Student's 95 % interval; N = {table.tiles} tiles; {table.budget}.",
+        f"Mean over seeds ± half of Student's 95 % interval; N = {table.tiles} tiles; {table.budget}."
+        + (" In italics what takes no training." if table.floors else ""),
         _markdown([f"Difference to {table.reference}", *headings], differences) if differences else "",
         "Seed by seed; **bold** where the 95 % interval leaves out 0." if differences else "",
         _markdown(_HEADER, [_cost(line) for line in table.lines]),
@@ -109,6 +114,7 @@ def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
             }
             for line in table.lines
         },
+        "without training": {words: spreads(values) for words, values in table.floors.items()},
         "left out": table.notes,
         "failures": dict(failures),
     }

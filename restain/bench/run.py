@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from restain.bench.cell import Cell, read_note, work, work_auxiliary, write_note
+from restain.bench.floors import floors_of, work_floor
 from restain.bench.held_out import gather
 from restain.bench.page import write_outputs
 from restain.bench.rows import Budget, Row
@@ -95,6 +96,8 @@ def run_bench(
         for folder, model in needed.items()
     ]
     units = [Unit(f"{cell.row}, seed {cell.seed}", work, (cell,)) for cell in cells if not cell.done()]
+    floors = floors_of(data, out / "floors", judging, device)
+    units += [Unit(floor.name, work_floor, (floor,)) for floor in floors if not floor.done()]
     progress = UnitProgress(console, len(models) + len(units))
     failures = dict[str, str]()
     with ExitStack() as stack:
@@ -105,7 +108,7 @@ def run_bench(
                 failures |= run_units_on(cluster, some, there, progress)
             else:
                 failures |= run_units(some, workers, device, progress)
-    table = collect(rows, cells, reference or names[0], budget)
+    table = collect(rows, cells, floors, reference or names[0], budget)
     return Outcome(table, write_outputs(out, table, cells, failures), failures)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from restain.bench.cell import RESULT, Cell, read_note
+from restain.bench.floors import Floor
 from restain.bench.rows import Budget, Row
 from restain.errors import InputError
 
@@ -92,12 +93,16 @@ class BenchTable:
     budget: str
     columns: Mapping[str, Column]
     lines: tuple[Line, ...]
+    floors: Mapping[str, Mapping[str, Spread]]
+    """By name, the figures of what was not stained by anybody; see `restain.bench.floors`."""
     tiles: int
     notes: tuple[str, ...]
     """What was left out, and why."""
 
 
-def collect(rows: Sequence[Row], cells: Sequence[Cell], reference: str, budget: Budget) -> BenchTable:
+def collect(
+    rows: Sequence[Row], cells: Sequence[Cell], floors: Sequence[Floor], reference: str, budget: Budget
+) -> BenchTable:
     """Read the results that there are.
 
     Raises:
@@ -106,40 +111,46 @@ def collect(rows: Sequence[Row], cells: Sequence[Cell], reference: str, budget: 
     """
     found = {(cell.row, cell.seed): read_note(cell.out / RESULT) for cell in cells if cell.done()}
     columns: dict[str, Column] = {}
-    for (row, seed), result in found.items():
+    unstained = {floor.name: read_note(floor.out / RESULT) for floor in floors if floor.done()}
+    for words, result in [(f"{row!r}, seed {seed}", found[row, seed]) for row, seed in found] + [*unstained.items()]:
         for name, figure in result["figures"].items():
             column = Column(**{key: figure[key] for key in Column.__dataclass_fields__})
             if columns.setdefault(name, column).fingerprint != column.fingerprint:
                 raise InputError(
-                    f"{column.label} of {row!r}, seed {seed}, was not measured as in the other rows; remove its "
-                    "result, so that it is measured again"
+                    f"{column.label} of {words} was not measured as in the other rows; remove its result, so that it "
+                    "is measured again"
                 )
     of_row = {row.name: {seed: result for (name, seed), result in found.items() if name == row.name} for row in rows}
     lines = tuple(_line(row.name, of_row[row.name], of_row[reference], reference) for row in rows)
     notes = dict.fromkeys(note for result in found.values() for note in result["left out"])
     tiles = next((int(column.protocol["tiles"]) for column in columns.values()), 0)
-    return BenchTable(reference, budget.words, columns, lines, tiles, tuple(notes))
+    ground = {
+        words: {name: Spread((_value(result, name),)) for name in result["figures"]}
+        for words, result in unstained.items()
+    }
+    return BenchTable(reference, budget.words, columns, lines, ground, tiles, tuple(notes))
+
+
+def _value(result: Mapping[str, Any], figure: str) -> float:
+    number = result["figures"].get(figure, {}).get("value")
+    return math.nan if number is None else float(number)
 
 
 def _line(name: str, results: Mapping[int, Any], references: Mapping[int, Any], reference: str) -> Line:
     names = dict.fromkeys(figure for result in results.values() for figure in result["figures"])
     both = [seed for seed in results if seed in references]
 
-    def value(result: Any, figure: str) -> float:
-        number = result["figures"].get(figure, {}).get("value")
-        return math.nan if number is None else float(number)
-
     def training(key: str) -> Spread:
         return Spread(tuple(float(result["training"][key]) for result in results.values()))
 
     differences = {
-        figure: Spread(tuple(value(results[seed], figure) - value(references[seed], figure) for seed in both))
+        figure: Spread(tuple(_value(results[seed], figure) - _value(references[seed], figure) for seed in both))
         for figure in names
     }
     return Line(
         name,
         tuple(results),
-        {figure: Spread(tuple(value(result, figure) for result in results.values())) for figure in names},
+        {figure: Spread(tuple(_value(result, figure) for result in results.values())) for figure in names},
         {} if name == reference else differences,
         training("steps"),
         training("pairs"),

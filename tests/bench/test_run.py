@@ -63,6 +63,20 @@ def test_it_leaves_a_table_in_three_forms_with_a_picture_row_per_method(bench: P
     assert (bench / "index.html").read_text().count("data:image/jpeg") == 4 * 2
 
 
+def test_below_the_rows_it_shows_what_takes_no_training(bench: Path, pairs: Path) -> None:
+    content = json.loads((bench / "table.json").read_text())["without training"]
+    unstained, uniform = content.values()
+    assert list(content) == ["the H&E as it is", "the mean colour of the IHC"]
+    assert unstained["haematoxylin_r"]["mean"] == pytest.approx(1, abs=1e-4)
+    he, real = (sorted((bench / "held-out" / side).iterdir()) for side in ("he", "real"))
+    errors = [((load_image(a) / 255.0 - load_image(b) / 255.0) ** 2).mean() for a, b in zip(he, real, strict=True)]
+    assert unstained["psnr"]["mean"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-3)
+    colour = np.mean([load_image(path).mean(axis=(0, 1)) for path in (pairs / "TrainValAB/trainB").iterdir()], axis=0)
+    errors = [((colour.round() / 255.0 - load_image(path) / 255.0) ** 2).mean() for path in real]
+    assert uniform["psnr"]["mean"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-3)
+    assert "| *the mean colour of the IHC* |" in (bench / "table.md").read_text()
+
+
 def test_what_is_finished_is_not_done_again_and_a_row_can_be_added(bench: Path, pairs: Path, rows: list[Row]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (bench / "cells").rglob("*") if path.is_file()}
     run_bench(rows[:1], pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")

@@ -75,7 +75,7 @@ def write(cell: Cell, value: float | None, fingerprint: str = "aa") -> None:
 
 
 def table(cells: list[Cell]) -> BenchTable:
-    return collect([Row("base", Path()), Row("ours", Path())], cells, "base", Budget(steps=10))
+    return collect([Row("base", Path()), Row("ours", Path())], cells, [], "base", Budget(steps=10))
 
 
 def test_differences_are_taken_seed_by_seed_over_the_seeds_that_both_have(cells: list[Cell]) -> None:

@@ -1,0 +1,65 @@
+"""What takes no training at all, judged as every row is: a method should come out above it.
+
+Early in a training, and on figures that a uniform picture satisfies, rows do not; a table should show that.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from restain.bench.cell import RESULT, Judging, measure, write_note
+from restain.data.pairs import PairedTiles
+from restain.image import list_images, load_image, save_image
+
+LOOKED_AT = 64
+"""Training tiles, spread evenly, whose colour is averaged."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Held-out tiles that nobody has stained."""
+
+    name: str
+    data: Path
+    out: Path
+    """Folder of the tiles and of the result."""
+    judging: Judging
+    device: str
+
+    def done(self) -> bool:
+        """Whether its result is there."""
+        return (self.out / RESULT).is_file()
+
+
+UNSTAINED, UNIFORM = "the H&E as it is", "the mean colour of the IHC"
+
+
+def floors_of(data: Path, out: Path, judging: Judging, device: str) -> list[Floor]:
+    """Each H&E tile unchanged; and each in one colour, the mean of the training IHC."""
+    return [
+        Floor(name, data, out / key, judging, device) for name, key in ((UNSTAINED, "unstained"), (UNIFORM, "uniform"))
+    ]
+
+
+def work_floor(floor: Floor, console: Console | None) -> None:
+    """Make the tiles of a floor and measure them; to be called in a fresh process."""
+    del console  # it takes no longer than a moment
+    virtual = floor.judging.he
+    if floor.name == UNIFORM:
+        virtual, colour = floor.out / "virtual", mean_colour(floor.data)
+        for path in list_images(floor.judging.he):
+            save_image(virtual / f"{path.stem}.png", np.broadcast_to(colour, load_image(path).shape).copy())
+    found = measure(floor.judging, virtual, floor.out, floor.device)
+    write_note(floor.out / RESULT, {"figures": {name: figure.as_json() for name, figure in found.figures.items()}})
+
+
+def mean_colour(data: Path) -> NDArray[np.uint8]:
+    """Mean RGB of the training IHC, 8 bits."""
+    pairs = PairedTiles(data, "train", grades="none")
+    step = -(-len(pairs.files) // LOOKED_AT)
+    means = [pair.load()[1].reshape(-1, 3).mean(axis=0) for pair in pairs.files[::step]]
+    colour: NDArray[np.uint8] = np.mean(means, axis=0).round().astype(np.uint8)
+    return colour
