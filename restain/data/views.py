@@ -64,7 +64,7 @@ class ViewSettings(BaseModel):
     pixel_shuffle: Probability = 0.3
     """Odds that a stain-preserving view has the pixels inside each patch shuffled."""
     shuffle_px: tuple[int, ...] = (8, 16, 32, 64)
-    """Patch sides to choose from; those that do not divide the image are left out."""
+    """Patch sides to choose from; those that do not divide the image are left out, but one of them must."""
     low_pass: Probability = 0.2
     """Odds that it loses its detail."""
     cutoff: Range = (0.01, 0.04)

@@ -73,9 +73,9 @@ class Needs:
     images: int = 1
     """Least number of images together, in one process."""
     crop_px: int = 4
-    """Least side of a crop, px."""
+    """Least side of a crop, or of a tile that is taken whole, px."""
     crop_multiple: int = 4
-    """What the sides of a crop must be multiples of, px."""
+    """What the sides of a crop, or of a tile that is taken whole, must be multiples of, px."""
 
 
 class Method(nn.Module, ABC):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
 from restain.errors import CheckpointError, MissingError
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend
 from restain.networks.auxiliary import AuxiliaryConfig, Classifier
 from restain.networks.resnet import ResNet18
 from restain.stains import normalise_brightness
@@ -52,6 +52,11 @@ class Classify(Method):
         self.config = config
         self.classifier = Classifier(AuxiliaryConfig(width=config.width))
         self.teacher = _load_teacher(config.teacher) if config.teacher else None
+
+    @classmethod
+    def needs(cls, config: ClassifyConfig) -> Needs:
+        """Crops of which more than one pixel is left at a sixteenth of the size, to be normalised over."""
+        return Needs(crop_px=17, crop_multiple=1)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the classifier and, at a fifth of the rate, for the teacher."""

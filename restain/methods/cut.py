@@ -14,13 +14,15 @@ from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, frozen
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen
 from restain.methods.nce import NCE_TAPS, nce, nce_channels
-from restain.networks.discriminator import Discriminator
+from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
 
 FAST = {"identity": False, "lambda_nce": 10.0, "flip_equivariance": True}
+
+DISCRIMINATOR_DEPTH = 3
 
 
 class CutConfig(MethodConfig):
@@ -58,8 +60,13 @@ class Cut(Method):
         super().__init__()
         self.config = config
         self.generator = Generator(GeneratorConfig(width=config.width, blocks=config.blocks, spectral_norm=False))
-        self.discriminator = Discriminator(config.width, depth=3, spectral=False)
+        self.discriminator = Discriminator(config.width, DISCRIMINATOR_DEPTH, spectral=False)
         self.sampler = Sampler(nce_channels(config.width))
+
+    @classmethod
+    def needs(cls, config: CutConfig) -> Needs:
+        """Crops that the discriminator can judge."""
+        return Needs(crop_px=smallest_px(DISCRIMINATOR_DEPTH))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each network."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig
 from restain.stains import normalise_brightness
 
@@ -37,6 +37,11 @@ class Reconstruct(Method):
         super().__init__()
         self.config = config
         self.autoencoder = Autoencoder(AuxiliaryConfig(width=config.width))
+
+    @classmethod
+    def needs(cls, config: ReconstructConfig) -> Needs:
+        """Crops of which two pixels are left at a quarter of the size, the least that can be reflected."""
+        return Needs(crop_px=8)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the autoencoder."""

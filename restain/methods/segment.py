@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
 from restain.losses.protein import focal_density
-from restain.methods.base import Method, MethodConfig, Progress, adam, descend, detached, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, total
 from restain.networks.segmenter import Segmenter, SegmenterConfig
 from restain.precision import full_precision
 from restain.stains import from_unit, to_unit
@@ -41,6 +41,11 @@ class Segment(Method):
         super().__init__()
         self.config = config
         self.segmenter = Segmenter(SegmenterConfig(width=config.width))
+
+    @classmethod
+    def needs(cls, config: SegmentConfig) -> Needs:
+        """Crops of which more than one pixel is left at the coarsest size, to be normalised over."""
+        return Needs(crop_px=2 << SegmenterConfig().depth, crop_multiple=1)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the segmenter."""

@@ -72,7 +72,7 @@ def _check_needs(needs: Needs, recipe: Recipe, origin: _Origin, prefix: str) -> 
         raise origin.error(
             f"{prefix}data.crop_px",
             f"crop_px in {section} is {crop_px}, but with these settings {name} needs a multiple of "
-            f"{needs.crop_multiple}; give one, or fewer halvings or smaller regions in [{prefix}model]",
+            f"{needs.crop_multiple}; give one, or fewer halvings, smaller regions or other patches in [{prefix}model]",
         )
     if crop_px != "whole" and crop_px < needs.crop_px:
         raise origin.error(

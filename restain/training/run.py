@@ -95,7 +95,9 @@ def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Pa
     Raises:
         MissingError, InputError: the data cannot be used.
     """
-    listed = listing(_pairs(recipe, Path(data), "train"))
+    pairs = _pairs(recipe, Path(data), "train")
+    _check_whole_tiles(pairs, recipe)
+    listed = listing(pairs)
     return {
         auxiliary_folder(name, choice, listed, Path(out)): choice
         for name, choice in recipe.auxiliary.items()
@@ -106,6 +108,7 @@ def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Pa
 def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console | None) -> Path:
     """Train one recipe into one folder; its auxiliary models come here too, as recipes of their own."""
     pairs = _pairs(recipe, root, "train", recipe.data.augment, graded=METHODS[recipe.method].reads_grades)
+    _check_whole_tiles(pairs, recipe)
     batches = Batches(pairs, recipe.data, recipe.seed, ranks)
     steps = recipe.training.total_steps(batches.per_epoch)
     listed = listing(pairs)
@@ -144,10 +147,30 @@ def _pairs(
     return PairedTiles(root, split, crop_px, recipe.seed, augment, "auto" if graded else "none")
 
 
+def _check_whole_tiles(pairs: PairedTiles, recipe: Recipe, place: str = "") -> None:
+    """Check that the method can learn from the tiles, and its auxiliary models too, where they are not cropped.
+
+    Raises:
+        InputError: names the first tile that does not fit.
+    """
+    needs = METHODS[recipe.method].needs(recipe.model)
+    for pair, (width, height) in zip(pairs.files, pairs.sizes, strict=True) if recipe.data.crop_px == "whole" else ():
+        if min(width, height) < needs.crop_px or width % needs.crop_multiple or height % needs.crop_multiple:
+            multiples = f", multiples of {needs.crop_multiple}" if needs.crop_multiple > 1 else ""
+            raise InputError(
+                f"{pair.he} is {width} x {height} px, but {recipe.method} learns from whole tiles and needs sides of "
+                f"at least {needs.crop_px} px{multiples}; set crop_px in [{place}data] to a size that fits"
+            )
+    for name, choice in recipe.auxiliary.items():
+        if isinstance(choice, Recipe):
+            _check_whole_tiles(pairs, choice, f"{place}auxiliary.{name}.")
+
+
 def _shown(recipe: Recipe, root: Path) -> Pair:
     """A few pairs for the sample grids, from the held-out part where there is one, spread over it, of one size."""
     try:
         pairs = _pairs(recipe, root, "val")
+        _check_whole_tiles(pairs, recipe)
     except InputError:
         pairs = _pairs(recipe, root, "train")
     alike = [index for index, size in enumerate(pairs.sizes) if size == pairs.sizes[0]]

@@ -153,6 +153,12 @@ NEEDS = [
     ("vsmt", "data.crop_px=72", r"crop_px in \[data\] is 72, .* vsmt needs a multiple of 16; give one, or fewer"),
     ("vsmt", "model.region_size=16", r"crop_px in \[data\] is 64, .* vsmt needs at least 128; crop larger, .*smaller"),
     ("simgan", "data.crop_px=28", r"crop_px in \[data\] is 28, .* simgan needs at least 32"),
+    ("cut", "data.crop_px=28", r"crop_px in \[data\] is 28, .* cut needs at least 32"),
+    ("reconstruct", "data.crop_px=4", r"crop_px in \[data\] is 4, .* reconstruct needs at least 8"),
+    ("classify", "data.crop_px=16", r"crop_px in \[data\] is 16, .* classify needs at least 17"),
+    ("segment", "data.crop_px=28", r"crop_px in \[data\] is 28, .* segment needs at least 32"),
+    ("vsmt", "model.views.shuffle_px=[12]", r"crop_px in \[data\] is 64, .* vsmt needs a multiple of 48; .*patches"),
+    ("vsmt", "auxiliary.he_classifier.data.crop_px=16", r"crop_px in \[auxiliary.he_classifier.data\] is 16, .* 17"),
 ]
 
 
@@ -172,6 +178,19 @@ def test_what_a_method_needs_is_what_its_step_needs(small: Callable[..., Recipe]
     train(small("pspstain", model=least, data={"crop_px": 36}), tiles, tmp_path / "pspstain", steps=1)
     train(small("asp", model={"discriminator_depth": 2}, data={"crop_px": 36}), tiles, tmp_path / "asp", steps=1)
     train(small("simgan", data={"crop_px": 32, "batch_size": 2}), tiles, tmp_path / "simgan", steps=1)
+    for method, crop_px in (("cut", 32), ("reconstruct", 8), ("classify", 20), ("segment", 32)):
+        data = {"crop_px": crop_px, "batch_size": 1}
+        train(small(method, data=data, training={"sample_every_steps": 1}), tiles, tmp_path / method, steps=1)
+
+
+@pytest.mark.parametrize(
+    "setting", ["data.crop_px=48", "model.views.pixel_shuffle=0", "model.structure_enhancement=false"]
+)
+def test_patches_must_fit_only_where_they_are_shuffled(setting: str, write_recipe: Write) -> None:
+    path = write_recipe("vsmt", model={"views": {"shuffle_px": [48]}})
+    with pytest.raises(ConfigError, match="multiple of 48"):
+        load_recipe(path)
+    assert load_recipe(path, [setting])
 
 
 def test_an_auxiliary_model_takes_over_data_and_manner_but_not_length(small: Callable[..., Recipe]) -> None:

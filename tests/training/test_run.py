@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 from restain.checkpoint import read_info
 from restain.data import pairs
 from restain.data.pairs import Pair
-from restain.errors import CheckpointError, ConfigError, MissingError, NonFiniteLossError, OutputError
+from restain.errors import CheckpointError, ConfigError, InputError, MissingError, NonFiniteLossError, OutputError
 from restain.methods import METHODS
 from restain.methods.base import Progress
 from restain.training import Recipe, run, train
@@ -281,6 +282,46 @@ def test_a_mistake_about_the_data_comes_before_anything_is_trained(small: Small,
         train(small("vsmt"), tmp_path / "nowhere", tmp_path / "run")
     assert not (tmp_path / "auxiliary").exists()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (
+            (70, 70),
+            r"tile0_0\+.png is 70 x 70 px, but cut learns from whole tiles and needs sides of at least 32 px, mul",
+        ),
+        ((72, 28), r"is 72 x 28 px, .* set crop_px in \[data\] to a size that fits"),
+    ],
+)
+def test_whole_tiles_must_be_such_as_a_step_can_be_done_on(
+    size: tuple[int, int], words: str, small: Small, tiles: Path, tmp_path: Path
+) -> None:
+    root = resized(tiles, tmp_path, size)
+    with pytest.raises(InputError, match=words):
+        train(small("cut", data={"crop_px": "whole"}), root, tmp_path / "run")
+
+
+def test_whole_tiles_of_an_auxiliary_model_are_looked_at_before_any_is_trained(
+    small: Small, tiles: Path, tmp_path: Path
+) -> None:
+    root = resized(tiles, tmp_path, (66, 68))
+    whole = {"ihc_autoencoder": {"data": {"crop_px": "whole"}}}
+    with pytest.raises(
+        InputError, match=r"is 66 x 68 px, .*multiples of 4; set crop_px in \[auxiliary.ihc_autoencoder"
+    ):
+        train(small("vsmt", auxiliary=whole), root, tmp_path / "run")
+    assert not (tmp_path / "auxiliary").exists()
+    train(small("classify", data={"crop_px": "whole"}), root, tmp_path / "sound", steps=1)
+
+
+def resized(tiles: Path, folder: Path, size: tuple[int, int]) -> Path:
+    """The same data set at another size, width and height in px."""
+    for path in tiles.rglob("*.png"):
+        copy = folder / "resized" / path.relative_to(tiles)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize(size).save(copy)
+    return folder / "resized"
 
 
 def test_the_average_is_the_moving_average_of_the_weights_after_each_step(
