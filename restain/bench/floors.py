@@ -47,11 +47,11 @@ def floors_of(data: Path, out: Path, judging: Judging, device: str) -> list[Floo
 def work_floor(floor: Floor, console: Console | None) -> None:
     """Make the tiles of a floor and measure them; to be called in a fresh process."""
     del console  # it takes no longer than a moment
-    virtual = floor.judging.he
-    if floor.name == UNIFORM:
-        virtual, colour = floor.out / "virtual", mean_colour(floor.data)
-        for path in list_images(floor.judging.he):
-            save_image(virtual / f"{path.stem}.png", np.broadcast_to(colour, load_image(path).shape).copy())
+    virtual = floor.out / "virtual"
+    colour = mean_colour(floor.data) if floor.name == UNIFORM else None
+    for path in list_images(floor.judging.he):
+        rgb = load_image(path)
+        save_image(virtual / f"{path.stem}.png", rgb if colour is None else np.broadcast_to(colour, rgb.shape).copy())
     found = measure(floor.judging, virtual, floor.out, floor.device)
     write_note(floor.out / RESULT, {"figures": {name: figure.as_json() for name, figure in found.figures.items()}})
 
