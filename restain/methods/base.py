@@ -83,6 +83,8 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]]
+    agreed: ClassVar[tuple[str, ...]] = ()
+    """Settings in which a method that reads the product's features must agree; kept in the checkpoint."""
     reads_grades: ClassVar[bool] = False
     """Whether a step looks at the pairs' grades, which cost a look at every IHC image where names do not carry them."""
 

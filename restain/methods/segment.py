@@ -36,6 +36,7 @@ class Segment(Method):
 
     name = "segment"
     Config: ClassVar[type[MethodConfig]] = SegmentConfig
+    agreed = ("positive_density",)
 
     def __init__(self, config: SegmentConfig) -> None:
         super().__init__()

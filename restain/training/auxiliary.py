@@ -8,6 +8,8 @@ from torch import nn
 
 from restain.checkpoint import load_checkpoint
 from restain.errors import CheckpointError
+from restain.methods import METHODS
+from restain.methods.base import AuxiliaryModel
 from restain.training.config import Recipe, identity
 
 
@@ -21,15 +23,22 @@ def auxiliary_folder(name: str, recipe: Recipe, listed: str, out: Path) -> Path:
     return out.absolute().parent / "auxiliary" / f"{name}-{blake2b(made_of.encode(), digest_size=5).hexdigest()}"
 
 
-def load_auxiliary(name: str, method: str, path: Path) -> nn.Module:
+def load_auxiliary(name: str, needed: AuxiliaryModel, path: Path) -> nn.Module:
     """A trained model, frozen and in evaluation mode.
 
     Raises:
-        CheckpointError: the checkpoint comes from another method than `method`.
+        CheckpointError: it was trained by another method than is needed, or for another use, as far as it says.
     """
     module, info = load_checkpoint(path)
-    if info.method not in (method, "imported"):
+    if info.method not in (needed.method, "imported"):
         raise CheckpointError(
-            f"[auxiliary.{name}] needs a model trained by {method!r}, but {path} is from {info.method!r}"
+            f"[auxiliary.{name}] needs a model trained by {needed.method!r}, but {path} is from {info.method!r}"
         )
+    for key in METHODS[needed.method].agreed:
+        asked, found = needed.model.get(key), info.extra.get(key)  # older checkpoints do not say
+        if asked is not None and found not in (None, asked):
+            raise CheckpointError(
+                f"[auxiliary.{name}] needs a model with {key} = {asked!r}, but {path} was trained with {found!r}; "
+                "name another checkpoint, or none to train the model first"
+            )
     return module.requires_grad_(False).eval()

@@ -116,7 +116,7 @@ def _save(
 ) -> None:
     """Write the checkpoint, then the state: where the state says that the run is finished, the checkpoint is too."""
     data = recipe.data
-    extra = {"steps": done, "seed": recipe.seed}
+    extra = {"steps": done, "seed": recipe.seed} | {key: getattr(recipe.model, key) for key in method.agreed}
     product = average.module if average else method.product()
     save_checkpoint(out / MODEL, product, method=recipe.method, stain=data.stain, mpp=data.mpp, extra=extra)
     save_state(out / STATE, method, optimizers, done, average)

@@ -114,7 +114,15 @@ def _auxiliary(
             raise origin.error(
                 f"{place}.method", f"method in [{place}] must be {proposal.method!r}, not {given['method']!r}"
             )
-        chosen[name] = _recipe(merged(proposed, given), origin, f"{place}.")
+        chosen[name] = recipe = _recipe(merged(proposed, given), origin, f"{place}.")
+        for key in METHODS[proposal.method].agreed:
+            asked, found = proposal.model.get(key), getattr(recipe.model, key)
+            if asked not in (None, found):
+                raise origin.error(
+                    f"{place}.model.{key}",
+                    f"{key} in [{place}.model] must be {asked!r} as in {table['method']}, which reads the model's "
+                    f"features, not {found!r}; leave it out",
+                )
     return chosen
 
 

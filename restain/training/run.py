@@ -136,7 +136,7 @@ def _auxiliary(
             path = choice.checkpoint
         else:
             path = _run(choice, root, auxiliary_folder(name, choice, listed, out), ranks, console)
-        models[name] = load_auxiliary(name, proposals[name].method, path)
+        models[name] = load_auxiliary(name, proposals[name], path)
     return models
 
 

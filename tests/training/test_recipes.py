@@ -117,6 +117,11 @@ VSMT_MISTAKES = [
         "auxiliary.he_classifier.checkpoint=none.pt",
         r"checkpoint in \[auxiliary.he_classifier\]: no file none.pt; leave",
     ),
+    (
+        "auxiliary.he_autoencoder.model.side=ihc",
+        r"side in \[auxiliary.he_autoencoder.model\] must be 'he' as in vsmt, which reads .*, not 'ihc'; leave it out",
+    ),
+    ("auxiliary.ihc_classifier.model.normalise_brightness=false", "normalise_brightness in .* must be True as in vsmt"),
     ("model.views.hed_jiter=1", r"unknown key 'hed_jiter' in \[model.views\]; did you mean 'hed_jitter'\?"),
     ("model.clusters=9", r"\[model\]: clusters is 9; give 2, 3, 4, 5 or 'auto'"),
 ]
@@ -127,6 +132,14 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(setting: str, w
     with pytest.raises(ConfigError, match=words) as caught:
         load_recipe(write_recipe("vsmt"), [setting])
     assert str(caught.value).startswith("--set: ")
+
+
+def test_what_a_segmenter_calls_stained_must_be_what_pspstain_does(write_recipe: Write) -> None:
+    path = write_recipe("pspstain")
+    with pytest.raises(ConfigError, match=r"positive_density in \[auxiliary.segmenter.model\] must be 0.0 .*, not 0.5"):
+        load_recipe(path, ["auxiliary.segmenter.model.positive_density=0.5"])
+    both = ["model.positive_density=0.5", "auxiliary.segmenter.model.positive_density=0.5"]
+    assert load_recipe(path, both)
 
 
 NEEDS = [

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from restain.checkpoint import read_info
+from restain.checkpoint import load_checkpoint, read_info, save_checkpoint
 from restain.data import pairs
 from restain.data.pairs import Pair
 from restain.errors import CheckpointError, ConfigError, InputError, MissingError, NonFiniteLossError, OutputError
@@ -273,6 +273,20 @@ def test_a_model_of_the_wrong_kind_is_refused(small: Small, tiles: Path, tmp_pat
     checkpoint = train(small("cut"), tiles, tmp_path / "cut", steps=1)
     with pytest.raises(CheckpointError, match=r"\[auxiliary.he_classifier\] needs a model trained by 'classify', but"):
         train(small("vsmt", auxiliary={"he_classifier": {"checkpoint": str(checkpoint)}}), tiles, tmp_path / "run")
+
+
+def test_a_model_for_another_use_is_refused_where_its_checkpoint_says_so(
+    small: Small, tiles: Path, tmp_path: Path
+) -> None:
+    checkpoint = train(small("classify", model={"width": 4, "side": "ihc"}), tiles, tmp_path / "ihc", steps=1)
+    assert read_info(checkpoint).extra == {"steps": 1, "seed": 0, "side": "ihc", "normalise_brightness": True}
+    recipe = small("vsmt", auxiliary={"he_classifier": {"checkpoint": str(checkpoint)}})
+    words = r"\[auxiliary.he_classifier\] needs a model with side = 'he', but .*safetensors was trained with 'ihc'"
+    with pytest.raises(CheckpointError, match=words):
+        train(recipe, tiles, tmp_path / "run", steps=1)
+    network, info = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, network, method=info.method, extra={"steps": 1, "seed": 0})  # as older ones are
+    assert train(recipe, tiles, tmp_path / "run", steps=1).is_file()
 
 
 def test_a_mistake_about_the_data_comes_before_anything_is_trained(small: Small, tiles: Path, tmp_path: Path) -> None:
