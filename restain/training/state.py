@@ -50,7 +50,7 @@ def load_state(
     """
     if not path.is_file():
         return 0
-    with _refusing(path):
+    with _refusing(path, _RESUME):
         state = torch.load(path, map_location="cpu", weights_only=True)
         method.load_state_dict(state["method"])
         for name, optimizer in optimizers.items():
@@ -58,6 +58,16 @@ def load_state(
         if average:
             average.load_state_dict(state["average"])
         return int(state["steps_done"])
+
+
+def load_weights(path: Path, method: nn.Module) -> None:
+    """Put only the weights of a saved state back.
+
+    Raises:
+        CheckpointError: the file is damaged or of another method.
+    """
+    with _refusing(path, _LOOK):
+        method.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["method"])
 
 
 def steps_done(path: Path) -> int:
@@ -68,18 +78,26 @@ def steps_done(path: Path) -> int:
     """
     if not path.is_file():
         return 0
-    with _refusing(path):
+    with _refusing(path, _RESUME):
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["steps_done"])
 
 
+_RESUME = "cannot be resumed from", "remove it to start this run again"
+_LOOK = (
+    "cannot be read into the method of its recipe",
+    "copy the run's folder again, or train it again into another one",
+)
+
+
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def _refusing(path: Path, words: tuple[str, str]) -> Iterator[None]:
     """Turn whatever a damaged or foreign file makes torch raise, and that is nearly anything, into a sentence."""
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{path} cannot be resumed from ({reason}); remove it to start this run again") from error
+        what, way_out = words
+        raise CheckpointError(f"{path} {what} ({reason}); {way_out}") from error
 
 
 def check_finite(weights: Mapping[str, Tensor], steps_done: int, saved: int) -> None:

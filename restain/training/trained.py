@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+from torch import nn
+
+from restain.checkpoint import load_checkpoint
 from restain.errors import MissingError
-from restain.methods import METHODS
 from restain.methods.base import Method
+from restain.training.config import Pretrained, Recipe
 from restain.training.folder import RECIPE, STATE
 from restain.training.recipes import load_recipe
 from restain.training.run import build
-from restain.training.state import load_state
+from restain.training.state import load_weights
+from restain.training.toml import read_table
 
 
 def load_method(run: Path | str) -> Method:
@@ -18,19 +22,29 @@ def load_method(run: Path | str) -> Method:
         run: folder of a finished or unfinished run.
 
     Raises:
-        MissingError: there is no run, or none that has saved a state.
+        MissingError: there is no run, or none that has saved a state, or a checkpoint that its recipe names is gone.
         CheckpointError: the state is damaged.
     """
     run = Path(run)
     if not (run / STATE).is_file():
         raise MissingError(f"{run} holds no saved state ({STATE}); give the folder of a run, or train it further")
+    _check_checkpoints(run / RECIPE)
     recipe = load_recipe(run / RECIPE)
     # the state brings the auxiliary models' weights, too; here they need only their shapes
-    needed = METHODS[recipe.method].auxiliary(recipe.model)
-    blanks = {
-        name: METHODS[model.method](METHODS[model.method].Config.model_validate(dict(model.model))).product()
-        for name, model in needed.items()
-    }
-    method = build(recipe, blanks)
-    load_state(run / STATE, method, {})
+    method = build(recipe, {name: _shaped(choice) for name, choice in recipe.auxiliary.items()})
+    load_weights(run / STATE, method)
     return method.eval()
+
+
+def _shaped(choice: Pretrained | Recipe) -> nn.Module:
+    """A model of the shape that the run used."""
+    return load_checkpoint(choice.checkpoint)[0] if isinstance(choice, Pretrained) else build(choice, {}).product()
+
+
+def _check_checkpoints(recipe: Path) -> None:
+    for name, given in read_table(recipe).get("auxiliary", {}).items():
+        if "checkpoint" in given and not Path(given["checkpoint"]).is_file():
+            raise MissingError(
+                f"{recipe} names {given['checkpoint']} as its {name}, but there is no such file any more; put it back, "
+                f"or write its new place as checkpoint in [auxiliary.{name}]"
+            )
