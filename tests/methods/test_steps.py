@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from restain.data.pairs import Pair
 from restain.methods.base import Method, Progress
+from restain.training.numerics import step_numerics
 
 Build = Callable[..., Method]
 DrawPair = Callable[..., Pair]
@@ -108,6 +109,23 @@ def test_a_step_repeats_exactly(
         method.step(draw_pair(1), method.optimizers(), progress)
         runs.append(method.state_dict())
     assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+def test_a_step_in_bfloat16_comes_to_about_the_same(
+    variant: tuple[str, dict[str, Any], set[str]], build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    name, settings, expected = variant
+    losses = []
+    for bfloat16 in (False, True):
+        method = build(name, **settings)
+        before = copy.deepcopy(method)
+        with step_numerics(torch.device("cpu"), bfloat16, seed=0, step=progress.step, rank=0):
+            losses.append(method.step(draw_pair(1), method.optimizers(), progress))
+        assert moved(before, method) == expected
+        assert all(weight.dtype == torch.float32 for weight in method.parameters())
+    for key, loss in losses[1].items():
+        assert loss.dtype == torch.float32, key
+        assert_close(loss, losses[0][key], rtol=0.25, atol=0.02, msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_samples_are_images(variant: tuple[str, dict[str, Any], set[str]], build: Build, draw_pair: DrawPair) -> None:

@@ -31,7 +31,7 @@ def doubled(method: type[Method]) -> type[Method]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in ("cut", "vsmt"):
+    for name in ("cut", "asp", "pspstain", "vsmt"):
         METHODS[name] = doubled(METHODS[name])
     data, out, *recipes = map(Path, sys.argv[1:])
     for recipe in recipes:

@@ -26,7 +26,7 @@ def run(processes: int, *arguments: Path) -> None:
 def test_two_processes_learn_what_one_does_with_the_joined_batch(
     write_recipe: Write, tiles: Path, tmp_path: Path
 ) -> None:
-    methods = ("cut", "vsmt")
+    methods = ("cut", "asp", "pspstain", "vsmt")
     recipes = [write_recipe(method, data={"batch_size": 4}, training={"steps": 3}) for method in methods]
     run(1, tiles, tmp_path / "one", *recipes)
     # dropout differs between processes, and the auxiliary models have it: two processes find those that one has made
