@@ -45,7 +45,7 @@ class Classify(Method):
 
     name = "classify"
     Config: ClassVar[type[MethodConfig]] = ClassifyConfig
-    agreed = ("side", "normalise_brightness")
+    agreed = ("side", "width", "normalise_brightness")
     reads_grades = True
 
     def __init__(self, config: ClassifyConfig) -> None:

@@ -32,7 +32,7 @@ class Reconstruct(Method):
 
     name = "reconstruct"
     Config: ClassVar[type[MethodConfig]] = ReconstructConfig
-    agreed = ("side", "normalise_brightness")
+    agreed = ("side", "width", "normalise_brightness")
 
     def __init__(self, config: ReconstructConfig) -> None:
         super().__init__()

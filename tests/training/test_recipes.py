@@ -121,6 +121,7 @@ VSMT_MISTAKES = [
         "auxiliary.he_autoencoder.model.side=ihc",
         r"side in \[auxiliary.he_autoencoder.model\] must be 'he' as in vsmt, which reads .*, not 'ihc'; leave it out",
     ),
+    ("auxiliary.he_autoencoder.model.width=8", r"width in .* must be 4 as in vsmt, .*, not 8; leave it out"),
     ("auxiliary.ihc_classifier.model.normalise_brightness=false", "normalise_brightness in .* must be True as in vsmt"),
     ("model.views.hed_jiter=1", r"unknown key 'hed_jiter' in \[model.views\]; did you mean 'hed_jitter'\?"),
     ("model.clusters=9", r"\[model\]: clusters is 9; give 2, 3, 4, 5 or 'auto'"),
