@@ -135,6 +135,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder for the results where it is missing, so that it is known before the work begins that it can be.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+
+
 def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
     """Turn RGB of H x W x 3, or N x H x W x 3, into N x 3 x H x W float32 in [-1, 1]; 0 becomes -1, 255 becomes 1.
 

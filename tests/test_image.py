@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 import restain.image
 from restain.errors import InputError, MissingError, OutputError, ShapeError
-from restain.image import atomic_path, image_size, list_images, load_image, save_image, to_tensor, to_uint8
+from restain.image import atomic_path, image_size, list_images, load_image, make_folder, save_image, to_tensor, to_uint8
 
 Rgb = NDArray[np.uint8]
 LOSSLESS = [("PNG", "png"), ("TIFF", "tif"), ("TIFF", "tiff"), ("BMP", "bmp"), ("WEBP", "webp")]
@@ -385,3 +385,11 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
         atomic_path(tmp_path / "model.safetensors"),
     ):
         pass
+
+
+def test_a_folder_is_made_or_it_is_said_why_not(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "out" / "deeper")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        make_folder(tmp_path / "notes.txt" / "out")

@@ -62,23 +62,29 @@ def command(
     ] = None,
 ) -> None:
     """Measure virtual images against the real ones of the same name: likeness, amount and place of DAB, cells."""
-    import torch
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
+    from restain.cli.device import usable_device
     from restain.cli.entries import entry
     from restain.data.cases import cases_by_pattern
+    from restain.errors import OutputError
+    from restain.image import make_folder
     from restain.metrics import evaluate, find_judges, tabulate
     from restain.metrics.comparison import notes
     from restain.metrics.report import write_report
 
     cells = _cell_metrics(marker, mpp, nucleus_um)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = usable_device(device)
     judges = find_judges(inception_weights, lpips_weights, [entry(words) for words in extractor or ()], preset, place)
     case = cases_by_pattern(cases) if cases else None
     methods = _names(virtual)
+    if html is not None:
+        if html.is_dir():
+            raise OutputError(f"--html {html} is a folder; expected a file, such as {html / 'report.html'}")
+        make_folder(html.parent)
     found = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

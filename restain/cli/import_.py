@@ -18,7 +18,7 @@ def command(
         typer.Option(help="What the file is, where names cannot tell: VSMT's autoencoders must be called so."),
     ] = "generator",
 ) -> None:
-    """Turn the published weights of CycleGAN, CUT, ASP, PSPStain, PyramidP2P, VSMT and their like into a checkpoint."""
+    """Turn published weights of CycleGAN, CUT, ASP, PSPStain, PyramidP2P, SIM-GAN, VSMT and such into a checkpoint."""
     from restain.checkpoint import import_published
     from restain.errors import OutputError
 

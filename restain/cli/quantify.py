@@ -28,7 +28,9 @@ def command(
     nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
     nuclei: Annotated[
         Literal["classical", "instanseg"],
-        typer.Option(help="How nuclei are found: without a trained model, or by InstanSeg (pip: restain[instanseg])."),
+        typer.Option(
+            help="How nuclei are found: without a trained model, or by InstanSeg (pip: restain\\[instanseg])."
+        ),
     ] = "classical",
     regions: Annotated[
         Path | None,
@@ -42,11 +44,12 @@ def command(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from restain.errors import RestainError
+    from restain.image import make_folder
     from restain.quantify.files import Report, Source, quantify_source
     from restain.quantify.instanseg import instanseg_nuclei
     from restain.quantify.regions import load_regions
     from restain.quantify.tiles import Settings, fit_mpp
-    from restain.slides.files import find_jobs, make_folder
+    from restain.slides.files import find_jobs
     from restain.slides.reader import open_slide
 
     drawn = load_regions(regions) if regions else []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from restain.errors import InputError, ShapeError
-from restain.image import atomic_path
+from restain.image import atomic_path, make_folder
 from restain.memory import steady_memory
 from restain.metrics.features import FeatureMatrix
 from restain.metrics.figure import Figure, finite
@@ -100,6 +100,8 @@ def evaluate(
     habit = preset_named(preset)
     _check_fits(habit, preset, tiles)
     metrics, left_out = _usable({**METRICS, **_perceptual_metrics(judges), **(extra or {})}, tiles)
+    if out is not None:
+        make_folder(Path(out))
     with steady_memory():
         columns, features = _measure_all(tiles, metrics, judges, on_progress)
     sampling = Sampling(len(tiles), tuple(cases(tile.name) for tile in tiles) if cases else None)

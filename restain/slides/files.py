@@ -66,15 +66,3 @@ def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
             yield path, name
     if not found:
         raise InputError(f"{given} holds no images; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder for the results where it is missing, so that it is known before the work begins that it can be.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another") from error

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from restain.errors import InputError, RestainError, ShapeError
-from restain.image import image_size, load_image, save_image, to_tensor, to_uint8
+from restain.image import image_size, load_image, make_folder, save_image, to_tensor, to_uint8
 from restain.networks.norm import NormStatistics, evaluating, freeze, instance_norms
 from restain.networks.stainer import Stainer
-from restain.slides.files import Job, find_jobs, make_folder
+from restain.slides.files import Job, find_jobs
 from restain.slides.norm import Network, Norm, tiled_network
 from restain.slides.tiling import Box, Tile, tiles
 

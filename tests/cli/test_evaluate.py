@@ -80,3 +80,24 @@ def test_cells_are_counted_on_demand(
     for words in ("Positive cells (complete membrane), bias", "H-score, Pearson R", "HER2-like score, mean error"):
         assert words in printed
     assert "Left out: scores of cells" not in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--device abacus", "--device abacus: torch cannot use it here"),
+        ("--out tiles/0.png", "cannot make the folder tiles/0.png"),
+        ("--html tiles/0.png/report.html", "cannot make the folder tiles/0.png"),
+        ("--html tiles", "--html tiles is a folder; expected a file, such as tiles/report.html"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_measured(
+    options: str, words: str, tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tiles.parent)
+    monkeypatch.setattr("restain.metrics.evaluation.read_batches", lambda *_: pytest.fail("measures"))
+    monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual tiles --real tiles {options}".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert words in capsys.readouterr().err

@@ -199,3 +199,8 @@ def _white(_: tuple[int, int], size: tuple[int, int]) -> RGB:
 
 def _box(name: str, left: int = 0, top: int = 0, side: int = 20) -> Region:
     return Region(name, [[np.array(square(left, top, side), np.float64)]])
+
+
+def test_help_says_what_to_install() -> None:
+    words = CliRunner().invoke(app, ["quantify", "--help"], env={"COLUMNS": "300"}).output
+    assert "restain[instanseg]" in words

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.slides.files import find_jobs, make_folder
+from restain.slides.files import find_jobs
 
 
 @pytest.fixture
@@ -75,13 +75,6 @@ def test_wrong_places_are_refused(folder: Path) -> None:
         names(folder, "he", out="out.png")
     with pytest.raises(OutputError, match=r"notes\.txt names a file; expected a folder"):
         names(folder, "he", out="he/notes.txt")
-
-
-def test_a_folder_that_cannot_be_made(folder: Path) -> None:
-    make_folder(folder / "out" / "deeper")
-    make_folder(folder / "out" / "deeper")
-    with pytest.raises(OutputError, match="cannot make the folder"):
-        make_folder(folder / "he" / "notes.txt" / "out")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links")
