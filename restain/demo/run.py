@@ -141,6 +141,8 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _draw(data: Path, seed: int) -> None:
     """Draw beside the final place first, so that a stop in between leaves nothing that looks complete."""
+    if data.exists():  # whole: the stop came before the journal could tell
+        return
     unfinished = data.with_name(f"{data.name}-unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     write_pairs(unfinished, PAIRS, validation=HELD_OUT, seed=seed, settings=TISSUE)

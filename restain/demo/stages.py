@@ -34,7 +34,7 @@ class Journal:
         """Take up the demo in `out`, or begin one.
 
         Raises:
-            OutputError: `out` holds something else, or a demo with another seed.
+            OutputError: `out` holds something else, or a demo with another seed, or cannot be written.
         """
         self.path, self.seed, self.console = out / "stages.json", seed, console
         self.stages: list[Stage] = []
@@ -44,6 +44,8 @@ class Journal:
             self._read()
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OutputError(f"{out} holds something else; give a new or empty folder")
+        else:
+            self._write()  # so that a demo stopped in its first stage is known
 
     def once(self, words: str, command: str, work: Callable[[], object]) -> None:
         """Do the work unless it was done before; the words are the stage's name."""

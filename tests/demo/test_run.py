@@ -76,6 +76,41 @@ def test_a_folder_of_another_seed_or_with_other_things_is_refused(demo: Path, tm
         run_demo(tmp_path)
 
 
+@pytest.mark.parametrize("stop", ["write_pairs", "journal"])
+def test_a_demo_killed_in_its_first_stage_goes_on(
+    tiny: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    """Killed while it draws, or when all is drawn and the journal does not know it yet."""
+
+    class Killed(BaseException):
+        """Nothing after it happens."""
+
+    def draw_half(pairs: Path, *_: object, **__: object) -> None:
+        pairs.mkdir(parents=True)
+        (pairs / "half.png").touch()
+        raise Killed
+
+    def do_and_die(_: Journal, words: str, command: str, work: Callable[[], object]) -> None:
+        del words, command
+        work()
+        raise Killed
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "once", do_and_die)
+        if stop == "write_pairs":
+            patch.setattr(run, "write_pairs", draw_half)
+        with pytest.raises(Killed):
+            run_demo(tmp_path / "out")
+    monkeypatch.setattr(run, "train", die)
+    with pytest.raises(Killed):
+        run_demo(tmp_path / "out")
+    assert [words[:4] for words in Journal(tmp_path / "out", 0).done] == ["Draw"]
+    assert not (tmp_path / "out" / "pairs" / "half.png").exists()
+
+
 def test_both_methods_start_and_learn_alike_but_for_the_guidance() -> None:
     recipes = [load_recipe(Path(run.__file__).with_name(f"{method.key}.toml")) for method in (run.BASELINE, run.GUIDED)]
     baseline, guided = recipes
