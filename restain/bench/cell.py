@@ -29,8 +29,8 @@ from restain.training.state import steps_done
 
 RESULT = "result.json"
 _TRAINED = "trained.json"
-_PROBES = (4, 12)
-"""Steps of the two short trainings whose difference tells how long a step takes."""
+_PROBES = (4, 4, 12)
+"""Steps of short trainings: the first warms up, the difference of the others tells how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _limited(cell: Cell) -> Recipe:
 
 
 def _seconds_per_step(cell: Cell) -> float:
-    """Train a little and a little longer, and throw both away; auxiliary models are there already."""
+    """Train a little and a little longer, and throw all away; auxiliary models are there already."""
     took = []
     cell.run.parent.mkdir(parents=True, exist_ok=True)
     for steps in _PROBES:
@@ -178,7 +178,7 @@ def _seconds_per_step(cell: Cell) -> float:
             start = time.monotonic()
             train(cell.recipe.with_steps(steps), cell.data, Path(folder), device=cell.device)
             took.append(time.monotonic() - start)
-    return max(1e-4, (took[1] - took[0]) / (_PROBES[1] - _PROBES[0]))
+    return max(1e-4, (took[2] - took[1]) / (_PROBES[2] - _PROBES[1]))
 
 
 def peak_bytes() -> int:

@@ -169,6 +169,16 @@ def test_minutes_become_steps_once(pairs: Path, rows: list[Row], tmp_path: Path)
     assert not list(run.parent.glob(".probe*"))
 
 
+def test_what_the_first_training_of_a_process_takes_longer_is_not_counted(
+    pairs: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = iter((0.4, 0.1, 0.18))
+    monkeypatch.setattr("restain.bench.cell.train", lambda *_, **__: time.sleep(next(waits)))
+    judging = Judging(tmp_path, tmp_path)
+    cell = Cell("slow", 0, rows[0].load(0), pairs, tmp_path / "runs/x", tmp_path, Budget(minutes=1), judging, "cpu")
+    assert 1000 < (_limited(cell).training.steps or 0) < 20000
+
+
 def test_the_truth_takes_the_place_of_the_neighbouring_section(pairs: Path, tmp_path: Path) -> None:
     folder = pairs / "TrainValAB"
     judging = gather(pairs, tmp_path, folder / "valB_aligned", None, ())
