@@ -195,7 +195,7 @@ def test_images_that_cannot_be_measured_are_named(folders: tuple[Path, Path], tm
 
 def test_nothing_is_left_behind_where_the_result_cannot_be_written(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot make the folder"):
         evaluate(*folders, out=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "not a folder"
 
