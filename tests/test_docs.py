@@ -9,7 +9,10 @@ import pytest
 import torch
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from restain.cli import app
 from restain.data.augment import Augment
 from restain.data.pairs import Pair
 from restain.methods import METHODS
@@ -63,6 +66,15 @@ def as_json(value: Any) -> Any:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_listed(name: str) -> None:
     assert f"`{name}`" in (DOCS / "methods/index.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", ["stain", "evaluate", "bench", "quantify", "demo"])
+def test_every_option_is_in_the_documentation(verb: str) -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    options = [option for one in command.commands[verb].params for option in one.opts if option.startswith("--")]
+    assert not [option for option in options if not re.search(rf"{option}(?![\w-])", text)]
 
 
 def test_the_example_of_a_new_method_learns() -> None:
