@@ -60,8 +60,7 @@ def main() -> None:
 @torch.no_grad()
 def best_matches(method: Vsmt, one: Tensor, two: Tensor) -> Tensor:
     """Each region of one real IHC sent to the region of another that the method finds most like it, as a matrix."""
-    taps = method.spatial.taps
-    regions = [method.spatial.regions(method.tasks.ihc_structure(image, taps)) for image in (one, two)]
+    regions = [method.spatial.regions(method.tasks.ihc_structure(image)) for image in (one, two)]
     similarity = region_similarity(*regions)
     return torch.zeros_like(similarity).scatter_(2, similarity.argmax(2, keepdim=True), 1)
 

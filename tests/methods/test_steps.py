@@ -46,7 +46,6 @@ VARIANTS |= {
     "vsmt complete": ("vsmt", {}, BASE | FUSED | {"spatial"}),
     "vsmt no structure enhancement": ("vsmt", {"structure_enhancement": False}, BASE | FUSED),
     "vsmt optimal transport": ("vsmt", {"alignment": "ot"}, BASE | FUSED | {"spatial"}),
-    "vsmt matching on both levels": ("vsmt", {"matching": "both"}, BASE | FUSED | {"spatial"}),
     "vsmt automatic K": ("vsmt", {"clusters": "auto"}, BASE | FUSED | {"spatial"}),
     "vsmt paper": (
         "vsmt",

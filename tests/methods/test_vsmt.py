@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 from torch.testing import assert_close
 
-from restain.alignment import region_similarity
 from restain.data.pairs import Pair
 from restain.errors import ConfigError
 from restain.methods.base import Method, Progress
 from restain.methods.vsmt import Vsmt, VsmtConfig
 from restain.methods.vsmt.fusion import Fusion, Projector, mean_over_tasks
-from restain.methods.vsmt.spatial import SpatialAlignment
 from restain.methods.vsmt.structure import Modulator
-from restain.methods.vsmt.tasks import AUXILIARY_TAPS
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig
 
 Build = Callable[..., Method]
@@ -144,13 +140,3 @@ def test_align_gives_one_matrix_per_pair(build: Build, draw_pair: DrawPair) -> N
     matrix = method.align(pair.he, pair.ihc, torch.Generator().manual_seed(0))
     assert matrix.shape == (2, 64, 64)
     assert_close(matrix.sum(-1), torch.ones(2, 64))
-
-
-def test_matching_on_both_levels_means_the_mean_of_both_cosines() -> None:
-    config = VsmtConfig(width=2, region_size=4, matching="both", structure_enhancement=False)
-    spatial = SpatialAlignment(config)
-    draws = torch.Generator().manual_seed(0)
-    one, two = ({tap: torch.rand(1, 8, 8, 8, generator=draws) for tap in AUXILIARY_TAPS} for _ in range(2))
-    found = region_similarity(spatial.regions(one), spatial.regions(two))
-    levels = [region_similarity(*(F.avg_pool2d(features[tap], 4) for features in (one, two))) for tap in AUXILIARY_TAPS]
-    assert_close(found, torch.stack(levels).mean(0))

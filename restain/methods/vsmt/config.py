@@ -38,8 +38,6 @@ class VsmtConfig(MethodConfig):
     task_gap: bool = True
     """Turn features into guidance by the learned fusion M_ta; otherwise by the mean over the four tasks."""
 
-    matching: Literal["deepest", "both"] = "deepest"
-    """Which level's features regions are matched by: the deeper one (published), or both with equal say."""
     clusters: int | Literal["auto"] = 3
     """Semantic classes for active-passive matching, 2 to 5; `auto` picks the best silhouette per image."""
     region_size: Literal[2, 4, 8, 16, 32] = 16

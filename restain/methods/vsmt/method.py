@@ -35,7 +35,7 @@ from restain.methods.base import (
 from restain.methods.nce import NCE_TAPS, nce, nce_channels
 from restain.methods.vsmt.config import VsmtConfig
 from restain.methods.vsmt.fusion import Fusion, Projector, mean_over_tasks
-from restain.methods.vsmt.spatial import SpatialAlignment
+from restain.methods.vsmt.spatial import REGION_TAP, SpatialAlignment
 from restain.methods.vsmt.structure import draw_views
 from restain.methods.vsmt.tasks import AUXILIARY_TAPS, LEVELS, Tasks
 from restain.networks.auxiliary import Autoencoder, Classifier
@@ -181,8 +181,8 @@ class Vsmt(Method):
         if not self.config.guidance:
             raise ValueError("a method without guidance has no alignment; set guidance = true")
         with torch.no_grad():
-            virtual = self.tasks.ihc_structure(self.generator(he), self.spatial.taps)
-            reference = self.tasks.ihc_structure(self._reference(ihc), self.spatial.taps)
+            virtual = self.tasks.ihc_structure(self.generator(he), (REGION_TAP,))
+            reference = self.tasks.ihc_structure(self._reference(ihc), (REGION_TAP,))
             return self._match(virtual, reference, generator)
 
     def product(self) -> Generator:
@@ -283,16 +283,12 @@ class Vsmt(Method):
 
     def _structure_loss(self, pair: Pair, virtual: Tensor, evidence: Evidence, progress: Progress) -> Tensor:
         """L_mcl: regions of the virtual IHC are like its structure-preserving view, unlike its stain-preserving one."""
-        config, taps = self.config, self.spatial.taps
+        config = self.config
         views = draw_views(virtual, pair, progress, config.views, config.he_positive_probability)
-        features = self.tasks.ihc_structure(torch.cat(views), taps)
-        terms = []
-        for tap in taps:
-            projected = self.spatial.projected(tap, torch.cat([evidence.virtual[tap], features[tap]]))
-            anchor, positive, negative = projected.chunk(3)
-            temperature, margin = config.structure_temperature, config.structure_margin
-            terms.append(margin_info_nce(anchor, positive, negative, temperature, margin))
-        return torch.stack(terms).mean()
+        features = self.tasks.ihc_structure(torch.cat(views), (REGION_TAP,))
+        projected = self.spatial.projected(torch.cat([evidence.virtual[REGION_TAP], features[REGION_TAP]]))
+        anchor, positive, negative = projected.chunk(3)
+        return margin_info_nce(anchor, positive, negative, config.structure_temperature, config.structure_margin)
 
     @torch.no_grad()
     def _teach(self, first: Tensor, evidence: Evidence, progress: Progress) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from restain.methods.vsmt.config import VsmtConfig
 from restain.methods.vsmt.structure import Modulator
 from restain.methods.vsmt.tasks import AUXILIARY_TAPS
 
+REGION_TAP = AUXILIARY_TAPS[-1]
+"""Regions are matched by the features of the deeper level."""
 SINKHORN_ITERATIONS = 50
 MOST_CLUSTERS = 5
 """The largest K that `clusters = "auto"` tries."""
@@ -30,30 +32,20 @@ class SpatialAlignment(nn.Module):
     def __init__(self, config: VsmtConfig) -> None:
         super().__init__()
         self.config = config
-        self.taps = AUXILIARY_TAPS if config.matching == "both" else AUXILIARY_TAPS[-1:]
-        self.modulators = nn.ModuleDict(
-            {tap: Modulator(4 * config.width, config.region_size) for tap in self.taps if config.learns_regions}
-        )
+        self.modulator = Modulator(4 * config.width, config.region_size) if config.learns_regions else None
 
     def regions(self, features: Mapping[str, Tensor]) -> Tensor:
-        """One vector per region, N x C x h/size x w/size: by the modulator, or the plain mean without one.
-
-        Those of two levels are put one behind the other at length 1 each, so that their cosine is the mean of both.
-        """
-        levels = [self._level(tap, features[tap]) for tap in self.taps]
-        return levels[0] if len(levels) == 1 else torch.cat([F.normalize(level, dim=1) for level in levels], dim=1)
-
-    def _level(self, tap: str, features: Tensor) -> Tensor:
-        if not self.modulators:
-            return F.avg_pool2d(features, self.config.region_size)
-        regions: Tensor = self.modulators[tap](features)
+        """One vector per region, N x C x h/size x w/size: by the modulator, or the plain mean without one."""
+        deepest = features[REGION_TAP]
+        if self.modulator is None:
+            return F.avg_pool2d(deepest, self.config.region_size)
+        regions: Tensor = self.modulator(deepest)
         return regions
 
-    def projected(self, tap: str, features: Tensor) -> Tensor:
-        """Regions at one level as the structure loss compares them; there must be a modulator."""
-        modulator = self.modulators[tap]
-        assert isinstance(modulator, Modulator)
-        projected: Tensor = modulator.head(modulator(features))
+    def projected(self, features: Tensor) -> Tensor:
+        """Regions as the structure loss compares them; there must be a modulator."""
+        assert self.modulator is not None
+        projected: Tensor = self.modulator.head(self.modulator(features))
         return projected
 
     def match(self, virtual: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
