@@ -58,9 +58,6 @@ class TrainingConfig(Settings):
     """Epochs after those, in which the learning rate falls linearly to zero."""
     steps: PositiveInt | None = None
     """Length of the training in steps instead; `epochs` and `decay_epochs` then only give the share of the decay."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Keep an exponential moving average of the trained network and give that out: the share of the old average in a
-    step, as 0.999; 0 gives out the network itself."""
     save_every_steps: PositiveInt = 1000
     """Steps between two saved states; what a killed run has to repeat at most."""
     sample_every_steps: NonNegativeInt = 1000

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from restain.checkpoint import save_checkpoint
 from restain.data.pairs import Pair
@@ -59,8 +58,7 @@ def fit(
     method.to(device).train()
     method.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation leaves this argument out
     optimizers = method.optimizers()
-    average = _average(method, config.average)
-    saved = load_state(out / STATE, method, optimizers, average)
+    saved = load_state(out / STATE, method, optimizers)
     ranks.share(method)
     if config.compile:
         compile_stages(method)
@@ -72,8 +70,6 @@ def fit(
             progress = Progress(recipe.seed, step, steps, batches.per_epoch, factor)
             with step_numerics(device, bfloat16, recipe.seed, step, ranks.rank):
                 losses = method.step(pair.to(device, layout), optimizers, progress)
-            if average:
-                average.update_parameters(method.product())
             done = step + 1
             log.add(done, losses)
 
@@ -85,10 +81,10 @@ def fit(
             if saving:
                 check_finite(method.state_dict(), done, saved)
                 if ranks.writes:
-                    _save(method, average, optimizers, recipe, out, done)
+                    _save(method, optimizers, recipe, out, done)
                 saved = done
     if ranks.writes and not (out / MODEL).is_file():
-        _save(method, average, optimizers, recipe, out, saved)
+        _save(method, optimizers, recipe, out, saved)
     ranks.wait()
 
 
@@ -97,26 +93,9 @@ def _due(done: int, steps: int, every: int) -> bool:
     return every > 0 and (done % every == 0 or done == steps)
 
 
-def _average(method: Method, share: float) -> AveragedModel | None:
-    """The moving average of the product, which begins at the weights after the first step; none if `share` is 0."""
-    if not share:
-        return None
-    blend = get_ema_multi_avg_fn(share)  # type: ignore[no-untyped-call]  # torch ships it without annotations
-    average = AveragedModel(method.product(), multi_avg_fn=blend)
-    return average.requires_grad_(False)
-
-
-def _save(
-    method: Method,
-    average: AveragedModel | None,
-    optimizers: Mapping[str, Optimizer],
-    recipe: Recipe,
-    out: Path,
-    done: int,
-) -> None:
+def _save(method: Method, optimizers: Mapping[str, Optimizer], recipe: Recipe, out: Path, done: int) -> None:
     """Write the checkpoint, then the state: where the state says that the run is finished, the checkpoint is too."""
     data = recipe.data
     extra = {"steps": done, "seed": recipe.seed} | {key: getattr(recipe.model, key) for key in method.agreed}
-    product = average.module if average else method.product()
-    save_checkpoint(out / MODEL, product, method=recipe.method, stain=data.stain, mpp=data.mpp, extra=extra)
-    save_state(out / STATE, method, optimizers, done, average)
+    save_checkpoint(out / MODEL, method.product(), method=recipe.method, stain=data.stain, mpp=data.mpp, extra=extra)
+    save_state(out / STATE, method, optimizers, done)

@@ -12,13 +12,7 @@ from restain.errors import CheckpointError, NonFiniteLossError
 from restain.image import atomic_path
 
 
-def save_state(
-    path: Path,
-    method: nn.Module,
-    optimizers: Mapping[str, Optimizer],
-    steps_done: int,
-    average: nn.Module | None = None,
-) -> None:
+def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer], steps_done: int) -> None:
     """Write the state in one piece: after a kill or a full disk, the file holds the old state or the new one.
 
     Raises:
@@ -28,7 +22,6 @@ def save_state(
         "steps_done": steps_done,
         "method": method.state_dict(),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        **({"average": average.state_dict()} if average else {}),
     }
     with atomic_path(path) as temporary:
         try:
@@ -37,10 +30,8 @@ def save_state(
             raise OSError("writing failed, perhaps because the disk is full") from error
 
 
-def load_state(
-    path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer], average: nn.Module | None = None
-) -> int:
-    """Put weights, optimisers and the average back, if there is a state.
+def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
+    """Put weights and optimisers back, if there is a state.
 
     Returns:
         Steps done; 0 where there is no state yet.
@@ -55,8 +46,6 @@ def load_state(
         method.load_state_dict(state["method"])
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if average:
-            average.load_state_dict(state["average"])
         return int(state["steps_done"])
 
 

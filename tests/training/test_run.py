@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -337,42 +336,3 @@ def resized(tiles: Path, folder: Path, size: tuple[int, int]) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         Image.open(path).resize(size).save(copy)
     return folder / "resized"
-
-
-def test_the_average_is_the_moving_average_of_the_weights_after_each_step(
-    small: Small, tiles: Path, tmp_path: Path
-) -> None:
-    """By the definition, from the weights of runs of one to three steps; and the network itself is not changed."""
-    constant = {"epochs": 1, "decay_epochs": 0}
-    after = [
-        load_file(train(small("cut", training={"steps": steps} | constant), tiles, tmp_path / f"{steps}"))
-        for steps in (1, 2, 3)
-    ]
-    averaged = load_file(
-        train(small("cut", training={"steps": 3, "average": 0.75} | constant), tiles, tmp_path / "mean")
-    )
-    assert averaged.keys() == after[0].keys()
-    for name, weight in averaged.items():
-        first, second, third = (weights[name].double() for weights in after)
-        expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
-        torch.testing.assert_close(weight.double(), expected, atol=1e-6, rtol=1e-5)
-    states = [torch.load(tmp_path / out / "state.pt", weights_only=True)["method"] for out in ("3", "mean")]
-    assert all(torch.equal(weight, states[1][name]) for name, weight in states[0].items())
-
-
-def test_a_killed_run_goes_on_with_its_average(
-    small: Small, tiles: Path, tmp_path: Path, intercept: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = small("asp", training={"steps": 4, "average": 0.9})
-    expected = digest(train(recipe, tiles, tmp_path / "whole"))
-
-    def kill(_: object, progress: Progress, __: object) -> None:
-        if progress.step == 3:
-            raise Killed
-
-    with monkeypatch.context():
-        intercept("asp", kill)
-        with pytest.raises(Killed):
-            train(recipe, tiles, tmp_path / "killed")
-    monkeypatch.undo()
-    assert digest(train(recipe, tiles, tmp_path / "killed")) == expected
