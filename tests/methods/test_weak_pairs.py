@@ -44,7 +44,7 @@ LOWERED = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "segment": {"lr": 1e-2},
     "simgan": {"lambda_transport": 1e6, "lambda_correlation": 0},  # the authors' weight is for more places
-    "pspstain": {"structure_scales": 2},
+    "pspstain": {"structure_scales": 2, "lr": 5e-4},  # four times that overshoots at some seeds
 }
 
 
