@@ -12,16 +12,16 @@ from restain.training.config import TrainingConfig
 
 
 def profits_from_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices of bfloat16 in hardware: NVIDIA from Ampere on, CPUs with AMX."""
+    """Whether it multiplies bfloat16 matrices in hardware: NVIDIA from Ampere on, CPUs with AMX or AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and _cpu_has_amx()
+    return device.type == "cpu" and _cpu_multiplies_bfloat16()
 
 
-def _cpu_has_amx() -> bool:
-    # 2.6 to 2.13 know it under a private name only; where a later version drops the name, `auto` means float32
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe is not None and probe())
+def _cpu_multiplies_bfloat16() -> bool:
+    # 2.6 to 2.13 know it under private names only; where a later version drops them, `auto` means float32
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(probe() for probe in probes if probe is not None)
 
 
 def computes_in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:

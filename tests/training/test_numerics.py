@@ -43,7 +43,7 @@ def test_bfloat16_sees_weights_that_moved_within_the_step() -> None:
 
 def test_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for profits in (True, False):
-        monkeypatch.setattr("restain.training.numerics._cpu_has_amx", lambda profits=profits: profits)
+        monkeypatch.setattr("restain.training.numerics._cpu_multiplies_bfloat16", lambda profits=profits: profits)
         assert profits_from_bfloat16(CPU) is profits
         assert computes_in_bfloat16(TrainingConfig(), CPU) is profits
         assert computes_in_bfloat16(TrainingConfig(precision="bfloat16"), CPU)
