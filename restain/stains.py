@@ -6,9 +6,12 @@ Stain vectors and method: Ruifrok & Johnston, "Quantification of histochemical s
 Images are RGB, N x 3 x H x W, in [0, 1] unless said otherwise. Every function is pure.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
+from restain.errors import InputError
 from restain.precision import full_precision
 
 STAIN_VECTORS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=torch.float64)
@@ -23,6 +26,12 @@ HED_UNIT = 6.0
 POSITIVE_DENSITY = 0.15
 """DAB density above which a pixel counts as positive. On real HER2 tiles 2 % of the pixels of grades 0 and 1+ lie above
 it, 18 % of those of 2+ and 25 % of those of 3+. PSPStain (2024) too takes 0.15 for the least density that is stain."""
+
+LEAST_DENSITY = 0.15
+"""Mean optical density over the colours below which a pixel says too little about the stains in it (Macenko et al.)."""
+
+LEAST_ANGLE = 15.0
+"""Degrees between the vectors of two stains, at the least; those of haematoxylin and DAB are 37 apart."""
 
 DARKEST_MEAN = 1 / 255
 """An image darker than one grey level on average is not brightened any further: there is nothing in it to see."""
@@ -87,6 +96,60 @@ def positive_mask(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
 def positive_fraction(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
     """Measure the share of pixels with more DAB than `threshold` (optical density): N values in [0, 1]."""
     return positive_mask(rgb, threshold).float().mean(dim=(1, 2, 3))
+
+
+@full_precision
+def estimate_stain_vectors(pixels: Tensor) -> Tensor:
+    """Find the vectors of haematoxylin and DAB in IHC, which differ between laboratories and scanners.
+
+    Optical densities lie between the vectors of the two stains, in a plane through the origin; the vectors are the 1st
+    and the 99th percentile of the direction in that plane (Macenko et al., ISBI 2009). DAB is the one that takes more
+    blue than red light.
+
+    Args:
+        pixels: RGB in [0, 1], K x 3; of many tiles, some of them with DAB.
+
+    Returns:
+        3 x 3, float64, rows of length 1: haematoxylin, what neither stain explains, DAB.
+
+    Raises:
+        InputError: the pixels show one stain alone, or none.
+    """
+    density = optical_density(pixels.double())
+    density = density[density.mean(1) > LEAST_DENSITY]
+    if len(density) >= 100:
+        plane = torch.linalg.eigh(density.T @ density).eigenvectors[:, [2, 1]]
+        plane = plane * plane[:, :1].sum().sign()
+        along, across = (density @ plane).unbind(1)
+        angle = torch.atan2(across, along).sort().values
+        ends = angle[[len(angle) // 100, -1 - len(angle) // 100]]
+        if ends[1] - ends[0] >= math.radians(LEAST_ANGLE):
+            first, second = torch.stack([ends.cos(), ends.sin()], 1) @ plane.T
+            haematoxylin, dab = (first, second) if first[2] - first[0] < second[2] - second[0] else (second, first)
+            rest = torch.linalg.cross(dab, haematoxylin)
+            return torch.stack([haematoxylin, rest / rest.norm(), dab])
+    raise InputError(
+        "stain vectors cannot be estimated: the images do not show two stains; take images with haematoxylin and DAB, "
+        "or the vectors of Ruifrok & Johnston"
+    )
+
+
+def vectors_in_words(vectors: Tensor) -> str:
+    """Haematoxylin's and DAB's of vectors that were estimated, as a protocol says them."""
+    haematoxylin, _, dab = (" ".join(f"{part:.3f}" for part in vector) for vector in vectors.tolist())
+    return f"estimated: haematoxylin {haematoxylin}, DAB {dab}"
+
+
+@full_precision
+def with_reference_stains(rgb: Tensor, stain_vectors: Tensor) -> Tensor:
+    """Redraw images as if their stains had `STAIN_VECTORS`, which everything else here measures by.
+
+    Args:
+        rgb: N x 3 x H x W in [0, 1].
+        stain_vectors: of the stains in the images, 3 x 3 as from `estimate_stain_vectors`.
+    """
+    exchange = torch.linalg.inv(stain_vectors.double()) @ STAIN_VECTORS
+    return torch.pow(10, -_mix(optical_density(rgb), exchange)).clamp_max(1)
 
 
 @full_precision

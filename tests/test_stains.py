@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from restain import stains
+from restain.errors import InputError
 
 Golden = Callable[[str], dict[str, NDArray[np.float32]]]
 
@@ -112,3 +113,42 @@ def test_half_precision_is_raised_and_double_kept() -> None:
         inside = stains.rgb_to_hed(rgb)
     assert torch.equal(inside, stains.rgb_to_hed(rgb))
     assert stains.rgb_to_hed(rgb.double()).dtype == torch.float64
+
+
+def rendered(vectors: Tensor, seed: int = 0, side: int = 96) -> Tensor:
+    """Haematoxylin everywhere, DAB in places, in between both: 1 x 3 x H x W."""
+    random = torch.Generator().manual_seed(seed)
+    amounts = torch.rand(1, 2, side, side, generator=random, dtype=torch.float64) * 0.8
+    amounts[:, 1, : side // 2] = 0
+    amounts[:, 0, -side // 4 :] *= 0.02
+    return stains.beer_lambert(amounts, vectors[[0, 2]])
+
+
+@given(
+    turns=st.lists(st.floats(-0.08, 0.08), min_size=6, max_size=6),
+    seed=st.integers(0, 100),
+)
+def test_stain_vectors_are_found_in_what_was_stained_with_them(turns: list[float], seed: int) -> None:
+    true = stains.STAIN_VECTORS.clone()
+    true[[0, 2]] += torch.tensor(turns, dtype=torch.float64).view(2, 3)
+    true = true / true.norm(dim=1, keepdim=True)
+    image = rendered(true, seed)
+    found = stains.estimate_stain_vectors(image[0].flatten(1).T)
+    assert_close(found.norm(dim=1), torch.ones(3, dtype=torch.float64))
+    assert (found[[0, 2]] * true[[0, 2]]).sum(1).min() > 0.999  # two and a half degrees
+    assert found[1, 1] > 0
+
+
+def test_reference_stains_leave_reference_images_alone_and_turn_others_into_them() -> None:
+    image = rendered(stains.STAIN_VECTORS)
+    assert_close(stains.with_reference_stains(image, stains.STAIN_VECTORS), image)
+    other = torch.tensor([[0.60, 0.64, 0.48], [0.10, 0.98, 0.15], [0.21, 0.50, 0.84]], dtype=torch.float64)
+    assert_close(stains.with_reference_stains(rendered(other), other), image)
+
+
+def test_one_stain_alone_has_no_two_vectors() -> None:
+    amounts = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    haematoxylin = stains.beer_lambert(amounts, stains.STAIN_VECTORS[:1])
+    for pixels in (haematoxylin[0].flatten(1).T, torch.ones(5000, 3), torch.zeros(0, 3)):
+        with pytest.raises(InputError, match="do not show two stains"):
+            stains.estimate_stain_vectors(pixels)

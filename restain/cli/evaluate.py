@@ -43,6 +43,10 @@ def command(
         float | None, typer.Option(help="Micrometres per pixel of the tiles, for --marker.", show_default=False)
     ] = None,
     nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
+    stain_vectors: Annotated[
+        Literal["reference", "estimated"],
+        typer.Option(help="Colours of the stains: Ruifrok & Johnston's, or estimated from the real images."),
+    ] = "reference",
     preset: Annotated[
         str, typer.Option(help="How FID and KID are computed: default, paper-1024 or torch-fidelity.")
     ] = "default",
@@ -73,6 +77,7 @@ def command(
     from restain.errors import OutputError
     from restain.image import make_folder
     from restain.metrics import evaluate, find_judges, tabulate
+    from restain.metrics.colours import stain_vectors_of
     from restain.metrics.comparison import notes
     from restain.metrics.report import write_report
 
@@ -85,6 +90,7 @@ def command(
         if html.is_dir():
             raise OutputError(f"--html {html} is a folder; expected a file, such as {html / 'report.html'}")
         make_folder(html.parent)
+    vectors = stain_vectors_of(real) if stain_vectors == "estimated" else None
     found = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -100,6 +106,7 @@ def command(
                 preset=preset,
                 cases=case,
                 extra=cells,
+                stain_vectors=vectors,
             )
 
     words = tabulate(found)

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from restain.quantify.density import RGB
     from restain.slides.reader import Slide
 
@@ -32,6 +36,10 @@ def command(
             help="How nuclei are found: without a trained model, or by InstanSeg (pip: restain\\[instanseg])."
         ),
     ] = "classical",
+    stain_vectors: Annotated[
+        Literal["reference", "estimated"],
+        typer.Option(help="Colours of the stains: Ruifrok & Johnston's, or estimated from all inputs together."),
+    ] = "reference",
     regions: Annotated[
         Path | None,
         typer.Option(help="GeoJSON of regions to sum up on their own, in px of the image.", metavar="FILE"),
@@ -56,6 +64,7 @@ def command(
     Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
     segmenter = cache(instanseg_nuclei) if nuclei == "instanseg" else lambda _: None
     jobs = find_jobs(inputs, out, overwrite=overwrite)
+    vectors = _common_vectors([job.source for job in jobs], mpp) if stain_vectors == "estimated" else None
     make_folder(out)
     report = Report()
     failures: list[RestainError] = []
@@ -71,7 +80,7 @@ def command(
                     progress.update(task, total=source.size[0] * source.size[1])
                     quantify_source(
                         source,
-                        Settings(finest, marker, nucleus_um, segmenter(finest)),
+                        Settings(finest, marker, nucleus_um, segmenter(finest), vectors),
                         out,
                         report,
                         regions=drawn,
@@ -89,6 +98,28 @@ def command(
     typer.echo(f"{done} of {len(jobs)} images are measured, in {out}; regions.csv there sums them up")
     if failures:
         raise typer.Exit(1)
+
+
+def _common_vectors(sources: "Sequence[Path]", mpp: float | None) -> "Tensor":
+    """Estimate the stain vectors of images and slides, 64 at the most; those that cannot be read are told later."""
+    from contextlib import suppress
+
+    import numpy as np
+    import torch
+
+    from restain.errors import RestainError
+    from restain.quantify.tiles import fit_mpp, sampled_pixels
+    from restain.slides.reader import open_slide
+    from restain.stains import estimate_stain_vectors, vectors_in_words
+
+    pixels = [np.empty((0, 3), np.uint8)]
+    for source in sources[:: -(-len(sources) // 64)]:
+        with suppress(RestainError), open_slide(source, mpp) as slide:
+            finest = fit_mpp(slide.mpp)
+            pixels.append(sampled_pixels(partial(_read, slide, finest), slide.size_at(finest)))
+    vectors = estimate_stain_vectors(torch.from_numpy(np.concatenate(pixels)) / 255)
+    typer.echo(f"stain vectors {vectors_in_words(vectors)}")
+    return vectors
 
 
 def _read(slide: "Slide", mpp: float, location: tuple[int, int], size: tuple[int, int]) -> "RGB":

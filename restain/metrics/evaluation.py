@@ -12,6 +12,7 @@ from torch import Tensor
 from restain.errors import InputError, ShapeError
 from restain.image import atomic_path, make_folder
 from restain.memory import steady_memory
+from restain.metrics.colours import by_vectors
 from restain.metrics.features import FeatureMatrix
 from restain.metrics.figure import Figure, finite
 from restain.metrics.judges import Judges, Preset, preset_named
@@ -36,6 +37,8 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     """What was left out, and why; one sentence each."""
     he: Path | None = None
+    stain_vectors: Tensor | None = None
+    """Those that the IHC images were measured by; None for the reference's."""
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; what is not finite becomes null.
@@ -71,6 +74,7 @@ def evaluate(
     preset: str = "default",
     cases: Callable[[str], str] | None = None,
     extra: Mapping[str, Metric] | None = None,
+    stain_vectors: Tensor | None = None,
 ) -> Evaluation:
     """Measure virtual images against the real ones of the same name.
 
@@ -84,6 +88,7 @@ def evaluate(
         preset: how FID and KID are computed, a name in `PRESETS`.
         cases: from the stem of a tile to its case (a patient, a slide); intervals are then drawn over cases.
         extra: further metrics by name, such as `nuclei_metrics`.
+        stain_vectors: of the IHC images, 3 x 3, as from `stain_vectors_of`; None takes Ruifrok & Johnston's.
 
     Returns:
         The figures by name, and the values of each tile.
@@ -100,6 +105,8 @@ def evaluate(
     habit = preset_named(preset)
     _check_fits(habit, preset, tiles)
     metrics, left_out = _usable({**METRICS, **_perceptual_metrics(judges), **(extra or {})}, tiles)
+    if stain_vectors is not None:
+        metrics = by_vectors(metrics, stain_vectors)
     if out is not None:
         make_folder(Path(out))
     with steady_memory():
@@ -114,7 +121,7 @@ def evaluate(
         for extractor, (virtual_rows, real_rows) in zip(judges.extractors, features, strict=True):
             figures |= set_figures(extractor, virtual_rows, real_rows, habit, sampling, common)
     names = tuple(tile.name for tile in tiles)
-    found = Evaluation(virtual, real, names, columns, figures, tuple(notes), he)
+    found = Evaluation(virtual, real, names, columns, figures, tuple(notes), he, stain_vectors)
     if out is not None:
         found.save(Path(out) / "evaluation.json")
     return found

@@ -85,6 +85,7 @@ def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
     read = settings if settings.segmenter else replace(settings, mpp=fit_mpp(settings.mpp))
     shrink = settings.mpp / read.mpp
     protocol: dict[str, str | float] = {
+        "stains": "Ruifrok & Johnston",
         "marker": settings.marker,
         "mpp": settings.mpp,
         "read at": read.mpp,

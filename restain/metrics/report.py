@@ -18,7 +18,7 @@ from restain.metrics.evaluation import Evaluation
 from restain.metrics.page import render_page
 from restain.metrics.plots import COLOURS, draw_agreement
 from restain.metrics.tiles import pair_images
-from restain.stains import dab_density, to_unit
+from restain.stains import STAIN_VECTORS, dab_density, to_unit, vectors_in_words, with_reference_stains
 
 HEADLINES = ("fid", "positive_cells_error", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
 """Figures for the large letters, the first four that there are."""
@@ -93,12 +93,16 @@ def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
     )
 
 
-def dab_difference(virtual: NDArray[np.uint8], real: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def dab_difference(
+    virtual: NDArray[np.uint8], real: NDArray[np.uint8], stain_vectors: torch.Tensor | None = None
+) -> NDArray[np.uint8]:
     """Paint where the virtual image has more DAB (brown) or less (blue) than the real one, white where it has as much.
 
     H x W x 3 each; smoothed over about 8 px, since no cell lies at the same place on a neighbouring section.
     """
-    gap = torch.sub(*(dab_density(to_unit(to_tensor(rgb))) for rgb in (virtual, real)))
+    vectors = STAIN_VECTORS if stain_vectors is None else stain_vectors
+    both = (with_reference_stains(to_unit(to_tensor(rgb)), vectors) for rgb in (virtual, real))
+    gap = torch.sub(*map(dab_density, both))
     smooth = torch.nn.functional.avg_pool2d(gap, 9, 1, 4, count_include_pad=False)[0, 0]
     colours = mpl.colormaps["PuOr_r"]((smooth / FULL_DIFFERENCE / 2 + 0.5).clamp(0, 1).numpy(), bytes=True)
     return np.ascontiguousarray(colours[..., :3])
@@ -161,7 +165,12 @@ def _examples(found: Evaluation) -> list[Example]:
         he = {"H&E": load_image(tile.he)} if tile.he else {}
         stained, truth = (found.columns[column][index] for column in ("dab_virtual", "dab_real"))
         caption = f"DAB density {stained:.3f} virtual, {truth:.3f} real"
-        images = {**he, "Real": real, "Virtual": virtual, "DAB difference": dab_difference(virtual, real)}
+        images = {
+            **he,
+            "Real": real,
+            "Virtual": virtual,
+            "DAB difference": dab_difference(virtual, real, found.stain_vectors),
+        }
         if trusted:
             images[TRUST] = load_image(tile.trust)
         examples.append(Example(tile.name, ranks[index], caption, images))
@@ -174,6 +183,7 @@ def _facts(first: Evaluation) -> dict[str, str]:
         "Real images": str(first.real),
         **({"H&E images": str(first.he)} if first.he else {}),
         "Tiles": f"{protocol['tiles']} of {protocol['size']}, {protocol['format']}",
+        **({} if first.stain_vectors is None else {"Stain vectors": vectors_in_words(first.stain_vectors)}),
         "Intervals": str(protocol["interval"]),
         "Made by": f"restain {version('restain')}, torch {torch.__version__}",
         "On": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

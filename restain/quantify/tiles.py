@@ -5,20 +5,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from restain.errors import InputError
+from restain.image import to_tensor, to_uint8
 from restain.quantify.cells import Cells, measure_cells
 from restain.quantify.density import REACH, RGB, Floats, densities
 from restain.quantify.nuclei import NUCLEUS_UM, SURROUNDINGS, Labels, Marker, Segmenter, find_nuclei
 from restain.quantify.outlines import outlines
 from restain.quantify.tally import Tally, tally
+from restain.stains import from_unit, to_unit, with_reference_stains
 
 Read = Callable[[tuple[int, int], tuple[int, int]], RGB]
 """From location (x, y) and size (width, height), both in px, to H x W x 3; always inside the image."""
 
 USUAL_MPP = 0.5
 """Nuclei are found well at this resolution, and nothing is won by a finer one."""
+
+_SAMPLES, _SAMPLE_PX = 8, 64
+"""Places along each side, and px of each, from which stain vectors are estimated."""
 
 
 def fit_mpp(mpp: float) -> float:
@@ -38,6 +44,8 @@ class Settings:
     """Diameter of a typical nucleus."""
     segmenter: Segmenter | None = None
     """Finds the nuclei instead of `find_nuclei`."""
+    stain_vectors: torch.Tensor | None = None
+    """Of the images, 3 x 3, as from `estimate_stain_vectors`; None for those of Ruifrok & Johnston."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -57,9 +65,12 @@ class Settings:
         """The same for an image that holds none, such as the H&E: nuclei are blue."""
         return replace(self, marker="membrane")
 
-    def nuclei(self, rgb: RGB) -> Labels:
-        """Segment an image."""
-        return self.segmenter(rgb) if self.segmenter else find_nuclei(rgb, self.mpp, self.marker, self.nucleus_um)
+    def with_reference_stains(self, rgb: RGB) -> RGB:
+        """An image, H x W x 3, as if its stains had the reference's colours."""
+        if self.stain_vectors is None:
+            return rgb
+        stained = to_uint8(from_unit(with_reference_stains(to_unit(to_tensor(rgb)), self.stain_vectors)))
+        return np.asarray(stained[0], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class TileResult:
     @cached_property
     def dab(self) -> Floats:
         """Optical density of DAB, H x W."""
-        return densities(self.rgb)[1]
+        return densities(self.settings.with_reference_stains(self.rgb))[1]
 
     def outlines(self) -> list[NDArray[np.float64]]:
         """Outlines of the nuclei of `cells`: closed polygons of x and y, K x 2 each, 0 at the corner of the tile."""
@@ -103,6 +114,14 @@ class TileResult:
             height, width = where.shape
             cells = cells.chosen(where[rows.clip(0, height - 1), columns.clip(0, width - 1)])
         return tally(self.dab, cells, self.settings.mpp, where)
+
+
+def sampled_pixels(read: Read, size: tuple[int, int]) -> RGB:
+    """A quarter of the pixels at 8 x 8 places spread over an image, K x 3: enough to estimate stain vectors from."""
+    extent = min(_SAMPLE_PX, size[0]), min(_SAMPLE_PX, size[1])
+    columns, rows = (np.linspace(0, size[axis] - extent[axis], _SAMPLES, dtype=int).tolist() for axis in (0, 1))
+    parts = (read((x, y), extent) for y in rows for x in columns)
+    return np.concatenate([part[::2, ::2].reshape(-1, 3) for part in parts])
 
 
 def quantify_image(rgb: RGB, settings: Settings) -> TileResult:
@@ -151,8 +170,12 @@ def _tile(
     left, top = (max(0, place - halo) for place in location)
     right, bottom = (min(whole, a + b + halo) for whole, a, b in zip(size, location, extent, strict=True))
     window = read((left, top), (right - left, bottom - top))
-    labels = settings.nuclei(window)
-    cells = measure_cells(window, labels, settings.mpp, settings.marker)
+    stained = settings.with_reference_stains(window)
+    if settings.segmenter:
+        labels = settings.segmenter(window)
+    else:
+        labels = find_nuclei(stained, settings.mpp, settings.marker, settings.nucleus_um)
+    cells = measure_cells(stained, labels, settings.mpp, settings.marker)
     x, y = cells.x + (left - location[0]), cells.y + (top - location[1])
     # A centre belongs to the pixel it lies on, and pixel 0 reaches from -0.5 to 0.5.
     own = (x >= -0.5) & (x < extent[0] - 0.5) & (y >= -0.5) & (y < extent[1] - 0.5)

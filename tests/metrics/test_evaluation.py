@@ -15,11 +15,12 @@ from torch.testing import assert_close
 
 from restain import image
 from restain.errors import InputError, MissingError, OutputError
-from restain.image import save_image, to_tensor
+from restain.image import save_image, to_tensor, to_uint8
 from restain.metrics import METRICS, Evaluation, difference, evaluate, tabulate, tiles
+from restain.metrics.colours import stain_vectors_of
 from restain.metrics.interval import bootstrap, interval, samples
 from restain.metrics.similarity import psnr
-from restain.stains import to_unit
+from restain.stains import STAIN_VECTORS, beer_lambert, from_unit, to_unit
 
 
 def picture(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
@@ -228,3 +229,34 @@ def test_cases_are_named_in_the_protocol(folders: tuple[Path, Path]) -> None:
     assert found.figures["psnr"].protocol["interval"] == "95% bootstrap over 2 cases, 1000 draws, seed 0"
     single = evaluate(*folders, cases=lambda _: "a")
     assert math.isnan(single.figures["psnr"].low), "one case has no interval"
+
+
+def test_other_stain_vectors_give_the_figures_that_the_reference_stains_would(tmp_path: Path) -> None:
+    """The same amounts of stain, drawn in the reference's colours and in another scanner's."""
+    other = STAIN_VECTORS.clone()
+    other[[0, 2]] = torch.tensor([[0.60, 0.64, 0.48], [0.21, 0.50, 0.84]], dtype=torch.float64)
+    random = np.random.default_rng(0)
+    for index in range(4):
+        amounts = torch.from_numpy(np.kron(random.random((2, 2, 16, 16)) * [[[[0.7]], [[0.6]]]], np.ones((4, 4))))
+        amounts[:, 1] *= amounts[:, 1] > 0.3
+        for name, vectors in (("reference", STAIN_VECTORS), ("other", other)):
+            rgb = to_uint8(from_unit(beer_lambert(amounts, vectors[[0, 2]])))
+            for side, image_ in zip(("virtual", "real"), rgb, strict=True):
+                save_image(tmp_path / name / side / f"{index}.png", image_)
+    reference = evaluate(tmp_path / "reference" / "virtual", tmp_path / "reference" / "real")
+    folders = tmp_path / "other" / "virtual", tmp_path / "other" / "real"
+    plain = evaluate(*folders)
+    estimated = evaluate(*folders, stain_vectors=stain_vectors_of(folders[1]))
+    for column in ("dab_virtual", "dab_real"):
+        gap = [(found.columns[column] - reference.columns[column]).abs().max() for found in (plain, estimated)]
+        assert gap[1] < 0.01 < gap[0]
+    for name in ("dab_error", "positive_dice"):
+        assert estimated.figures[name].fingerprint != plain.figures[name].fingerprint
+    assert estimated.figures["ssim_rgb"].fingerprint == plain.figures["ssim_rgb"].fingerprint
+    assert estimated.figures["ssim_rgb"].value == plain.figures["ssim_rgb"].value
+
+
+def test_stain_vectors_need_two_stains(tmp_path: Path) -> None:
+    save_image(tmp_path / "white.png", np.full((32, 32, 3), 255, np.uint8))
+    with pytest.raises(InputError, match=r"stain vectors cannot be estimated: the images do not show two stains"):
+        stain_vectors_of(tmp_path)

@@ -7,16 +7,18 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from restain.cli import app
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.errors import InputError, MissingError
-from restain.image import load_image, save_image
+from restain.image import load_image, save_image, to_tensor, to_uint8
 from restain.quantify.density import RGB, densities
 from restain.quantify.files import Report, Source, quantify_source
 from restain.quantify.regions import Region, load_regions
 from restain.quantify.tiles import Settings
+from restain.stains import STAIN_VECTORS, from_unit, optical_density, to_unit
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +206,24 @@ def _box(name: str, left: int = 0, top: int = 0, side: int = 20) -> Region:
 def test_help_says_what_to_install() -> None:
     words = CliRunner().invoke(app, ["quantify", "--help"], env={"COLUMNS": "300"}).output
     assert "restain[instanseg]" in words
+
+
+def test_stain_vectors_that_are_estimated_measure_the_stain_of_another_scanner(tmp_path: Path) -> None:
+    ihc = draw_pair(40, PhantomSettings(size_px=256, marker="nuclear")).ihc_aligned
+    other = STAIN_VECTORS.clone()
+    other[[0, 2]] = torch.tensor([[0.60, 0.64, 0.48], [0.21, 0.50, 0.84]], dtype=torch.float64)
+    amounts = optical_density(to_unit(to_tensor(ihc)).double()).movedim(1, -1) @ torch.linalg.inv(STAIN_VECTORS)
+    redrawn = to_uint8(from_unit(torch.pow(10, -(amounts @ other)).clamp(0, 1).movedim(-1, 1)))[0]
+    save_image(tmp_path / "reference" / "a.png", ihc)
+    save_image(tmp_path / "other" / "a.png", redrawn)
+    densities_found = []
+    for name, vectors in (("reference", "reference"), ("other", "estimated"), ("other", "reference")):
+        out = tmp_path / f"{name}-{vectors}"
+        said = run(
+            tmp_path / name, "--out", out, "--marker", "nuclear", "--mpp", 0.5, "--stain-vectors", vectors
+        )  # fmt: skip
+        assert ("stain vectors estimated: haematoxylin 0.6" in said) == (vectors == "estimated")
+        densities_found.append(float(rows(out / "regions.csv")[0]["dab_mean"]))
+    true, estimated, plain = densities_found
+    assert abs(estimated / true - 1) < 0.1 < 0.3 < abs(plain / true - 1)
+    assert (load_image(tmp_path / "other-estimated" / "a.overlay.png") == redrawn).mean() > 0.8, "as it is, not redrawn"
