@@ -6,6 +6,7 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
 from restain.image import IMAGE_SUFFIXES
+from restain.metrics.tiles import TRUST_FOLDER
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ def find_jobs(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> 
     """Pair each image with its result.
 
     A file goes to `out/NAME.png`; what is found below a folder keeps its path from there on, `sub/a.jpg` becoming
-    `out/sub/a.png`. Hidden files, and what lies in `out`, are passed over.
+    `out/sub/a.png`. Hidden files, what lies in `out`, and maps that an earlier run wrote (`is_map`) are passed over.
 
     Args:
         inputs: image files and folders of them.
@@ -48,6 +49,14 @@ def find_jobs(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> 
     return [Job(source, target) for target, source in sources.items()]
 
 
+def is_map(name: Path) -> bool:
+    """Whether a file, named from the folder that is looked through, is a map of trust or tissue and no picture of it.
+
+    Those of images lie in folders of their own, those of a slide beside its result.
+    """
+    return TRUST_FOLDER in name.parts[:-1] or name.name.lower().endswith((".trust.png", ".tissue.png"))
+
+
 def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Each image with its name below `out`."""
     if not given.exists():
@@ -58,8 +67,8 @@ def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     found = False
     for path in sorted(given.rglob("*")):
         name = path.relative_to(given)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if hidden or path.suffix.lower() not in IMAGE_SUFFIXES or out.resolve() in path.resolve().parents:
+        passed_over = is_map(name) or any(part.startswith(".") for part in name.parts)
+        if passed_over or path.suffix.lower() not in IMAGE_SUFFIXES or out.resolve() in path.resolve().parents:
             continue
         if path.is_file():
             found = True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError
 from restain.image import IMAGE_SUFFIXES
+from restain.slides.files import is_map
 from restain.slides.reader import SANE_MPP, SLIDE_SUFFIXES
 
 _BIG_TIFF, _TILE_WIDTH = 43, 322
@@ -54,9 +55,15 @@ def holds_slides(given: Path) -> bool:
 
 
 def images_between(inputs: Sequence[Path]) -> int:
-    """How many plain images lie between slides, in the folders given."""
-    found = (path for given in inputs if given.is_dir() for path in given.rglob("*") if path.is_file())
-    return sum(path.suffix.lower() in IMAGE_SUFFIXES and not is_slide(path) for path in found)
+    """How many plain images lie between slides, in the folders given; maps of trust and tissue are none."""
+    found = (
+        path
+        for given in inputs
+        if given.is_dir()
+        for path in given.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_map(path.relative_to(given))
+    )
+    return sum(path.is_file() and not is_slide(path) for path in found)
 
 
 def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:

@@ -7,6 +7,7 @@ import pytest
 
 from restain.errors import InputError, MissingError, OutputError
 from restain.slides.files import find_jobs
+from restain.slides.jobs import images_between
 
 
 @pytest.fixture
@@ -47,6 +48,16 @@ def test_results_inside_the_input_are_not_stained_again(folder: Path) -> None:
     (folder / "he" / "out" / "a.png").touch()
     assert "he/out/a.png" not in names(folder, "he", out="he/out", overwrite=True)
     assert "he/out/a.png" not in names(folder, "he", out="he/../he/out", overwrite=True)
+
+
+def test_maps_of_an_earlier_run_are_no_images(folder: Path) -> None:
+    before = images_between([folder / "he"])
+    for name in ("he/trust/a.png", "he/sub/trust/a.png", "he/slide.trust.png", "he/slide.tissue.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert names(folder, "he") == {"he/a.jpg": "a.png", "he/b.PNG": "b.png", "he/sub/a.tif": "sub/a.png"}
+    assert images_between([folder / "he"]) == before
+    assert names(folder, "he/trust") == {"he/trust/a.png": "a.png"}, "who asks for the folder itself means it"
 
 
 def test_a_folder_with_files_is_refused_unless_overwriting_is_allowed(folder: Path) -> None:
