@@ -84,12 +84,10 @@ def frechet_draws(virtual: Tensor, real: Tensor, counts: Tensor) -> Tensor:
 
 def kernel_distance(
     virtual: Tensor, real: Tensor, subsets: int, subset_size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Squared maximum mean discrepancy with the kernel (xᵀy / D + 1)³, unbiased (Bińkowski et al. 2018, KID).
 
-    The mean over random subsets of both sets, drawn without replacement. The standard error is that of all tiles
-    together, by the jackknife that leaves out many (Shao & Wu 1989): the spread of the subsets, times
-    √(size / (N - size)). Tools of the field print the spread of the subsets instead, which depends on their size.
+    The mean over random subsets of both sets, drawn without replacement.
 
     Args:
         virtual: features, N x D.
@@ -99,8 +97,7 @@ def kernel_distance(
         generator: draws the subsets.
 
     Returns:
-        The distance and its standard error, float64 scalars; the error is not a number without proper subsets. A
-        distance below zero means that the sets cannot be told apart.
+        A scalar, float64. A distance below zero means that the sets cannot be told apart.
 
     Raises:
         ShapeError: the widths differ, or a set has fewer tiles than a subset or than two.
@@ -113,30 +110,23 @@ def kernel_distance(
             f"subsets of {subset_size} tiles cannot be drawn from {tiles}; choose a size from 2 to {tiles}"
         )
     if subset_size == len(virtual) == len(real):
-        return _discrepancy(virtual, real), torch.tensor(math.nan, dtype=torch.float64)
-    values = torch.stack(
-        [
-            _discrepancy(
-                *(rows[torch.randperm(len(rows), generator=generator)[:subset_size]] for rows in (virtual, real))
-            )
-            for _ in range(subsets)
-        ]
-    )
-    error = (
-        values.std() * math.sqrt(subset_size / (tiles - subset_size))
-        if tiles > subset_size
-        else values.new_tensor(math.nan)
-    )
-    return values.mean(), error
+        return _discrepancy(virtual, real)
+    values = [
+        _discrepancy(*(rows[torch.randperm(len(rows), generator=generator)[:subset_size]] for rows in (virtual, real)))
+        for _ in range(subsets)
+    ]
+    return torch.stack(values).mean()
 
 
-def kernel_draws(virtual: Tensor, real: Tensor, counts: Tensor) -> Tensor:
-    """Kernel distances of bootstrap samples of pairs.
+def kernel_draws(distance: Tensor, virtual: Tensor, real: Tensor, counts: Tensor) -> Tensor:
+    """Kernel distances of bootstrap samples of pairs, to first order, as in `frechet_draws`.
 
-    A tile that was drawn twice is not compared with itself, and its partner weighs as much beside the other tiles as it
-    does among all of them, or the distances would no longer be unbiased.
+    Computed in full they would be too large: a sample has some tiles, and tiles of one case, more than once, and these
+    resemble each other more than new ones would. The influence of a pair of a virtual tile v and a real tile r is
+    2 (mean k(v, v') + mean k(r, r') - mean k(v, r') - mean k(v', r)), less its mean.
 
     Args:
+        distance: of all tiles, as `kernel_distance` gives it; the draws lie around it.
         virtual: features, N x D.
         real: features of the partners, N x D.
         counts: how often each sample has each pair, draws x N.
@@ -144,16 +134,11 @@ def kernel_draws(virtual: Tensor, real: Tensor, counts: Tensor) -> Tensor:
     Returns:
         The distances, one per draw, float64.
     """
-    virtual, real, weights = virtual.double(), real.double(), counts.double()
-    total, squares = weights.sum(1), weights.square().sum(1)
-    within = [
-        (_weighted_sum(rows, rows, weights) - weights.square() @ _kernel_diagonal(rows)) / (total.square() - squares)
-        for rows in (virtual, real)
-    ]
-    partners = (virtual * real).mean(1).add(1) ** 3
-    others = (_weighted_sum(virtual, real, weights) - weights.square() @ partners) / (total.square() - squares)
-    between = (weights @ partners / total + (len(virtual) - 1) * others) / len(virtual)
-    return within[0] + within[1] - 2 * between
+    virtual, real = virtual.double(), real.double()
+    within = [(_kernel_sums(rows, rows) - _kernel_diagonal(rows)) / (len(rows) - 1) for rows in (virtual, real)]
+    between = (_kernel_sums(virtual, real) + _kernel_sums(real, virtual)) / len(real)
+    influence = 2 * (within[0] + within[1] - between)
+    return distance + counts.double() @ (influence - influence.mean()) / counts.sum(1)
 
 
 def _check(virtual: Tensor, real: Tensor) -> None:
@@ -194,10 +179,6 @@ def _discrepancy(virtual: Tensor, real: Tensor) -> Tensor:
     return within[0] + within[1] - 2 * _kernel(virtual, real).mean()
 
 
-def _weighted_sum(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Sum of w_i w_j k(first_i, second_j) for each row w of the weights; a block of the kernel at a time."""
-    sums = weights.new_zeros(len(weights))
-    for start in range(0, len(first), KERNEL_BLOCK):
-        block = slice(start, start + KERNEL_BLOCK)
-        sums += (weights[:, block] * (weights @ _kernel(second, first[block]))).sum(1)
-    return sums
+def _kernel_sums(first: Tensor, second: Tensor) -> Tensor:
+    """Of each row of the first, the sum of the kernel over all rows of the second; a block of the kernel at a time."""
+    return torch.cat([_kernel(rows, second).sum(1) for rows in torch.split(first, KERNEL_BLOCK)])

@@ -99,16 +99,17 @@ def set_figures(
         draws=fid_draws,
     )
     size = preset.subset_size or min(100, sampling.tiles // 2)
-    value, _ = kernel_distance(virtual, real, preset.subsets, size, generator(SEED, "kid"))
-    kid_draws = kernel_draws(virtual, real, sampling.counts) * _KID_SCALE
+    kid_value = kernel_distance(virtual, real, preset.subsets, size, generator(SEED, "kid"))
+    kid_draws = kernel_draws(kid_value, virtual, real, sampling.counts) * _KID_SCALE
     kid = Figure(
-        value.item() * _KID_SCALE,
+        kid_value.item() * _KID_SCALE,
         *sampling.ends(kid_draws),
         {
             "metric": f"kid{key}",
             **shared,
             "kernel": "(xᵀy/D + 1)³",
             "subsets": f"{preset.subsets} of {size}, seed {SEED}",
+            "spread": "to first order",
         },
         f"KID{suffix}",
         unit="×1000",
