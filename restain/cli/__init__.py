@@ -21,6 +21,7 @@ from restain.cli import (
     phantom,
     quantify,
     stain,
+    statistics,
     train,
 )
 from restain.errors import RestainError
@@ -29,6 +30,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "phantom": phantom.command,
     "train": train.command,
     "stain": stain.command,
+    "statistics": statistics.command,
     "evaluate": evaluate.command,
     "bench": bench.command,
     "quantify": quantify.command,

@@ -1,0 +1,62 @@
+"""`restain statistics`: what many slides are normalised by together."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="H&E slides, folders of them, or a CSV of slides.", metavar="INPUT", show_default=False),
+    ],
+    model: Annotated[Path, typer.Option(help="Checkpoint of a generator.", metavar="FILE", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(help="File for the statistics, such as study.safetensors.", metavar="FILE", show_default=False),
+    ],
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of slides that have none or wrong ones.", show_default="what a slide says"
+        ),
+    ] = None,
+    model_mpp: Annotated[
+        float | None,
+        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="what the model says"),
+    ] = None,
+    no_tissue_mask: Annotated[bool, typer.Option("--no-tissue-mask", help="Look at the glass as well.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Take the statistics that `restain stain --norm FILE` stains all slides of a study alike by."""
+    from rich.console import Console
+
+    from restain.cli.device import usable_device
+    from restain.errors import OutputError
+    from restain.slides.cohort import cohort_statistics
+    from restain.slides.jobs import find_slides
+    from restain.slides.settings import SlideSettings, load_model
+    from restain.slides.statistics import save_statistics
+
+    if out.suffix != ".safetensors":
+        raise OutputError(f"{out}: statistics are kept in a file that ends in .safetensors; give such a name")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another name, or allow it (--overwrite)")
+    slides = find_slides(inputs, out)
+    loaded = load_model(model, usable_device(device))
+    settings = SlideSettings(mpp=mpp, model_mpp=model_mpp, tissue_mask=not no_tissue_mask)
+    with Console(stderr=True).status("reading tiles") as status:
+        found = cohort_statistics(
+            loaded, slides, settings, on_slide=lambda job: status.update(f"{job.source.name} was read")
+        )
+    for reason in found.failures.values():
+        typer.echo(f"restain: left out: {' '.join(str(reason).split())}", err=True)
+    if found.statistics:
+        save_statistics(out, found.statistics, model=loaded.sha256)
+        typer.echo(f"{out} holds the statistics of {found.slides} slides; restain stain --norm {out} goes by them")
+    if found.failures:
+        raise typer.Exit(1)
