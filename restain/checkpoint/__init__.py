@@ -3,6 +3,7 @@
 from restain.checkpoint.file import (
     CheckpointInfo,
     Network,
+    add_to_checkpoint,
     fold_spectral_norm,
     load_checkpoint,
     load_generator,
@@ -14,6 +15,7 @@ from restain.checkpoint.published import import_published, load_published, publi
 __all__ = [
     "CheckpointInfo",
     "Network",
+    "add_to_checkpoint",
     "fold_spectral_norm",
     "import_published",
     "load_checkpoint",

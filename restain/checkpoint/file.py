@@ -113,9 +113,20 @@ def save_checkpoint(
         versions={"restain": version("restain"), "torch": torch.__version__},
         extra=dict(extra or {}),
     )
-    contents = safetensors.torch.save(weights, {_HEADER_KEY: info.model_dump_json()})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(contents)
+    _write(path, weights, info)
+    return info
+
+
+def add_to_checkpoint(path: Path, extra: Mapping[str, Any]) -> CheckpointInfo:
+    """Add to what a checkpoint says of itself, in `extra`; its weights, date and versions stay.
+
+    Raises:
+        MissingError, CheckpointError: as in `load_checkpoint`.
+        OutputError: the file cannot be written; it stays as it was.
+    """
+    info, weights = _read(path)
+    info = info.model_copy(update={"extra": {**info.extra, **extra}})
+    _write(path, weights, info)
     return info
 
 
@@ -137,11 +148,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Net
         MissingError: there is no such file.
         CheckpointError: it is damaged, cut short, something else, or from a newer restain.
     """
-    with _opened(path) as file:
-        info = _header(path, file.metadata())
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    if _fingerprint(weights) != info.sha256:
-        raise CheckpointError(f"{path} is damaged: its weights differ from those that were saved; copy it again")
+    info, weights = _read(path)
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise CheckpointError(f"{path} holds weights that are not finite; its training failed, use an earlier one")
     network_type, config_type = _NETWORKS[info.kind]
@@ -185,6 +192,21 @@ def fold_spectral_norm(generator: Generator) -> Generator:
             remove_parametrizations(layer, "weight", leave_parametrized=True)
     generator.config = generator.config.model_copy(update={"spectral_norm": False})
     return generator.train(training)
+
+
+def _read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    with _opened(path) as file:
+        info = _header(path, file.metadata())
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    if _fingerprint(weights) != info.sha256:
+        raise CheckpointError(f"{path} is damaged: its weights differ from those that were saved; copy it again")
+    return info, weights
+
+
+def _write(path: Path, weights: dict[str, Tensor], info: CheckpointInfo) -> None:
+    contents = safetensors.torch.save(weights, {_HEADER_KEY: info.model_dump_json()})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(contents)
 
 
 def _header(path: Path, metadata: Mapping[str, str] | None) -> CheckpointInfo:

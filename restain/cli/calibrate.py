@@ -18,18 +18,25 @@ def command(
     data: Annotated[Path, typer.Option(help="The pairs it was trained on, with validation tiles.", metavar="DIR")],
 ) -> None:
     """Store in a checkpoint what its training H&E looks like, so that `restain stain --trust` marks what is unlike."""
-    from restain.checkpoint import load_checkpoint, save_checkpoint
+    from restain.checkpoint import add_to_checkpoint, read_info
+    from restain.data.layouts import find_layout
     from restain.data.pairs import PairedTiles
-    from restain.metrics.familiarity import fit_familiarity
+    from restain.metrics.familiarity import USUAL, fit_familiarity
     from restain.stains import to_unit
 
-    network, info = load_checkpoint(model)
+    read_info(model)  # a wrong file is told before the tiles are read
+    held_out = {"val", "test"} & find_layout(data).folders.keys()
 
     def tiles(split: "Split") -> "Iterator[Tensor]":
-        found = PairedTiles(data, split, crop_px=None, seed=0, augment=None)
+        found = PairedTiles(data, split, grades="none")
         return (to_unit(found.item(number, 0).he) for number in range(len(found)))
 
-    fitted = fit_familiarity(tiles("train"), tiles("val"))
-    extra = {**info.extra, "familiarity": fitted.as_json()}
-    save_checkpoint(model, network, method=info.method, stain=info.stain, mpp=info.mpp, extra=extra)
+    fitted = fit_familiarity(tiles("train"), tiles("val" if held_out else "train"))
+    add_to_checkpoint(model, {"familiarity": fitted.as_json()})
+    if not held_out:
+        typer.echo(
+            f"{data} has no validation tiles, so the threshold is that of the training tiles, which is too tight: of"
+            f" other tiles more than {1 - USUAL:.0%} of the blocks will be unlike, though nothing is wrong with them",
+            err=True,
+        )
     typer.echo(f"{model} knows the H&E of {data}: a block farther than {fitted.threshold:.2f} from it is unlike it")

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from restain.checkpoint import (
     CheckpointInfo,
     Network,
+    add_to_checkpoint,
     fold_spectral_norm,
     load_checkpoint,
     load_generator,
@@ -70,6 +71,15 @@ def test_the_header_tells_where_it_came_from(saved: Path) -> None:
     assert info.parameters == sum(weight.numel() for weight in NETWORKS[0].parameters())
     assert info.versions["torch"] == torch.__version__
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_what_is_added_changes_nothing_else(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_info(saved)
+    monkeypatch.setattr("restain.checkpoint.file.version", lambda _: "99")
+    monkeypatch.setattr("restain.checkpoint.file.datetime", None)  # there is no other date to be had
+    added = add_to_checkpoint(saved, {"note": "seen"})
+    assert added == read_info(saved) == before.model_copy(update={"extra": {"recipe": {"seed": 1}, "note": "seen"}})
+    load_checkpoint(saved)
 
 
 def test_the_hash_is_of_the_weights_alone(saved: Path, tmp_path: Path) -> None:

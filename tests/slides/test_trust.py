@@ -62,7 +62,9 @@ def test_a_calibrated_checkpoint_writes_trust_beside_the_result(tmp_path: Path) 
     runner = CliRunner()
     calibrated = runner.invoke(app, ["calibrate", "--model", str(model), "--data", str(tmp_path / "pairs")])
     assert calibrated.exit_code == 0, calibrated.output
-    assert read_info(model).sha256 == before.sha256
+    assert "no validation tiles" not in calibrated.output
+    after = read_info(model)
+    assert after == before.model_copy(update={"extra": after.extra})
     he, out = tmp_path / "pairs" / "TrainValAB" / "valA", tmp_path / "out"
     stained = runner.invoke(app, ["stain", str(he), "--model", str(model), "--out", str(out), "--trust"])
     assert stained.exit_code == 0, stained.output
@@ -72,3 +74,18 @@ def test_a_calibrated_checkpoint_writes_trust_beside_the_result(tmp_path: Path) 
     assert [line.split(",")[0] for line in lines[1:]] == names
     assert all(0 <= float(line.split(",")[3]) <= 1 for line in lines[1:])
     assert load_image(out / "trust" / f"{names[0]}.png").shape == (192, 192, 3)
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_a_threshold_without_validation_tiles_is_said_to_be_too_tight(part: str, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "drawn", 14, validation=2, settings=PhantomSettings(size_px=192))
+    for side, name in (("A", "he"), ("B", "ihc")):
+        (tmp_path / "pairs" / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "drawn" / "TrainValAB" / f"train{side}").rename(tmp_path / "pairs" / part / name)
+    model = tmp_path / "model.safetensors"
+    save_checkpoint(model, Generator(GeneratorConfig(width=4, blocks=1)), method="cut", mpp=0.5)
+    said = CliRunner().invoke(app, ["calibrate", "--model", str(model), "--data", str(tmp_path / "pairs")])
+    assert said.exit_code == 0, said.output
+    assert "pairs has no validation tiles, so the threshold is that of the training tiles" in said.output
+    assert "more than 1% of the blocks" in said.output
+    assert read_info(model).extra["familiarity"]["threshold"] > 0
