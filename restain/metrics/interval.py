@@ -59,9 +59,13 @@ def bootstrap(figure: Callable[..., Tensor], columns: Sequence[Tensor], drawn: S
 
 
 def interval(figures: Tensor, coverage: float = COVERAGE) -> tuple[float, float]:
-    """The middle `coverage` of the figures, without those that are not finite; (nan, nan) where none is."""
+    """The middle `coverage` of the figures of samples.
+
+    A few samples may have no figure, as the correlation of one tile that was drawn throughout. Where more than
+    1 - `coverage` of them have none, nothing can be said: (nan, nan).
+    """
     finite = figures[figures.isfinite()]
-    if not len(finite):
+    if len(finite) < coverage * len(figures) or not len(finite):
         return float("nan"), float("nan")
     low, high = finite.quantile(finite.new_tensor([(1 - coverage) / 2, (1 + coverage) / 2])).tolist()
     return low, high

@@ -10,7 +10,10 @@ from torch import Tensor
 from restain.losses.similarity import MS_SSIM_SMALLEST_PX, SCALE_WEIGHTS, ms_ssim, ssim
 from restain.shapes import same_shape
 
-__all__ = ["LUMA", "MS_SSIM_SMALLEST_PX", "SCALE_WEIGHTS", "ms_ssim", "psnr", "ssim", "ssim_grey"]
+__all__ = ["LUMA", "MS_SSIM_SMALLEST_PX", "ROUNDING", "SCALE_WEIGHTS", "ms_ssim", "psnr", "ssim", "ssim_grey"]
+
+ROUNDING = 1 / 12 / 255**2
+"""Mean square of what rounding to 8 bits does to a value in [0, 1]: an even error of up to half a grey level."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601, as in Pillow and OpenCV)."""
@@ -25,15 +28,18 @@ def ssim_grey(virtual: Tensor, real: Tensor) -> Tensor:
 def psnr(virtual: Tensor, real: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB over all channels, data range 1.
 
+    Images of 8 bits are known no better than to `ROUNDING`, so no mean square error counts for less: equal images have
+    58.9 dB, and one such tile among many leaves their mean a number.
+
     Args:
         virtual: images, N x C x H x W in [0, 1].
         real: their partners, same shape.
 
     Returns:
-        One value per image, N; infinite for equal images.
+        One value per image, N; at most 58.9.
 
     Raises:
         ShapeError: the shapes differ.
     """
     same_shape(virtual=virtual, real=real)
-    return -10 * torch.log10((virtual - real).square().mean((1, 2, 3)))
+    return -10 * torch.log10((virtual - real).square().mean((1, 2, 3)).clamp_min(ROUNDING))

@@ -1,5 +1,6 @@
 """The metrics by name. To add one: a function of two batches, and a line in `METRICS`."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,7 +18,7 @@ from restain.metrics.expression import (
     pearson,
     positive_areas,
 )
-from restain.metrics.similarity import MS_SSIM_SMALLEST_PX, SCALE_WEIGHTS, ms_ssim, psnr, ssim, ssim_grey
+from restain.metrics.similarity import MS_SSIM_SMALLEST_PX, ROUNDING, SCALE_WEIGHTS, ms_ssim, psnr, ssim, ssim_grey
 from restain.metrics.structure import haematoxylin_correlation
 from restain.stains import POSITIVE_DENSITY
 
@@ -62,7 +63,13 @@ METRICS: dict[str, Metric] = {
         protocol=_WINDOW | {"scales": len(SCALE_WEIGHTS)},
         smallest_px=MS_SSIM_SMALLEST_PX,
     ),
-    "psnr": Metric("PSNR", psnr, ("psnr",), unit="dB", protocol={"range": 1}),
+    "psnr": Metric(
+        "PSNR",
+        psnr,
+        ("psnr",),
+        unit="dB",
+        protocol={"range": 1, "at most": f"{-10 * math.log10(ROUNDING):.1f} dB (rounding to 8 bits)"},
+    ),
     "dab_error": Metric(
         "DAB density error",
         dab_densities,

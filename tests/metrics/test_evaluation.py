@@ -89,7 +89,7 @@ def test_batches_do_not_change_anything_and_each_image_is_decoded_once(
 
 def test_a_folder_against_itself_is_perfect(folders: tuple[Path, Path]) -> None:
     found = evaluate(folders[1], folders[1]).figures
-    assert found["psnr"].value == math.inf
+    assert_close([found["psnr"].value, found["psnr"].low, found["psnr"].high], [58.92] * 3, rtol=0, atol=0.01)
     assert found["dab_error"].value == 0
     for name in ("ssim_grey", "ssim_rgb", "dab_r", "positive_dice", "positive_iou"):
         assert_close(found[name].value, 1.0, rtol=0, atol=1e-6)
@@ -123,11 +123,10 @@ def test_what_is_not_finite_is_null_in_json_and_a_dash_in_the_table(tmp_path: Pa
     save_image(tmp_path / "real" / "a.png", np.full((16, 16, 3), 255, np.uint8))
     found = evaluate(tmp_path / "real", tmp_path / "real", out=tmp_path)
     content = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
-    assert content["figures"]["psnr"]["value"] is None
+    assert content["figures"]["dab_r"]["value"] is None
     assert content["figures"]["positive_dice"]["interval"] == [None, None]
     rows = {row[0]: row[1] for row in tabulate({"virtual": found}).rows}
     assert rows["Positive area, Dice ↑"] == "–"
-    assert rows["PSNR ↑, dB"] == "inf"
     assert rows["SSIM, RGB ↑"] == "1.000", "one tile has no interval"
 
 
@@ -210,6 +209,21 @@ def test_intervals_narrow_with_more_tiles_and_repeat() -> None:
     assert_close((high - low) / 2, 1.96 * error, rtol=0.1, atol=0)  # the normal interval of a mean
     assert interval(bootstrap(torch.mean, [values], samples(400))) == (low, high)
     assert interval(bootstrap(torch.mean, [values], samples(400, seed=1))) != (low, high)
+
+
+def test_samples_without_a_figure_are_left_out_only_where_they_are_few() -> None:
+    draws = torch.arange(1000, dtype=torch.float64)
+    draws[-50:] = math.nan
+    assert interval(draws) == pytest.approx((23.725, 925.275))
+    draws[-51] = math.nan
+    assert all(math.isnan(end) for end in interval(draws))
+
+
+def test_one_tile_that_equals_its_partner_leaves_psnr_a_figure_with_an_interval(folders: tuple[Path, Path]) -> None:
+    save_image(folders[0] / "tile0.tif", image.load_image(folders[1] / "tile0.png"))
+    found = evaluate(*folders).figures["psnr"]
+    assert math.isfinite(found.value)
+    assert found.low <= found.value <= found.high
 
 
 def test_tiles_of_one_case_are_drawn_together() -> None:

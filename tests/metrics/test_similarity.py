@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
-from restain.metrics.similarity import LUMA, psnr, ssim, ssim_grey
+from restain.metrics.similarity import LUMA, ROUNDING, psnr, ssim, ssim_grey
 
 
 def pairs(count: int = 3, height: int = 37, width: int = 52, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -89,11 +89,18 @@ def test_a_batch_equals_its_images_one_by_one_and_order_does_not_matter(metric) 
     assert torch.all(together.diff() < 0), "more noise must score lower"
 
 
-def test_equal_images_score_one_and_infinity() -> None:
+def test_equal_images_score_one_and_what_eight_bits_can_tell() -> None:
     _, real = pairs()
     assert_close(ssim(real, real), torch.ones(3))
     assert_close(ssim_grey(real, real), torch.ones(3))
-    assert psnr(real, real).isinf().all()
+    assert_close(psnr(real, real), torch.full((3,), 58.92), rtol=0, atol=0.01)
+
+
+def test_the_most_that_psnr_can_be_is_the_error_of_rounding_to_eight_bits() -> None:
+    images = torch.rand(4, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    error = ((images * 255).round() / 255 - images).square().mean().item()
+    assert_close(error, ROUNDING, rtol=0.02, atol=0)
+    assert_close(psnr(images, images + 2 * math.sqrt(ROUNDING)).mean().item(), 58.92 - 6.02, rtol=0, atol=0.01)
 
 
 def test_psnr_of_a_constant_error_is_its_logarithm() -> None:
