@@ -116,7 +116,7 @@ def evaluate(
     figures = {name: tile_figure(name, metric, columns, sampling, common) for name, metric in metrics.items()}
     notes = [*left_out, *judges.notes, *_without_value(metrics, columns)]
     if judges.extractors and len(tiles) < SMALLEST_SET:
-        notes.append(f"FID and KID: {len(tiles)} tiles make no distribution; at least {SMALLEST_SET} are needed.")
+        notes.append(f"FID and KID: a distribution takes {SMALLEST_SET} tiles or more; N = {len(tiles)}.")
     else:
         for extractor, (virtual_rows, real_rows) in zip(judges.extractors, features, strict=True):
             figures |= set_figures(extractor, virtual_rows, real_rows, habit, sampling, common)

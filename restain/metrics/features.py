@@ -38,6 +38,11 @@ class Extractor:
     weights: str
     """SHA-256 of the weight file."""
 
+    @property
+    def key(self) -> str:
+        """What `fid` and `kid` end with: nothing for the extractor that they mean by themselves."""
+        return f"_{self.name.lower().replace(' ', '_')}" if self.name else ""
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images, N x 3 x H x W in [0, 1], as N x D float32 on the CPU."""

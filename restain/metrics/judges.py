@@ -42,6 +42,19 @@ class Judges:
     notes: Sequence[str] = field(default=())
     """What cannot be measured, why, and how to change that; one sentence each."""
 
+    def __post_init__(self) -> None:
+        """Refuse extractors whose figures would have one name.
+
+        Raises:
+            InputError: there are two.
+        """
+        keys = [extractor.key for extractor in self.extractors]
+        if twice := next((extractor for extractor in self.extractors if keys.count(extractor.key) > 1), None):
+            raise InputError(
+                f"two extractors are called '{twice.name}', so that nobody could tell their FID and KID apart; give one"
+                " of them another `name`"
+            )
+
 
 def find_judges(
     inception_weights: Path | None = None,
@@ -60,7 +73,7 @@ def find_judges(
         device: where the networks run.
 
     Raises:
-        InputError: an unknown preset, or an entry that cannot be imported.
+        InputError: an unknown preset, an entry that cannot be imported, or two extractors of one name.
         MissingError, CheckpointError: a file that was named is missing or holds something else.
     """
     found = Judges(tuple(extractor_from_entry(entry, weights, device) for entry, weights in extractors))

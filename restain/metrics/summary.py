@@ -87,7 +87,7 @@ def set_figures(
 ) -> dict[str, Figure]:
     """FID and KID of two feature matrices of an extractor, tiles x D each, named after it unless it is Inception."""
     suffix = f", {extractor.name}" if extractor.name else ""
-    key = f"_{extractor.name.lower().replace(' ', '_')}" if extractor.name else ""
+    key = extractor.key
     shared = {**common, **extractor.protocol}
     fid_draws = frechet_draws(virtual, real, sampling.counts)
     fid = Figure(

@@ -170,6 +170,19 @@ def test_weights_that_were_named_must_be_there_and_fit(tiny: tuple[str, Path], t
         extractor_from_entry("nowhere:Net", tiny[1])
 
 
+def test_two_extractors_of_one_name_are_refused(tiny: tuple[str, Path]) -> None:
+    with pytest.raises(InputError, match="two extractors are called 'Tiny'"):
+        find_judges(extractors=[tiny, tiny])
+
+
+def test_fewer_tiles_than_a_distribution_takes_are_said(tiny: tuple[str, Path], folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        for index in range(1, 9):
+            (folder / f"{index}.png").unlink()
+    found = evaluate(*folders, judges=find_judges(extractors=[tiny]))
+    assert "FID and KID: a distribution takes 4 tiles or more; N = 1." in found.notes
+
+
 def test_presets_are_checked_against_the_tiles(folders: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match=r"paper-1024 measures tiles of 1024×1024 px but .* has 20×20"):
         evaluate(*folders, preset="paper-1024")
