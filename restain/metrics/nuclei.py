@@ -16,10 +16,11 @@ from restain.metrics.agreement import agreement_width, bias, correlation, mean_e
 from restain.metrics.structure import matched_nuclei, nuclei_f1
 from restain.metrics.table import Metric
 from restain.quantify import Marker, Settings, quantify_image
+from restain.quantify.cells import COMPLETE, INCOMPLETE, MEMBRANE_UM, NUCLEAR_LIMITS, SECTORS, STRONG_MEMBRANE
 from restain.quantify.scores import Counts, allred, h_score, her2_score, ki67_index, positive_fraction
 from restain.quantify.tally import LEAST_POSITIVE
 from restain.quantify.tiles import fit_mpp
-from restain.stains import from_unit
+from restain.stains import POSITIVE_DENSITY, from_unit
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ SCORES: Mapping[Marker, Mapping[str, Score]] = {
 }
 """By marker and name; a tile's values are the columns `NAME_virtual` and `NAME_real`."""
 
+_CLASSES: Mapping[Marker, str] = {
+    "nuclear": "1+, 2+ and 3+ from {:g}, {:g} and {:g} OD".format(*NUCLEAR_LIMITS),
+    "membrane": (
+        f"stained from {POSITIVE_DENSITY:g} OD within {MEMBRANE_UM:g} µm, 1+ from {INCOMPLETE:.0%} of {SECTORS}"
+        f" directions, 2+ from {COMPLETE:.0%}, 3+ from {STRONG_MEMBRANE:g} OD too"
+    ),
+}
+"""How cells are classed, as the protocol says it."""
+
 _SHARED = ("nuclei_shared", "nuclei_virtual", "nuclei_he")
 _FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], bool | None]] = {
     "error": ("mean error", mean_error, False),
@@ -84,7 +94,7 @@ def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
     """
     read = settings if settings.segmenter else replace(settings, mpp=fit_mpp(settings.mpp))
     shrink = settings.mpp / read.mpp
-    protocol: dict[str, str | float] = {
+    finding: dict[str, str | float] = {
         "stains": "Ruifrok & Johnston",
         "marker": settings.marker,
         "mpp": settings.mpp,
@@ -92,6 +102,7 @@ def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
         "nucleus": f"{settings.nucleus_um:g} µm",
         "nuclei": "own segmenter" if settings.segmenter else "hills of the distance",
     }
+    protocol = finding | {"classes": _CLASSES[settings.marker]}
     scores = SCORES[settings.marker]
     measure, shared = partial(_measure, read, shrink), partial(_shared, read, shrink)
     columns = tuple(f"{name}_{side}" for name in scores for side in ("virtual", "real"))
@@ -107,7 +118,7 @@ def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
                 unit="" if key == "r" else score.unit,
                 protocol=protocol,
             )
-    found["nuclei_f1"] = Metric("Nuclei of the H&E, F1", shared, _SHARED, nuclei_f1, protocol=protocol, partner="he")
+    found["nuclei_f1"] = Metric("Nuclei of the H&E, F1", shared, _SHARED, nuclei_f1, protocol=finding, partner="he")
     return found
 
 

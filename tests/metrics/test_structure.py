@@ -53,6 +53,16 @@ def test_evaluate_counts_cells_and_shared_nuclei(tmp_path: Path) -> None:
     assert found.figures["nuclei_f1"].protocol["mpp"] == 0.5
 
 
+def test_the_limits_of_the_classes_are_in_the_protocol_of_every_score() -> None:
+    for marker, words in (
+        ("nuclear", "1+, 2+ and 3+ from 0.2, 0.4 and 0.6 OD"),
+        ("membrane", "stained from 0.15 OD within 4 µm, 1+ from 20% of 16 directions, 2+ from 60%, 3+ from 0.5 OD too"),
+    ):
+        metrics = nuclei_metrics(Settings(0.5, marker))
+        assert {metric.protocol.get("classes") for name, metric in metrics.items() if name != "nuclei_f1"} == {words}
+        assert "classes" not in metrics["nuclei_f1"].protocol, "it counts nuclei of any class"
+
+
 @pytest.mark.parametrize(("marker", "scores"), [("nuclear", 3), ("membrane", 3)])
 def test_scores_of_virtual_and_real_are_those_of_quantify(tmp_path: Path, marker: Marker, scores: int) -> None:
     """Virtual tiles are the real ones with half of every density, so every score falls."""
