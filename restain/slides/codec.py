@@ -31,6 +31,11 @@ class Codec:
         if not 1 <= self.quality <= 100:
             raise InputError(f"JPEG quality {self.quality} is out of range; expected 1 to 100")
 
+    @property
+    def words(self) -> str:
+        """As the provenance of a slide says it."""
+        return self.compression if self.compression == "lossless" else f"{self.compression}, quality {self.quality}"
+
     def encode(self, rgb: RGB) -> bytes:
         """H x W x 3 uint8 to bytes; equal pixels give equal bytes."""
         if self.compression == "lossless":

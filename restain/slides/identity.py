@@ -51,5 +51,8 @@ def job_of(path: Path) -> str | None:
             xml = file.ome_metadata
     except (OSError, ValueError, tifffile.TiffFileError):
         return None
-    entries = ET.fromstring(xml).iter() if xml else ()
+    try:
+        entries = ET.fromstring(xml).iter() if xml else ()
+    except ET.ParseError:
+        return None
     return next((entry.text for entry in entries if entry.get("K") == "job"), None)

@@ -9,7 +9,9 @@ from pathlib import Path
 from restain.errors import InputError, MissingError
 from restain.image import IMAGE_SUFFIXES
 from restain.slides.files import is_map
+from restain.slides.identity import job_of
 from restain.slides.reader import SANE_MPP, SLIDE_SUFFIXES
+from restain.slides.sources import dicom_series
 
 _BIG_TIFF, _TILE_WIDTH = 43, 322
 
@@ -98,14 +100,32 @@ def _found(given: Path, out: Path) -> Iterator[SlideJob]:
     elif given.is_file():
         yield SlideJob(given, out / _result_name(given.name))
     else:
-        slides = [path for path in sorted(given.rglob("*")) if is_slide(path) and path.is_file()]
-        slides = [path for path in slides if out.resolve() not in path.resolve().parents]
+        if out.resolve() == given.resolve():
+            raise InputError(f"{out} is the folder of the slides; choose another one for the results")
+        slides = list(_slides_below(given, out))
         if not slides:
             endings = ", ".join(sorted(SLIDE_SUFFIXES))
             raise InputError(f"{given} holds no slides; expected files that end in {endings}, or TIFFs in tiles")
         for path in slides:
             name = path.relative_to(given)
             yield SlideJob(path, out / name.with_name(_result_name(name.name)))
+
+
+def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
+    """Slides in a folder, in order; not what is hidden, lies in `out`, was stained by us, or is a part of another."""
+    series: set[tuple[Path, str]] = set()
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part.endswith(".spool") for part in parts)
+        if hidden or out.resolve() in path.resolve().parents or not is_slide(path) or not path.is_file():
+            continue
+        if path.name.lower().endswith((".ome.tif", ".ome.tiff")) and job_of(path):
+            continue
+        if path.suffix.lower() == ".dcm" and (name := dicom_series(path)):
+            if (path.parent, name) in series:
+                continue
+            series.add((path.parent, name))
+        yield path
 
 
 def _listed(table: Path, out: Path) -> Iterator[SlideJob]:

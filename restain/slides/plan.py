@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from restain.errors import InputError, OutputError
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
 from restain.slides.reader import Slide
+from restain.slides.rois import Drawn
 from restain.slides.tiling import Box, Tile
 from restain.slides.tissue import TissueMask
 
@@ -48,6 +52,8 @@ class Plan:
     halo_px: int
     tissue: TissueMask | None
     """None where everything is stained."""
+    drawn: Drawn | None = None
+    """Polygons outside which nothing is stained; `tissue` is then their coarse mask."""
 
     def read(self, window: Box) -> RGB:
         """The pixels of a box, H x W x 3."""
@@ -73,6 +79,12 @@ class Plan:
         box = self.layout.box(position)
         return Box(box.x + self.area.x, box.y + self.area.y, box.width, box.height)
 
+    def drawn_in(self, box: Box) -> NDArray[np.bool_] | None:
+        """Which pixels of a box lie in drawn polygons, H x W; None where none were drawn, so that all count."""
+        if self.drawn is None:
+            return None
+        return self.drawn.mask((box.x, box.y), (box.width, box.height), self.slide.scale(self.mpp))
+
     def has_tissue(self, box: Box) -> bool:
         """Whether there is something to stain in a box."""
         scale = self.slide.scale(self.mpp)
@@ -96,6 +108,7 @@ def make_plan(
     multiple: int = 4,
     region: tuple[int, int, int, int] | None = None,
     tissue: TissueMask | None = None,
+    drawn: Drawn | None = None,
 ) -> Plan:
     """Lay the grid of tiles.
 
@@ -108,6 +121,7 @@ def make_plan(
             `restain.slides.tiling.tiles`.
         region: x, y, width, height in px of the slide's first level; the result shows only this.
         tissue: where to stain; everywhere if not given.
+        drawn: polygons to stain instead of tissue.
 
     Raises:
         InputError: a tile or halo that is no such multiple, or a region that does not lie on the slide.
@@ -130,21 +144,23 @@ def make_plan(
                 "expected x,y,width,height in px of its first level"
             )
         area = Box(left, top, right - left, bottom - top)
-    if area.width * area.height > _MOST_TILES * tile_px**2:
-        least = math.isqrt(area.width * area.height // _MOST_TILES) // 16 * 16 + 16
+    encoded_px = math.gcd(tile_px, _ENCODED_PX)
+    if area.width * area.height > _MOST_TILES * encoded_px**2:
+        least = 1 << math.isqrt(area.width * area.height // _MOST_TILES).bit_length()
         raise InputError(
-            f"{slide.path}: {area.width} x {area.height} px are more than a million tiles of {tile_px} px; choose "
-            f"--tile-px {least} or more"
+            f"{slide.path}: {area.width} x {area.height} px are more than a million tiles of {encoded_px} px, in which "
+            f"tiles of {tile_px} px are kept; choose a --tile-px that is a multiple of {least}"
         )
     return Plan(
         slide,
         mpp=slide.mpp * scale,
         size=(-(-width // multiple) * multiple, -(-height // multiple) * multiple),
         area=area,
-        layout=Layout((area.width, area.height), math.gcd(tile_px, _ENCODED_PX)),
+        layout=Layout((area.width, area.height), encoded_px),
         tile_px=tile_px,
         halo_px=halo_px,
-        tissue=tissue,
+        tissue=drawn.coarse(slide) if drawn else tissue,
+        drawn=drawn,
     )
 
 

@@ -15,10 +15,11 @@ from restain.slides.norm import Network, find_norm, tiled_network
 from restain.slides.openvino import compile_by_openvino
 from restain.slides.plan import Plan, Work, make_plan
 from restain.slides.reader import Slide
+from restain.slides.rois import load_rois
 from restain.slides.settings import Model, SlideSettings
 from restain.slides.statistics import SAMPLE_PX, load_statistics, sample_statistics, save_statistics
 from restain.slides.tiling import Box
-from restain.slides.tissue import TissueMask, find_tissue, load_rois
+from restain.slides.tissue import TissueMask, find_tissue
 from restain.slides.writer import BACKGROUND, Colour, SlideWriter
 
 
@@ -34,10 +35,17 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str
     Raises:
         InputError, MissingError: as in `find_tissue`, `load_rois` and `make_plan`.
     """
+    find_norm(settings.norm, model.sha256)  # a wrong one is said before any work
     halo_px = model.generator.halo_px if settings.halo_px is None else settings.halo_px
     tile_px, multiple = settings.tile_px, model.generator.multiple
     if model.device.type == "cpu":
-        tile_px = fitting_tile(tile_px, halo_px, most_px(model.generator, settings.norm), multiple)
+        most = most_px(model.generator, settings.norm)
+        tile_px = fitting_tile(tile_px, halo_px, most, multiple)
+        if halo_px > model.generator.halo_px and (tile_px + 2 * halo_px) ** 2 > most:
+            raise InputError(
+                f"--halo-px {halo_px}: a pass would take more than 1.2 GB of memory; the network sees "
+                f"{model.generator.halo_px} px around a tile, and more changes nothing"
+            )
     if tile_px != settings.tile_px:
         notes.append(f"tiles of {tile_px} px: those of {settings.tile_px} px would take more than 1.2 GB of memory")
     return make_plan(
@@ -47,7 +55,8 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str
         halo_px=halo_px,
         multiple=multiple,
         region=settings.region,
-        tissue=_tissue(slide, settings),
+        tissue=find_tissue(slide) if settings.tissue_mask and not settings.rois else None,
+        drawn=load_rois(settings.rois, slide) if settings.rois else None,
     )
 
 
@@ -62,12 +71,6 @@ def _model_mpp(model: Model, slide: Slide, settings: SlideSettings, notes: list[
         change = "reduced" if slide.scale(wanted) > 1 else "enlarged, which adds no detail,"
         notes.append(f"{change} to {wanted:.4g} µm per px, which the model was trained at")
     return wanted
-
-
-def _tissue(slide: Slide, settings: SlideSettings) -> TissueMask | None:
-    if settings.rois:
-        return load_rois(settings.rois, slide)
-    return find_tissue(slide) if settings.tissue_mask else None
 
 
 def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) -> Network:
@@ -125,10 +128,10 @@ def background_of(network: Network, work: Sequence[Work], plan: Plan, writer: Sl
         red, green, blue = map(int, noted.split())
         return red, green, blue
     colour = BACKGROUND
-    if plan.tissue:
+    if tissue := _tissue_known(plan):
         scale = plan.slide.scale(plan.mpp)
         shares = [
-            plan.tissue.share(*(side * scale for side in (core.x, core.y, core.width, core.height)))
+            tissue.share(*(side * scale for side in (core.x, core.y, core.width, core.height)))
             for core in (one.tile.core for one in work)
         ]
         least = int(np.argmin(shares))
@@ -136,6 +139,16 @@ def background_of(network: Network, work: Sequence[Work], plan: Plan, writer: Sl
             colour = _glass(network, work[least], plan)
     writer.spool.set_note("background", " ".join(map(str, colour)))
     return colour
+
+
+def _tissue_known(plan: Plan) -> TissueMask | None:
+    """The tissue of a slide that is not stained everywhere; drawn polygons do not tell it."""
+    if not plan.drawn:
+        return plan.tissue
+    try:
+        return find_tissue(plan.slide)
+    except InputError:  # there is none, so that nothing says what is glass
+        return None
 
 
 def _glass(network: Network, work: Work, plan: Plan) -> Colour:

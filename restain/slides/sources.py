@@ -72,6 +72,17 @@ class OpenSlideSource:
         self._slide.close()
 
 
+def dicom_series(path: Path) -> str | None:
+    """Which series a DICOM file belongs to, as many make one slide; None where it cannot be opened."""
+    import openslide
+
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return slide.properties.get("dicom.SeriesInstanceUID")
+    except openslide.OpenSlideError:
+        return None
+
+
 def _profile(slide: Any) -> bytes | None:
     """The colour profile, or None where there is none or Little CMS does not understand it."""
     try:

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -133,6 +133,13 @@ class Spool:
                 f"cannot write {self.folder}: {error}; make room on the disk or choose another place, "
                 "the same command then continues where this one stopped"
             ) from error
+
+
+def forget_spool(target: Path, job: str) -> None:
+    """Delete what a run left behind that was killed after its result had got its name; not while another holds it."""
+    if target.with_name(f"{target.name}.spool").is_dir():
+        with suppress(OutputError):
+            Spool(target, job).remove()
 
 
 def _key(position: Position) -> int:

@@ -1,4 +1,4 @@
-"""Finds tissue on a coarse image of a slide, or takes regions that someone drew."""
+"""Finds tissue on a coarse image of a slide."""
 
 import json
 import math
@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
 
-from restain.errors import InputError, MissingError
+from restain.errors import InputError
 from restain.image import atomic_path, save_image
 from restain.slides.reader import Slide
 from restain.slides.sources import RGB
@@ -216,62 +215,3 @@ def save_tissue(tissue: TissueMask, slide: Slide, picture: Path, outlines: Path)
     ]
     with atomic_path(outlines) as temporary:
         temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
-
-
-def load_rois(path: Path, slide: Slide) -> TissueMask:
-    """Read regions that someone drew, from GeoJSON such as QuPath exports.
-
-    Args:
-        path: polygons in px of the slide's first level.
-        slide: on which they lie.
-
-    Raises:
-        MissingError: there is no such file.
-        InputError: it is no GeoJSON, has no polygon, or none of them lies on the slide.
-    """
-    try:
-        polygons = [
-            [[(float(x), float(y)) for x, y, *_ in ring] for ring in rings]
-            for rings in _polygons(json.loads(path.read_text(encoding="utf-8")))
-        ]
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist; GeoJSON with polygons is expected") from error
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not GeoJSON ({error}); export annotations as GeoJSON, for instance in QuPath"
-        ) from error
-    if any(len(ring) < 3 for rings in polygons for ring in rings):
-        raise InputError(f"{path}: a polygon has a ring of fewer than three points; draw it again")
-    step = max(1.0, MASK_MPP / slide.mpp)
-    image = Image.new("1", (max(1, round(slide.size[0] / step)), max(1, round(slide.size[1] / step))))
-    steps = slide.size[0] / image.width, slide.size[1] / image.height
-    for polygon in polygons:
-        own = Image.new("1", image.size)
-        for index, ring in enumerate(polygon):
-            corners = [(x / steps[0], y / steps[1]) for x, y in ring]
-            ImageDraw.Draw(own).polygon(corners, fill=int(index == 0), outline=int(index == 0))
-        image.paste(1, mask=own)
-    mask = np.array(image)
-    if not mask.any():
-        what = "none of its polygons lies on the slide" if polygons else "it has no polygon"
-        raise InputError(f"{path}: {what}; px of the first level are expected, {slide.size[0]} x {slide.size[1]}")
-    return TissueMask(mask, steps)
-
-
-def _polygons(node: Any) -> Iterator[Polygon]:
-    """All polygons below a GeoJSON object; QuPath writes a collection or a bare list of features."""
-    if node is None:  # a feature without a geometry
-        return
-    if isinstance(node, list):
-        for part in node:
-            yield from _polygons(part)
-    elif node["type"] == "FeatureCollection":
-        yield from _polygons(node["features"])
-    elif node["type"] == "Feature":
-        yield from _polygons(node["geometry"])
-    elif node["type"] == "GeometryCollection":
-        yield from _polygons(node["geometries"])
-    elif node["type"] == "MultiPolygon":
-        yield from node["coordinates"]
-    elif node["type"] == "Polygon":
-        yield node["coordinates"]

@@ -40,6 +40,28 @@ def test_slides_are_found_in_folders_and_tables(tmp_path: Path) -> None:
     assert not is_slide(Path("a.tif"))
 
 
+def test_what_is_no_slide_to_stain_is_passed_over(
+    checkpoint: Path, make_slide: MakeSlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    he = make_slide("slides/he.ome.tif")
+    stain_slides(checkpoint, [SlideJob(he, he.with_name("he-her2.ome.tif"))], SlideSettings(tile_px=128))
+    for name in ("._he.ome.tif", "x.ome.tif.spool/whole.tif", ".trash/old.svs"):
+        shutil.copy(he, make_folder(he.parent / name))
+    for name in ("1.dcm", "2.dcm", "3.dcm"):
+        (he.parent / name).touch()
+    series = {"1.dcm": "1.2.3", "2.dcm": "1.2.3", "3.dcm": "1.2.4"}
+    monkeypatch.setattr("restain.slides.jobs.dicom_series", lambda path: series[path.name])
+    found = [job.source.name for job in find_slides([he.parent], tmp_path / "out")]
+    assert found == ["1.dcm", "3.dcm", "he.ome.tif"]
+    with pytest.raises(InputError, match="is the folder of the slides; choose another one"):
+        find_slides([he.parent], he.parent)
+
+
+def make_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 @pytest.mark.parametrize("words", [{}, {"bigtiff": True}, {"byteorder": ">"}])
 def test_a_tiff_in_tiles_is_a_slide_and_one_in_strips_is_not(tmp_path: Path, words: dict[str, Any]) -> None:
     rgb = np.zeros((64, 64, 3), np.uint8)

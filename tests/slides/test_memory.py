@@ -59,8 +59,18 @@ def test_a_million_tiles_are_too_many(checkpoint: Path, make_slide: MakeSlide, m
     with open_slide(make_slide()) as slide:
         for tile_px in (64, 52 // 16 * 16 + 16):
             prepare.plan_of(load_model(checkpoint), slide, SlideSettings(tile_px=tile_px), [])
-        with pytest.raises(InputError, match=r"more than a million tiles of 48 px; choose --tile-px 64 or more"):
+        with pytest.raises(InputError, match=r"million tiles of 16 px, in which tiles of 48 px .* multiple of 64"):
             prepare.plan_of(load_model(checkpoint), slide, SlideSettings(tile_px=48), [])
+
+
+def test_a_margin_that_takes_much_memory_and_changes_nothing_is_refused(
+    checkpoint: Path, make_slide: MakeSlide
+) -> None:
+    model = load_model(checkpoint)
+    with open_slide(make_slide()) as slide:
+        with pytest.raises(InputError, match=r"--halo-px 100000: a pass would take more than 1.2 GB of memory; the ne"):
+            prepare.plan_of(model, slide, SlideSettings(halo_px=100_000), [])
+        prepare.plan_of(model, slide, SlideSettings(halo_px=2 * model.generator.halo_px), [])
 
 
 def test_dense_statistics_do_not_grow_with_the_slide() -> None:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,10 @@ from restain.errors import InputError, MissingError, OutputError
 from restain.image import to_tensor, to_uint8
 from restain.networks.norm import freeze
 from restain.slides.codec import Codec
+from restain.slides.identity import job_of
 from restain.slides.reader import open_slide
 from restain.slides.settings import Model, SlideSettings, load_model
+from restain.slides.spool import Spool
 from restain.slides.staining import stain_slide
 from restain.slides.statistics import load_statistics
 
@@ -93,6 +96,53 @@ def test_only_tissue_is_stained(model: Model, make_slide: MakeSlide, tmp_path: P
     assert {path.name for path in tmp_path.glob("out.*")} == {
         "out.ome.tif", "out.tissue.png", "out.tissue.geojson", "out.statistics.safetensors"
     }  # fmt: skip
+
+
+def test_files_beside_another_result_go_with_it(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    he, out = make_slide(), tmp_path / "out.ome.tif"
+    stain_slide(model, he, out, replace(PLAIN, trust=True))
+    assert len(list(tmp_path.glob("out.*"))) == 6
+    stain_slide(model, he, out, replace(ALL, norm="tile"), overwrite=True)
+    assert [path.name for path in tmp_path.glob("out.*")] == ["out.ome.tif"]
+
+
+def test_a_spool_that_a_kill_left_beside_a_whole_result_goes(
+    model: Model, make_slide: MakeSlide, tmp_path: Path
+) -> None:
+    he, out = make_slide(), tmp_path / "out.ome.tif"
+    stain_slide(model, he, out, PLAIN)
+    Spool(out, str(job_of(out))).close()
+    assert (tmp_path / "out.ome.tif.spool").is_dir()
+    assert stain_slide(model, he, out, PLAIN).skipped
+    assert not (tmp_path / "out.ome.tif.spool").exists()
+
+
+def test_the_file_tells_how_it_was_made(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.tif"
+    stain_slide(model, make_slide(), out, replace(PLAIN, region=(100, 50, 300, 200), batch=2))
+    with tifffile.TiffFile(out) as file:
+        told = {e.get("K"): e.text for e in ET.fromstring(file.ome_metadata or "").iter() if e.get("K")}
+    assert told["model sha256"] == model.sha256
+    assert told["region"] == "100,50,300,200"
+    assert told["stained"] == "tissue"
+    assert told["arithmetic"] == "float32, torch on cpu"
+    assert told["compression"] == "lossless"
+    assert told["tile"].endswith("batch 2")
+    assert told["model mpp"] == "8"
+
+
+def test_a_wrong_norm_is_told_before_anything_is_made(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--norm slyde: expected one of"):
+        stain_slide(model, make_slide(), tmp_path / "new" / "out.ome.tif", replace(PLAIN, norm="slyde"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_whose_description_is_broken_is_another_result(tmp_path: Path) -> None:
+    path = tmp_path / "broken.ome.tif"
+    tifffile.imwrite(
+        path, np.zeros((32, 32, 3), np.uint8), photometric="rgb", metadata=None, description="<OME><</OME>"
+    )
+    assert job_of(path) is None
 
 
 def test_drawn_regions_are_stained(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
