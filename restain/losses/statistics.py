@@ -16,10 +16,13 @@ def spread_loss(virtual: Tensor, real: Tensor, weight: float = 0.01) -> Tensor:
     The squared difference of each colour's variance, times 512² and the weight, mean over colours. Where that is above
     1 for an image, it is divided by its own value: the loss is then 1 and its gradient shrinks to match.
 
+    The weight stands inside the limit, as we read it; with the weight outside, the loss would stop at the weight. The
+    published numbers that we have agree with both readings.
+
     Args:
         virtual: B x C x H x W.
         real: B x C x H x W.
-        weight: factor that stands inside the limit of 1, as published.
+        weight: factor inside the limit of 1.
 
     Raises:
         ShapeError: the shapes differ.

@@ -108,6 +108,15 @@ def test_the_least_alike_clusters_are_matched_by_elimination() -> None:
     assert alignment.active_passive_matching(similarity, each, each, 3).tolist() == [[0, 1, 2]]
 
 
+@given(SEEDS, st.integers(2, 5))
+def test_of_an_image_and_itself_every_class_is_its_own_counterpart(seed: int, clusters: int) -> None:
+    image, classes = features(seed, 1, 4, 4, 4), labels(seed, 1, 16, clusters=clusters)
+    similarity = alignment.region_similarity(image, image)
+    found = alignment.active_passive_matching(similarity, classes, classes, clusters)
+    best = matched_similarity(similarity[0], classes[0], classes[0], tuple(found[0].tolist()))
+    assert matched_similarity(similarity[0], classes[0], classes[0], tuple(range(clusters))) == pytest.approx(best)
+
+
 def test_an_image_with_fewer_clusters_is_matched_as_if_there_were_no_others() -> None:
     similarity = alignment.region_similarity(features(0, 1, 4, 4, 4), features(1, 1, 4, 4, 4))
     virtual, real = labels(0, 1, 16), labels(1, 1, 16)

@@ -156,6 +156,12 @@ def test_margin_info_nce_limits() -> None:
     assert 1990 < far < 2010  # -log of e^-1000 / e^1000: no overflow
 
 
+def test_margin_info_nce_of_features_that_tell_no_regions_apart_is_nearly_nothing() -> None:
+    same = torch.ones(2, 4, 8, 8, dtype=torch.float64)
+    assert float(margin_info_nce(same, same, same)) == pytest.approx(log(1 + 64 * exp(-1.2 / 0.15)))
+    assert margin_info_nce(same, same, same) < 0.022
+
+
 FUNCTIONS = {
     "patch": lambda a, b, _: patch_nce(a.flatten(2).mT, b.flatten(2).mT),
     "adaptive": lambda a, b, _: adaptive_patch_nce(a.flatten(2).mT, b.flatten(2).mT, 0.0),

@@ -66,6 +66,12 @@ def test_each_image_has_its_own_limit() -> None:
     assert_close(together.grad[:1], alone.grad / 2)
 
 
+def test_the_weight_stands_inside_the_limit() -> None:
+    virtual = images(0)[:1]
+    real = virtual * (1 + 0.005 / virtual.var(dim=(2, 3), correction=0, keepdim=True)).sqrt()  # variances 0.005 larger
+    assert float(spread_loss(virtual, real, weight=0.01)) == pytest.approx(0.01 * 512**2 * 0.005**2)  # 0.066, not 0.01
+
+
 def test_above_the_limit_the_weight_cancels() -> None:
     first, second = (images(0, 1.0).requires_grad_() for _ in range(2))
     spread_loss(first, images(1), weight=1.0).backward()
