@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.progress import Progress
 
     from restain.slides.settings import SlideSettings
@@ -56,6 +58,14 @@ def command(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Map where not to believe the result; 8 more passes.")] = False,
+    also_model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="For --trust: another checkpoint, and more by repeating; the map shows where they disagree with the "
+            "model, not where its orientations do.",
+            metavar="FILE",
+        ),
+    ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -140,10 +150,16 @@ def command(
     ] = None,
 ) -> None:
     """Stain H&E virtually: images become PNGs of the same name, slides become pyramidal OME-TIFFs."""
+    from restain.checkpoint import read_info
     from restain.cli.device import usable_device
     from restain.errors import InputError
     from restain.slides.jobs import holds_slides, is_slide
+    from restain.slides.settings import SlideSettings, check_trust
 
+    others = tuple(also_model or ())
+    check_trust(trust, norm, others)
+    for path in others:
+        read_info(path)  # a wrong one is told before any work
     one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
     if one_slide:
         for option, given in (("--ray", ray), ("--shard", shard), ("--workers", workers > 1)):
@@ -151,10 +167,11 @@ def command(
                 raise InputError(f"{option} is for many slides, with a folder as --out; {out} is one file")
     elif not any(map(holds_slides, inputs)):
         _refuse_slide_options(context)
-        _stain_images(inputs, model, out, tile_px or 1024, halo_px, norm, usable_device(device), overwrite, trust)
+        _stain_images(
+            inputs, model, out, tile_px or 1024, halo_px, norm, usable_device(device), overwrite, trust, others
+        )
         return
     from restain.slides.codec import Codec
-    from restain.slides.settings import SlideSettings
 
     settings = SlideSettings(
         norm=norm,
@@ -170,6 +187,7 @@ def command(
         bfloat16=bfloat16,
         engine=engine,
         trust=trust,
+        also_models=others,
     )
     if not one_slide:
         _stain_slides(inputs, model, out, settings, device, overwrite, workers, shard, ray)
@@ -249,11 +267,14 @@ def _stain_slides(
     ray: str | None,
 ) -> None:
     from restain.cli.device import usable_device
-    from restain.errors import RestainError
+    from restain.errors import OutputError, RestainError
+    from restain.image import IMAGE_SUFFIXES
     from restain.slides.archive import stain_slides
     from restain.slides.jobs import SlideJob, find_slides, images_between, shard
     from restain.slides.settings import SlideReport
 
+    if out.suffix.lower() in IMAGE_SUFFIXES:
+        raise OutputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif, or a folder")
     jobs = find_slides(inputs, out)
     if part:
         jobs = shard(jobs, part)
@@ -294,6 +315,7 @@ def _stain_images(
     place: str,
     overwrite: bool,
     trust: bool,
+    also_models: "Sequence[Path]",
 ) -> None:
     from restain.checkpoint import load_generator, read_info
     from restain.slides.images import stain, stain_files
@@ -316,8 +338,18 @@ def _stain_images(
     if trust and written:
         from restain.slides.trust import write_trust
 
-        again = partial(stain, generator, tile_px=tile_px, halo_px=halo_px, norm=policy)
-        typer.echo(f"{write_trust(again, inputs, out, read_info(model))} says how far to believe each")
+        generators = [generator, *(load_generator(path, place) for path in also_models)]
+        stains = [partial(stain, one, tile_px=tile_px, halo_px=halo_px, norm=policy) for one in generators]
+        with _progress() as progress:
+            task = progress.add_task("how far to believe each", total=None)
+            table = write_trust(
+                stains,
+                inputs,
+                out,
+                read_info(model),
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        typer.echo(f"{table} says how far to believe each")
     for reason in failures.values():
         typer.echo(f"restain: not stained: {reason}", err=True)
     typer.echo(f"{len(written)} of {len(written) + len(failures)} images are stained, in {out}")

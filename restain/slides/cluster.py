@@ -66,7 +66,10 @@ def _anywhere(settings: SlideSettings) -> SlideSettings:
     """The same for workers that were started in another folder."""
     norm, rois = Path(settings.norm), settings.rois
     return replace(
-        settings, norm=str(norm.absolute()) if norm.is_file() else settings.norm, rois=rois and rois.absolute()
+        settings,
+        norm=str(norm.absolute()) if norm.is_file() else settings.norm,
+        rois=rois and rois.absolute(),
+        also_models=tuple(path.absolute() for path in settings.also_models),
     )
 
 

@@ -1,6 +1,6 @@
 """What staining a slide needs to know, and what it tells afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,6 +53,25 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
     return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, familiarity)
 
 
+def check_trust(trust: bool, norm: str, also_models: Sequence[Path]) -> None:
+    """Check that a map of trust can be made.
+
+    Args:
+        trust: whether it is wanted.
+        norm: as in `SlideSettings`.
+        also_models: likewise.
+
+    Raises:
+        InputError: the statistics of the norm belong to places or to one model, or models are named for nothing.
+    """
+    if trust and norm == "dense":
+        raise InputError("--trust turns the tiles, and --norm dense cannot follow; choose slide, tile or a file")
+    if also_models and not trust:
+        raise InputError("--also-model is asked for the map of trust; add --trust, or leave it out")
+    if also_models and norm not in ("slide", "tile"):
+        raise InputError(f"--norm {norm} is for one model, and --also-model names others; choose slide or tile")
+
+
 @dataclass(frozen=True)
 class SlideSettings:
     """How slides are stained."""
@@ -84,9 +103,12 @@ class SlideSettings:
     """Threads that read, and as many that encode."""
     trust: bool = False
     """Whether to map where not to believe the result; eight more passes."""
+    also_models: tuple[Path, ...] = ()
+    """Further checkpoints; the map tells where they and the model disagree, instead of the eight orientations."""
 
     def __post_init__(self) -> None:
-        """Refuse a scale that no model was trained at."""
+        """Refuse a scale that no model was trained at, and maps that cannot be made."""
+        check_trust(self.trust, self.norm, self.also_models)
         low, high = SANE_MPP
         if self.model_mpp is not None and not low <= self.model_mpp <= high:
             raise InputError(

@@ -1,12 +1,15 @@
 """Where not to believe the virtual stain of a slide: a coarse map, one value for each block of 64 px.
 
 The two signs are those of `restain.slides.trust`, taken tile by tile, so that memory does not grow with the slide: how
-much the eight orientations of the tissue disagree on DAB, and where the H&E is unlike the training's.
+much the eight orientations of the tissue, or several checkpoints, disagree on DAB, and where the H&E is unlike the
+training's.
 """
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,7 +22,7 @@ from restain.slides.norm import Network
 from restain.slides.plan import Plan
 from restain.slides.settings import OnProgress
 from restain.slides.tiling import Box
-from restain.slides.trust import SHOWN_OD, disagreement, under_symmetries
+from restain.slides.trust import SHOWN_OD, Stain, comparable, disagreement
 from restain.stains import to_unit
 
 RGB = NDArray[np.uint8]
@@ -39,6 +42,8 @@ class SlideTrust:
     """Standard deviation of the DAB density, mean over the block, rows x columns; NaN where nothing is stained."""
     unlike: NDArray[np.bool_] | None
     """Whether the H&E is unlike the training's, rows x columns; None where the model does not know its training."""
+    networks: int = 1
+    """How many were asked."""
 
     def summary(self) -> tuple[float, float, float]:
         """Mean and 95th percentile of the disagreement, and the share of unlike blocks, NaN where it is not known."""
@@ -49,7 +54,8 @@ class SlideTrust:
 
     def __str__(self) -> str:
         mean, high, share = self.summary()
-        told = f"orientations disagree by {mean:.3f} of optical density, in the worst twentieth by {high:.3f} and more"
+        asked = "orientations" if self.networks == 1 else f"{self.networks} checkpoints"
+        told = f"{asked} disagree by {mean:.3f} of optical density, in the worst twentieth by {high:.3f} and more"
         return told if math.isnan(share) else f"{told}; {share:.1%} of the blocks are unlike the training"
 
     def picture(self) -> RGB:
@@ -65,26 +71,34 @@ class SlideTrust:
             rgb[edge & self.unlike.repeat(_SHOWN_PX, axis=0).repeat(_SHOWN_PX, axis=1)] = (0, 220, 220)
         return rgb
 
-    def save(self, table: Path, picture: Path) -> None:
-        """Write the table, then the picture.
+    def save(self, table: Path, picture: Path, made_with: str) -> None:
+        """Write the picture, then the table.
+
+        Args:
+            table: CSV.
+            picture: PNG.
+            made_with: what the map depends on, as `restain.slides.trust_files.made_with` says it.
 
         Raises:
             OutputError: a file cannot be written.
         """
+        save_image(picture, self.picture())
         with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["slide", "disagreement_mean_od", "disagreement_p95_od", "unlike_training_share"])
-            writer.writerow([self.name, *("" if math.isnan(value) else f"{value:.5f}" for value in self.summary())])
-        save_image(picture, self.picture())
+            writer.writerow(
+                ["slide", "disagreement_mean_od", "disagreement_p95_od", "unlike_training_share", "made_with"]
+            )
+            values = ("" if math.isnan(value) else f"{value:.5f}" for value in self.summary())
+            writer.writerow([self.name, *values, made_with])
 
 
 def map_trust(
-    network: Network, plan: Plan, familiarity: Familiarity | None, on_progress: OnProgress | None = None
+    networks: Sequence[Network], plan: Plan, familiarity: Familiarity | None, on_progress: OnProgress | None = None
 ) -> SlideTrust:
-    """Stain every tile in its eight orientations.
+    """Stain every tile in its eight orientations, or by each of several networks.
 
     Args:
-        network: under a norm policy that does not depend on the place, so not `dense`.
+        networks: under a norm policy that does not depend on the place, so not `dense`.
         plan: of the slide.
         familiarity: what the model knows of its training H&E.
         on_progress: called after each tile.
@@ -102,12 +116,8 @@ def map_trust(
     for done, tile in enumerate(tiles, start=1):
         core = tile.core.within(tile.window).slices
         he = plan.read(tile.window)
-
-        def stain(rgb: RGB, place: Box = tile.window) -> RGB:
-            virtual: RGB = to_uint8(network(to_tensor(rgb), place))[0]
-            return virtual
-
-        found = _block_means(disagreement(under_symmetries(stain, he))[core])
+        stains: list[Stain] = [partial(_stain, network, tile.window) for network in networks]
+        found = _block_means(disagreement(comparable(stains, he))[core])
         row, column = (tile.core.y - plan.area.y) // BLOCK_PX, (tile.core.x - plan.area.x) // BLOCK_PX
         spread[row : row + found.shape[0], column : column + found.shape[1]] = found
         if familiarity is not None and min(tile.core.width, tile.core.height) >= BLOCK_PX:
@@ -116,7 +126,12 @@ def map_trust(
         done_px += tile.core.width * tile.core.height
         if on_progress:
             on_progress(done, len(tiles), done_px / 1e6, total_px / 1e6)
-    return SlideTrust(plan.slide.path.name, spread, None if familiarity is None else unlike)
+    return SlideTrust(plan.slide.path.name, spread, None if familiarity is None else unlike, len(networks))
+
+
+def _stain(network: Network, place: Box, he: RGB) -> RGB:
+    virtual: RGB = to_uint8(network(to_tensor(he), place))[0]
+    return virtual
 
 
 def _block_means(values: Floats) -> Floats:

@@ -34,6 +34,7 @@ from restain.slides.settings import Model, OnProgress, SlideReport, SlideSetting
 from restain.slides.statistics import load_statistics, save_statistics
 from restain.slides.tiff import Description
 from restain.slides.tissue import save_tissue
+from restain.slides.trust_files import is_mapped, load_others, made_with, make_map
 from restain.slides.writer import SlideWriter
 
 
@@ -72,28 +73,26 @@ def stain_slide(
     report = SlideReport(out)
     if not out.name.lower().endswith((".ome.tif", ".ome.tiff")):
         raise InputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif")
-    if settings.trust and settings.norm == "dense":
-        raise InputError("--trust turns the tiles, and --norm dense cannot follow; choose slide, tile or a file")
+    map_files = _beside(out, "trust.csv"), _beside(out, "trust.png")
     with open_slide(source, settings.mpp) as slide:
         job = _job(model, source, slide, settings)
         report.skipped = out.exists() and job_of(out) == job
-        if report.skipped and not (settings.trust and not _beside(out, "trust.png").exists()):
+        if report.skipped and (not settings.trust or is_mapped(model, settings, *map_files)):
             return report
         if out.exists() and not (overwrite or report.skipped):
             raise OutputError(f"{out} exists and is another result; choose another name, or allow it (--overwrite)")
         if out.resolve() == source.resolve():
             raise OutputError(f"{out} is the slide itself; choose another name")
+        others = load_others(model, settings)
         plan = plan_of(model, slide, settings, report.notes)
         with evaluating(model.generator), _memory_in_words(plan):
             if not report.skipped:
                 _stain(model, plan, settings, out, job, report, on_progress)
             if settings.trust:
-                from restain.slides.slide_trust import map_trust  # brings matplotlib
-
-                network = network_of(model, plan, settings, _beside(out, _STATISTICS))
-                trust = map_trust(network, plan, model.familiarity, on_progress)
+                kept = _beside(out, _STATISTICS)
+                trust = make_map(model, others, plan, settings, kept, on_progress)
                 report.notes.append(str(trust))
-                trust.save(_beside(out, "trust.csv"), _beside(out, "trust.png"))
+                trust.save(*map_files, made_with(model, settings))
     return report
 
 
@@ -131,7 +130,8 @@ def _stain(
                 save_tissue(plan.tissue, plan.slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))
             if (kept := writer.spool.folder / _STATISTICS).exists():
                 save_statistics(_beside(out, _STATISTICS), load_statistics(kept), model=model.sha256)
-            _beside(out, "trust.png").unlink(missing_ok=True)  # of another result
+            for ending in ("trust.csv", "trust.png"):
+                _beside(out, ending).unlink(missing_ok=True)  # of another result
             writer.finish(workers=settings.workers)
 
 

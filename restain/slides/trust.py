@@ -24,6 +24,8 @@ from restain.stains import dab_density, to_unit
 
 RGB = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Stain = Callable[[RGB], RGB]
+"""From H&E to virtual IHC, H x W x 3 each."""
 
 SHOWN_OD = 0.2
 """Disagreement that gets the brightest colour in a picture."""
@@ -55,11 +57,11 @@ def disagreement(virtual: Iterable[RGB]) -> Floats:
     return np.asarray(np.sqrt(squares / count), np.float32)
 
 
-def under_symmetries(stain: Callable[[RGB], RGB], rgb: RGB) -> Iterator[RGB]:
+def under_symmetries(stain: Stain, rgb: RGB) -> Iterator[RGB]:
     """Stain an image in its eight orientations; each result is turned back.
 
     Args:
-        stain: H&E to virtual IHC of the same size.
+        stain: one way to stain it.
         rgb: H&E, H x W x 3.
     """
     for turns in range(4):
@@ -69,17 +71,39 @@ def under_symmetries(stain: Callable[[RGB], RGB], rgb: RGB) -> Iterator[RGB]:
             yield np.ascontiguousarray(back[:, ::-1] if mirrored else back)
 
 
-def write_trust(stain: Callable[[RGB], RGB], inputs: Sequence[Path], out: Path, model: CheckpointInfo) -> Path:
-    """Write a map of the disagreement under symmetries for each image, `out/trust/NAME.png`, and a table of all.
+def comparable(stains: Sequence[Stain], rgb: RGB) -> Iterator[RGB]:
+    """Virtual stains of one image that ought to agree: eight orientations of one network's, or one by each network.
+
+    Args:
+        stains: one for each network.
+        rgb: H&E, H x W x 3.
+    """
+    return under_symmetries(stains[0], rgb) if len(stains) == 1 else (stain(rgb) for stain in stains)
+
+
+def passes(networks: int) -> int:
+    """How many virtual stains of an image `comparable` gives."""
+    return 8 if networks == 1 else networks
+
+
+def write_trust(
+    stains: Sequence[Stain],
+    inputs: Sequence[Path],
+    out: Path,
+    model: CheckpointInfo,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a map of the disagreement for each image, in the folder `trust` beside its result, and a table of all.
 
     A map is dark where the orientations agree and bright where they do not; blocks unlike the training H&E have a cyan
     frame. Images that cannot be read or stained are passed over.
 
     Args:
-        stain: H&E to virtual IHC of the same size.
+        stains: as in `comparable`.
         inputs: image files and folders of them, as they were given to `stain_files`.
         out: folder of the results.
         model: what the checkpoint says of itself; it knows its training H&E after `restain calibrate`.
+        on_progress: called with the passes done and in all.
 
     Returns:
         The table, `out/trust/trust.csv`: mean and 95th percentile of the disagreement, and the share of unlike blocks.
@@ -90,10 +114,18 @@ def write_trust(stain: Callable[[RGB], RGB], inputs: Sequence[Path], out: Path, 
     known = model.extra.get("familiarity")
     familiarity = Familiarity.from_json(known) if known else None
     rows = []
-    for job in find_jobs(inputs, out, overwrite=True):
+    jobs, each = find_jobs(inputs, out, overwrite=True), passes(len(stains))
+
+    def told(views: Iterator[RGB], before: int) -> Iterator[RGB]:
+        for done, view in enumerate(views, start=before + 1):
+            if on_progress:
+                on_progress(done, each * len(jobs))
+            yield view
+
+    for number, job in enumerate(jobs):
         try:
             he = load_image(job.source)
-            spread = disagreement(under_symmetries(stain, he))
+            spread = disagreement(told(comparable(stains, he), each * number))
         except InputError:
             continue
         picture = (mpl.colormaps["inferno"](np.minimum(spread / SHOWN_OD, 1))[..., :3] * 255).round().astype(np.uint8)
@@ -102,9 +134,9 @@ def write_trust(stain: Callable[[RGB], RGB], inputs: Sequence[Path], out: Path, 
             unlike = familiarity.unlike(to_unit(to_tensor(he)))[0].numpy()
             _frame(picture, unlike)
             share = float(unlike.mean())
-        name = job.target.relative_to(out)
-        save_image(out / TRUST_FOLDER / name, picture)
-        rows.append((name.with_suffix("").as_posix(), spread.mean(), np.quantile(spread, 0.95), share))
+        save_image(job.target.parent / TRUST_FOLDER / job.target.name, picture)
+        name = job.target.relative_to(out).with_suffix("").as_posix()
+        rows.append((name, spread.mean(), np.quantile(spread, 0.95), share))
     table = out / TRUST_FOLDER / "trust.csv"
     with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -124,6 +124,28 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
             )
             for mpp in (0, -1)
         ),
+        (
+            ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--trust", "--norm", "dense"],
+            "--trust turns the tiles, and --norm dense cannot follow",
+        ),
+        (
+            ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--also-model", "m.safetensors"],
+            "add --trust",
+        ),
+        (
+            [
+                "stain",
+                "he",
+                "--model",
+                "m.safetensors",
+                "--out",
+                "virtual",
+                "--trust",
+                "--also-model",
+                "no.safetensors",
+            ],
+            "no.safetensors does not exist",
+        ),
         (["info", "he/0.png"], "he/0.png is not a restain checkpoint"),
         (["import", "he/0.png", "--out", "n.safetensors"], "he/0.png is not a PyTorch weight file"),
         (["import", "m.safetensors", "--out", "n.safetensors"], "m.safetensors holds a network of restain already"),

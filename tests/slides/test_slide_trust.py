@@ -11,14 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from restain.checkpoint import load_generator, save_checkpoint
 from restain.errors import InputError
 from restain.image import load_image
 from restain.metrics.familiarity import Familiarity
+from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.codec import Codec
 from restain.slides.images import stain
 from restain.slides.prepare import network_of, plan_of
 from restain.slides.reader import open_slide
-from restain.slides.settings import SlideSettings, load_model
+from restain.slides.settings import Model, SlideSettings, load_model
 from restain.slides.slide_trust import SlideTrust, map_trust
 from restain.slides.staining import stain_slide
 from restain.slides.statistics import load_statistics
@@ -44,7 +46,7 @@ def test_blocks_are_the_means_of_the_map_of_the_whole_image(
     model = load_model(checkpoint)
     with open_slide(make_slide()) as slide:
         plan = plan_of(model, slide, ALL, [])
-        trust = map_trust(network_of(model, plan, ALL, tmp_path / "s.safetensors"), plan, None)
+        trust = map_trust([network_of(model, plan, ALL, tmp_path / "s.safetensors")], plan, None)
     statistics = load_statistics(tmp_path / "s.safetensors")
     padded = np.pad(drawing, ((0, 2), (0, 0), (0, 0)), mode="reflect")  # 430 is no multiple of 4
     whole = disagreement(under_symmetries(lambda rgb: stain(model.generator, rgb, norm=statistics), padded))[:430]
@@ -80,13 +82,73 @@ def test_a_finished_slide_gets_its_map_later(checkpoint: Path, make_slide: MakeS
     assert not (tmp_path / "out.trust.png").exists()
     made = out.stat().st_mtime_ns
     assert stain_slide(model, he, out, PART).skipped
-    assert (tmp_path / "out.trust.png").exists()
     assert out.stat().st_mtime_ns == made
-    (tmp_path / "out.trust.csv").unlink()
+    drawn = (tmp_path / "out.trust.png").stat().st_mtime_ns
     assert stain_slide(model, he, out, PART).skipped
-    assert not (tmp_path / "out.trust.csv").exists()  # nothing was done again
+    assert (tmp_path / "out.trust.png").stat().st_mtime_ns == drawn, "nothing was done again"
     stain_slide(model, he, out, replace(PART, trust=False, codec=Codec("jpeg")), overwrite=True)
-    assert not (tmp_path / "out.trust.png").exists()  # that of another result
+    assert not list(tmp_path.glob("out.trust.*")), "those of another result"
+
+
+def test_a_map_is_made_again_once_the_model_knows_its_training(
+    checkpoint: Path, make_slide: MakeSlide, tmp_path: Path
+) -> None:
+    def share(model: Model) -> str:
+        assert not stain_slide(model, he, out, PART).megapixels or not already
+        return next(csv.DictReader((tmp_path / "out.trust.csv").open()))["unlike_training_share"]
+
+    he, out, already = make_slide(), tmp_path / "out.ome.tif", False
+    model = load_model(checkpoint)
+    assert share(model) == ""
+    already = True
+    (tmp_path / "out.trust.csv").write_text("slide,disagreement_mean_od\nhe.ome.tif,0.1\n")  # as of an earlier restain
+    assert share(model) == ""
+    blank = torch.zeros(1)
+    assert float(share(replace(model, familiarity=Dark(blank, blank, 0.0)))) > 0
+
+
+def other_checkpoint(path: Path, blocks: int = 1) -> Path:
+    torch.manual_seed(1)
+    generator = Generator(GeneratorConfig(width=2, blocks=blocks))
+    save_checkpoint(path, generator, method="cut", mpp=8.0)
+    return path
+
+
+def test_several_checkpoints_are_compared_with_one_another(
+    checkpoint: Path, make_slide: MakeSlide, drawing: RGB, tmp_path: Path
+) -> None:
+    other = other_checkpoint(tmp_path / "other.safetensors")
+    settings = replace(PART, region=(256, 128, 128, 128), norm="tile", halo_px=0, also_models=(other,))
+    he, out = make_slide(), tmp_path / "out.ome.tif"
+    report = stain_slide(checkpoint, he, out, settings)
+    part = np.ascontiguousarray(drawing[128:256, 256:384])
+    both = disagreement(stain(load_generator(path), part) for path in (checkpoint, other))
+    told = next(csv.DictReader((tmp_path / "out.trust.csv").open()))
+    assert float(told["disagreement_mean_od"]) == pytest.approx(both.mean(), abs=1e-3)
+    assert both.mean() > 0.01
+    assert report.notes[-1].startswith("2 checkpoints disagree by ")
+    assert len(list(tmp_path.glob("*statistics*"))) == 0
+    drawn = (tmp_path / "out.trust.png").stat().st_mtime_ns
+    stain_slide(checkpoint, he, out, settings)
+    assert (tmp_path / "out.trust.png").stat().st_mtime_ns == drawn
+    stain_slide(checkpoint, he, out, replace(settings, also_models=()))
+    assert next(csv.DictReader((tmp_path / "out.trust.csv").open())) != told, "it is asked of the orientations now"
+
+
+def test_a_checkpoint_of_another_shape_is_refused_before_the_work(
+    checkpoint: Path, make_slide: MakeSlide, tmp_path: Path
+) -> None:
+    other = other_checkpoint(tmp_path / "other.safetensors", blocks=2)
+    with pytest.raises(InputError, match=r"--also-model other\.safetensors has another shape or resolution than model"):
+        stain_slide(checkpoint, make_slide(), tmp_path / "out.ome.tif", replace(PART, also_models=(other,)))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_further_checkpoints_need_a_map_and_a_norm_of_their_own() -> None:
+    with pytest.raises(InputError, match="--also-model is asked for the map of trust; add --trust"):
+        SlideSettings(also_models=(Path("m"),))
+    with pytest.raises(InputError, match=r"--norm s\.safetensors is for one model"):
+        SlideSettings(also_models=(Path("m"),), trust=True, norm="s.safetensors")
 
 
 def test_dense_normalisation_cannot_be_turned(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from restain.checkpoint import read_info, save_checkpoint
+from restain.checkpoint import load_generator, read_info, save_checkpoint
 from restain.cli import app
 from restain.data.phantom import PhantomSettings, write_pairs
 from restain.errors import InputError
-from restain.image import load_image
+from restain.image import load_image, save_image
+from restain.metrics.tiles import pair_images
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.slides.trust import disagreement, under_symmetries
+from restain.slides.images import stain
+from restain.slides.trust import disagreement, under_symmetries, write_trust
 
 
 def picture() -> np.ndarray:
@@ -74,6 +77,51 @@ def test_a_calibrated_checkpoint_writes_trust_beside_the_result(tmp_path: Path) 
     assert [line.split(",")[0] for line in lines[1:]] == names
     assert all(0 <= float(line.split(",")[3]) <= 1 for line in lines[1:])
     assert load_image(out / "trust" / f"{names[0]}.png").shape == (192, 192, 3)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    """Two checkpoints that differ."""
+    for name in ("a", "b"):
+        torch.manual_seed(ord(name))
+        generator = Generator(GeneratorConfig(width=2, blocks=1))
+        save_checkpoint(tmp_path / f"{name}.safetensors", generator, method="cut")
+    return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+def invoke(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_maps_of_subfolders_lie_where_an_evaluation_looks(models: list[Path], tmp_path: Path) -> None:
+    save_image(tmp_path / "he" / "s1" / "x.png", picture())
+    invoke("stain", tmp_path / "he", "--model", models[0], "--out", tmp_path / "out", "--trust")
+    (pair,) = pair_images(tmp_path / "out" / "s1", tmp_path / "he" / "s1")
+    assert pair.trust.is_file()
+    assert (tmp_path / "out" / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()[1].startswith("s1/x,")
+
+
+def test_further_checkpoints_are_asked_instead_of_the_orientations(models: list[Path], tmp_path: Path) -> None:
+    save_image(tmp_path / "he" / "x.png", picture())
+    words = ("stain", tmp_path / "he", "--model", models[0], "--trust", "--also-model", models[1])
+    invoke(*words, "--out", tmp_path / "out", "--device", "cpu")
+    row = (tmp_path / "out" / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()[1]
+    spread = disagreement(stain(load_generator(model), picture()) for model in models)
+    assert float(row.split(",")[1]) == pytest.approx(spread.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("networks", "passes"), [(1, 8), (3, 3)])
+def test_every_pass_is_told(networks: int, passes: int, models: list[Path], tmp_path: Path) -> None:
+    for name in "ab":
+        save_image(tmp_path / "he" / f"{name}.png", picture())
+    told: list[tuple[int, int]] = []
+    stains = [lambda rgb: rgb] * networks
+    write_trust(
+        stains, [tmp_path / "he"], tmp_path / "out", read_info(models[0]), lambda *progress: told.append(progress)
+    )
+    assert told == [(done, 2 * passes) for done in range(1, 2 * passes + 1)]
 
 
 @pytest.mark.parametrize("part", ["", "train"])
