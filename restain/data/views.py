@@ -54,8 +54,8 @@ class ViewSettings(BaseModel):
     """Strength, see `elastic`."""
     patchwise: Probability = 0.75
     """How often its patches are turned, mirrored and partly erased, each by itself."""
-    patches_per_side: Literal[1, 2, 4, 8] = 8
-    """As many as there are alignment regions at a crop of 512 px."""
+    patches_per_side: Literal[1, 2, 4, 6, 8] = 8
+    """A multiple of the alignment regions along a side, or tissue changes its region; 8 are as many as at 512 px."""
     patch_rotation_deg: float = Field(10.0, ge=0, le=45)
     """Largest turn, beside quarter turns."""
     patch_erasing: Probability = 0.25
@@ -186,7 +186,12 @@ def disturb_patches(
 
     What turns in from outside a patch is its mirror image; the box takes the image's mean colour. Quarter turns of a
     patch that is not square stretch it.
+
+    Raises:
+        ShapeError: that many patches do not fit the image.
     """
+    if images.shape[2] % per_side or images.shape[3] % per_side:
+        raise ShapeError(f"an image of {images.shape[3]} x {images.shape[2]} px has no {per_side} patches per side")
     count, height, width = len(images), images.shape[2] // per_side, images.shape[3] // per_side
     draws = _send(_uniform(generators, per_side**2, 9), images).flatten(0, 1)
     quarters, angle, mirror_x, mirror_y, erased, box_width, box_height, box_x, box_y = draws.unbind(1)

@@ -191,6 +191,21 @@ def test_patches_are_turned_and_mirrored_in_place() -> None:
     assert symmetries == set(range(8))
 
 
+def test_what_happens_in_a_patch_stays_there() -> None:
+    """A crop of 192 px has 6 x 6 patches of 32 px; colours turn and mirror inside them."""
+    colours = torch.rand(1, 3, 6, 6, generator=generator(0)) * 2 - 1
+    images = colours.repeat_interleave(32, 2).repeat_interleave(32, 3)
+    settings = ViewSettings(hed_jitter=0, slight_elastic=0, patchwise=1, patch_erasing=0, patches_per_side=6)
+    assert_close(structure_preserving(images, generators(1), settings), images, rtol=0, atol=1e-5)
+    straddling = settings.model_copy(update={"patches_per_side": 8})
+    assert (structure_preserving(images, generators(1), straddling) - images).abs().max() > 0.1
+
+
+def test_patches_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="128 x 96 px has no 6 patches per side"):
+        views.disturb_patches(tissue(1, 96, 128), generators(1), per_side=6, rotation_deg=10, erasing=0)
+
+
 def test_erased_boxes_have_the_mean_colour_and_stay_inside_their_patches() -> None:
     images = tissue(1, 64, 64)
     view = views.disturb_patches(images, generators(1), per_side=4, rotation_deg=10, erasing=1)
@@ -260,7 +275,7 @@ def test_each_image_needs_its_generator() -> None:
         ({"cutoff": (0.04, 0.01)}, "upside down"),
         ({"pixel_shuffle": 0, "low_pass": 0, "strong_elastic": 0}, "one of them must happen"),
         ({"patchwise": 1.2}, "less than or equal to 1"),
-        ({"patches_per_side": 3}, "1, 2, 4 or 8"),
+        ({"patches_per_side": 3}, "1, 2, 4, 6 or 8"),
         ({"shuffle_px": []}, "patch sides of 2 px or more"),
         ({"hed": 1}, "Extra inputs"),
     ],

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from restain.errors import ConfigError
+from restain.methods.vsmt import VsmtConfig
 from restain.training import Recipe, load_recipe, train
 from restain.training.config import Pretrained, identity
 from restain.training.run import build
 from restain.training.toml import write_table
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
+DEMO = Path(__file__).resolve().parents[2] / "restain/demo/vsmt.toml"
 COMPLETE = next(path for path in RECIPES if path.stem == "vsmt-mist-her2")
 Write = Callable[..., Path]
 
@@ -62,6 +64,17 @@ def test_a_row_of_the_ablation_differs_from_the_complete_method_in_its_switch_al
     assert trains_alike == ROWS[row]
     gone = {key.split(".")[0] for key in complete.keys() - other.keys()}
     assert gone == ({"auxiliary"} if row == "no-guidance" else set())
+
+
+@pytest.mark.parametrize("path", [*(path for path in RECIPES if path.stem.startswith("vsmt")), DEMO], ids=named)
+def test_views_do_not_move_tissue_between_regions(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert isinstance(recipe.model, VsmtConfig)
+    assert recipe.data.crop_px != "whole"
+    regions = recipe.data.crop_px // (4 * recipe.model.region_size)
+    assert recipe.model.views.patches_per_side % regions == 0 or not recipe.model.learns_regions
+    if path.stem == "vsmt-small" or path == DEMO:
+        assert recipe.model.views.patches_per_side == regions
 
 
 def test_published_lengths() -> None:
@@ -171,6 +184,7 @@ NEEDS = [
     ("reconstruct", "data.crop_px=4", r"crop_px in \[data\] is 4, .* reconstruct needs at least 8"),
     ("classify", "data.crop_px=16", r"crop_px in \[data\] is 16, .* classify needs at least 17"),
     ("segment", "data.crop_px=28", r"crop_px in \[data\] is 28, .* segment needs at least 32"),
+    ("vsmt", "model.views.patches_per_side=6", r"crop_px in \[data\] is 64, .* vsmt needs a multiple of 48; .*patches"),
     ("vsmt", "model.views.shuffle_px=[12]", r"crop_px in \[data\] is 64, .* vsmt needs a multiple of 48; .*patches"),
     ("vsmt", "auxiliary.he_classifier.data.crop_px=16", r"crop_px in \[auxiliary.he_classifier.data\] is 16, .* 17"),
 ]

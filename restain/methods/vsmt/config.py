@@ -1,5 +1,6 @@
 """Settings of VSMT. The paper's text and its published code disagree in places; each difference is one field here."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -99,6 +100,16 @@ class VsmtConfig(MethodConfig):
     def learns_alignment(self) -> bool:
         """Whether the alignment step has anything to train."""
         return self.learns_regions or (self.guidance and self.task_gap)
+
+    @property
+    def crop_multiple(self) -> int:
+        """What the sides of a crop must be multiples of, px: regions fit it, and the patches of the views."""
+        region_px = 4 * self.region_size
+        if not self.learns_regions:
+            return region_px
+        fits = math.lcm(region_px, self.views.patches_per_side if self.views.patchwise else 1)
+        shuffled = self.views.shuffle_px if self.views.pixel_shuffle else (1,)
+        return min(math.lcm(fits, patch_px) for patch_px in shuffled)
 
     def ramp(self, epoch: float) -> float:
         """Factor on the guidance loss, 0 to 1."""

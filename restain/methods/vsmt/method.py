@@ -4,7 +4,6 @@ Every pass is run once. The features of x come with v = G(x); the guided image c
 stop at their last tap; keys and teachers take no gradient.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -128,17 +127,11 @@ class Vsmt(Method):
 
     @classmethod
     def needs(cls, config: VsmtConfig) -> Needs:
-        """Crops that discriminators can halve so often and that hold the pyramid; with guidance, a grid of regions.
-
-        Views may shuffle pixels in patches, so that the smallest patch must fit, too.
-        """
+        """Crops that discriminators can halve so often and that hold the pyramid; with guidance, a grid of regions."""
         least = max(smallest_px(config.discriminator_depth), PYRAMID_SMALLEST_PX)
         if not config.guidance:
             return Needs(crop_px=least)
-        region_px = multiple = 4 * config.region_size
-        if config.learns_regions and config.views.pixel_shuffle:
-            multiple = min(math.lcm(region_px, patch_px) for patch_px in config.views.shuffle_px)
-        return Needs(crop_px=max(least, 2 * region_px), crop_multiple=multiple)
+        return Needs(crop_px=max(least, 8 * config.region_size), crop_multiple=config.crop_multiple)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for each part that the switches leave to learn."""
