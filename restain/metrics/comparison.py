@@ -8,11 +8,12 @@ from typing import Literal
 from restain.errors import InputError
 from restain.metrics.evaluation import Evaluation
 from restain.metrics.figure import Figure
+from restain.metrics.tiles import PARTNERS
 
 Verdict = Literal["better", "worse", "unclear"]
 
-_INNER = ("metric", "size", "resize", "format", "tiles", "interval")
-"""What of a protocol is not the metric's own."""
+_SHARED = ("size", "resize", "format", "tiles", "interval", PARTNERS["real"])
+"""What of a protocol is not the metric's own; said once for all figures where it is that of the first."""
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
@@ -48,6 +49,8 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
     first, *others = evaluations.values()
     for other in others:
         _check_alike(first, other)
+    protocol = next(iter(first.figures.values())).protocol
+    shared = {key: protocol[key] for key in _SHARED}
     pair = len(others) == 1 and first.names == others[0].names
     rows = []
     for name, figure in first.figures.items():
@@ -55,11 +58,10 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
         cells = [words(evaluation.figures[name]) for evaluation in evaluations.values()]
         if pair:
             cells.append(words(difference(name, first, others[0])))
-        rows.append((label, *cells, str(figure.protocol["tiles"]), _own_protocol(figure), figure.fingerprint))
+        rows.append((label, *cells, str(figure.protocol["tiles"]), _own_protocol(figure, shared), figure.fingerprint))
     header = ("Metric", *evaluations, *(["Difference"] if pair else []), "N", "Protocol", "Fingerprint")
-    shared = next(iter(first.figures.values())).protocol
-    size, formats, intervals = (shared[key] for key in ("size", "format", "interval"))
-    caption = f"Tiles of {size}, {formats}, resize: none unless said. In brackets: {intervals}. ±: standard error."
+    caption = "Tiles of {size}, {format}, resize: none unless said. In brackets: {interval}.".format(**shared)
+    caption += " ±: standard error."
     if pair:
         before, after = evaluations
         caption += f" Difference: {after} less {before}, paired."
@@ -121,9 +123,9 @@ def words(figure: Figure) -> str:
     return value if math.isnan(figure.low) else f"{value} [{low}, {high}]"
 
 
-def _own_protocol(figure: Figure) -> str:
-    shared = {key for key in _INNER if key != "resize" or figure.protocol[key] == "none"}
-    return ", ".join(f"{key} {value}" for key, value in figure.protocol.items() if key not in shared)
+def _own_protocol(figure: Figure, shared: Mapping[str, str | float]) -> str:
+    own = (item for item in figure.protocol.items() if item[0] != "metric" and shared.get(item[0]) != item[1])
+    return ", ".join(f"{key} {value}" for key, value in own)
 
 
 def _check_alike(first: Evaluation, other: Evaluation) -> None:
@@ -134,6 +136,12 @@ def _check_alike(first: Evaluation, other: Evaluation) -> None:
         theirs = other.figures[name]
         if theirs.fingerprint != figure.fingerprint:
             differ = [key for key in figure.protocol if theirs.protocol.get(key) != figure.protocol[key]]
+            if partner := next((partner for partner, images in PARTNERS.items() if images in differ), None):
+                there, here = (getattr(found, partner) for found in (other, first))
+                raise InputError(
+                    f"{other.virtual} cannot stand beside {first.virtual}: they were held against different"
+                    f" {PARTNERS[partner]} ({there} and {here}); measure both against the same"
+                )
             raise InputError(
                 f"{figure.label} of {other.virtual} cannot stand beside that of {first.virtual}: they differ in"
                 f" {', '.join(differ)}; measure both in the same way"

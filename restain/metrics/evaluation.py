@@ -19,7 +19,7 @@ from restain.metrics.judges import Judges, Preset, preset_named
 from restain.metrics.perceptual import LABELS
 from restain.metrics.summary import SMALLEST_SET, Sampling, set_figures, tile_figure
 from restain.metrics.table import METRICS, Metric
-from restain.metrics.tiles import TilePair, pair_images, read_batches, tile_protocol, times
+from restain.metrics.tiles import PARTNERS, TilePair, pair_images, read_batches, tile_protocol, times
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,17 @@ def evaluate(
     with steady_memory():
         columns, features = _measure_all(tiles, metrics, judges, on_progress)
     sampling = Sampling(len(tiles), tuple(cases(tile.name) for tile in tiles) if cases else None)
-    common = {**tile_protocol(tiles), "interval": sampling.words}
-    figures = {name: tile_figure(name, metric, columns, sampling, common) for name, metric in metrics.items()}
+    partners = [partner for partner in PARTNERS if partner == "real" or he]
+    common = {partner: {**tile_protocol(tiles, partner), "interval": sampling.words} for partner in partners}
+    figures = {
+        name: tile_figure(name, metric, columns, sampling, common[metric.partner]) for name, metric in metrics.items()
+    }
     notes = [*left_out, *judges.notes, *_without_value(metrics, columns)]
     if judges.extractors and len(tiles) < SMALLEST_SET:
         notes.append(f"FID and KID: a distribution takes {SMALLEST_SET} tiles or more; N = {len(tiles)}.")
     else:
         for extractor, (virtual_rows, real_rows) in zip(judges.extractors, features, strict=True):
-            figures |= set_figures(extractor, virtual_rows, real_rows, habit, sampling, common)
+            figures |= set_figures(extractor, virtual_rows, real_rows, habit, sampling, common["real"])
     names = tuple(tile.name for tile in tiles)
     found = Evaluation(virtual, real, names, columns, figures, tuple(notes), he, stain_vectors)
     if out is not None:

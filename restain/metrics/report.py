@@ -17,7 +17,7 @@ from restain.metrics.comparison import notes, tabulate, verdict, words
 from restain.metrics.evaluation import Evaluation
 from restain.metrics.page import render_page
 from restain.metrics.plots import COLOURS, draw_agreement
-from restain.metrics.tiles import pair_images
+from restain.metrics.tiles import PARTNERS, pair_images
 from restain.stains import STAIN_VECTORS, dab_density, to_unit, vectors_in_words, with_reference_stains
 
 HEADLINES = ("fid", "positive_cells_error", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
@@ -180,7 +180,7 @@ def _examples(found: Evaluation) -> list[Example]:
 def _facts(first: Evaluation) -> dict[str, str]:
     protocol = next(iter(first.figures.values())).protocol
     return {
-        "Real images": str(first.real),
+        "Real images": f"{first.real} ({protocol[PARTNERS['real']]})",
         **({"H&E images": str(first.he)} if first.he else {}),
         "Tiles": f"{protocol['tiles']} of {protocol['size']}, {protocol['format']}",
         **({} if first.stain_vectors is None else {"Stain vectors": vectors_in_words(first.stain_vectors)}),

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from restain.metrics.expression import (
 )
 from restain.metrics.similarity import MS_SSIM_SMALLEST_PX, ROUNDING, SCALE_WEIGHTS, ms_ssim, psnr, ssim, ssim_grey
 from restain.metrics.structure import haematoxylin_correlation
+from restain.metrics.tiles import Partner
 from restain.stains import POSITIVE_DENSITY
 
 
@@ -41,8 +41,8 @@ class Metric:
     unit: str = ""
     protocol: Mapping[str, str | float] = field(default_factory=dict)
     """Every choice inside the metric that changes its value."""
-    partner: Literal["real", "he"] = "real"
-    """What the virtual image is held against: the real IHC, or the H&E it was made from."""
+    partner: Partner = "real"
+    """What the virtual image is held against."""
     smallest_px: int = 0
     """Shortest side that can be measured; where a tile's is shorter, the metric is left out, with a note."""
 

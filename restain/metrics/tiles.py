@@ -1,9 +1,11 @@
 """The tiles to measure: virtual images, their real partners, the H&E they were made from; paired by name, read once."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +19,12 @@ BATCH_PX = 2**21
 
 TRUST_FOLDER = "trust"
 """Beside virtual images: maps of where not to believe them, PNGs of the same names (`restain stain --trust`)."""
+
+Partner = Literal["real", "he"]
+"""What a virtual image is held against: the real IHC, or the H&E it was made from."""
+
+PARTNERS: dict[Partner, str] = {"real": "real images", "he": "H&E images"}
+"""As protocols call them."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +84,18 @@ def read_batches(tiles: Sequence[TilePair]) -> Iterator[Batch]:
         yield Batch(batch, _load(virtual), _load(real), _load(he) if he else None)
 
 
-def tile_protocol(tiles: Sequence[TilePair]) -> dict[str, str | float]:
-    """What of a figure's protocol the tiles decide: size, format, number."""
+def tile_protocol(tiles: Sequence[TilePair], partner: Partner) -> dict[str, str | float]:
+    """What of a figure's protocol the tiles decide: size, format, number, and which images they are held against."""
     sizes = sorted({tile.size for tile in tiles})
-    sides = [tile.virtual for tile in tiles], [tile.real for tile in tiles]
+    partners = [tile.real if partner == "real" or tile.he is None else tile.he for tile in tiles]
+    sides = [tile.virtual for tile in tiles], partners
     formats = ["/".join(sorted({path.suffix.lower()[1:] for path in paths})) for paths in sides]
     return {
         "size": f"{times(sizes[0])} px" if len(sizes) == 1 else f"{times(sizes[0])} to {times(sizes[-1])} px",
         "resize": "none",
         "format": " against ".join(formats),
         "tiles": len(tiles),
+        PARTNERS[partner]: _digest([tile.name for tile in tiles], partners),
     }
 
 
@@ -133,6 +143,15 @@ def _batches(tiles: Sequence[TilePair]) -> Iterator[list[TilePair]]:
             batch = []
         batch.append(tile)
     yield batch
+
+
+def _digest(names: Sequence[str], paths: Sequence[Path]) -> str:
+    """Twelve letters that depend on the names and on the bytes of the files."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name, path in zip(names, paths, strict=True):
+        with path.open("rb") as file:
+            digest.update(f"{len(name)} {name}".encode() + hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def _load(paths: Sequence[Path]) -> Tensor:

@@ -139,6 +139,26 @@ def test_figures_made_differently_are_refused_in_one_table(folders: tuple[Path, 
     assert found.figures["psnr"].fingerprint == evaluate(*folders).figures["psnr"].fingerprint
 
 
+def test_figures_held_against_other_images_are_refused_in_one_table(folders: tuple[Path, Path]) -> None:
+    virtual, real = folders
+    he, other = real.with_name("he"), real.with_name("other")
+    for index, path in enumerate(sorted(real.iterdir())):
+        rgb = image.load_image(path)
+        save_image(other / path.name, 255 - rgb if index == 2 else rgb)
+        save_image(he / path.name, rgb)
+    found = evaluate(virtual, real)
+    with pytest.raises(InputError, match=r"different real images \(.*other and .*real\); measure both against the"):
+        tabulate({"one": found, "two": evaluate(virtual, other)})
+    tabulate({"one": found, "copied": evaluate(virtual, he)})
+    first, second = evaluate(virtual, real, he=he), evaluate(virtual, real, he=other)
+    with pytest.raises(InputError, match="they were held against different H&E images"):
+        tabulate({"one": first, "two": second})
+    assert first.figures["psnr"].fingerprint == second.figures["psnr"].fingerprint, "it does not see the H&E"
+    for before, after in (("tile0.png", "swap"), ("tile1.png", "tile0.png"), ("swap", "tile1.png")):
+        (real / before).rename(real / after)
+    assert evaluate(virtual, real).figures["psnr"].fingerprint != found.figures["psnr"].fingerprint
+
+
 def test_the_table_shows_n_protocol_and_the_paired_difference(folders: tuple[Path, Path]) -> None:
     found = evaluate(*folders)
     psnr = found.figures["psnr"]
