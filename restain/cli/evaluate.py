@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from rich.progress import Progress, TaskID
 
     from restain.metrics import Metric
@@ -43,6 +45,15 @@ def command(
         float | None, typer.Option(help="Micrometres per pixel of the tiles, for --marker.", show_default=False)
     ] = None,
     nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
+    seams: Annotated[
+        int | None,
+        typer.Option(
+            help="Look for seams in images that were stained in tiles of this side.",
+            metavar="TILE_PX",
+            min=4,
+            show_default="not looked for",
+        ),
+    ] = None,
     stain_vectors: Annotated[
         Literal["reference", "estimated"],
         typer.Option(help="Colours of the stains: Ruifrok & Johnston's, or estimated from the real images."),
@@ -80,12 +91,15 @@ def command(
     from restain.metrics.colours import stain_vectors_of
     from restain.metrics.comparison import notes
     from restain.metrics.report import write_report
+    from restain.metrics.seams import seam_metrics
 
     cells = _cell_metrics(marker, mpp, nucleus_um)
+    extra = cells | (seam_metrics(seams) if seams else {})
     place = usable_device(device)
     judges = find_judges(inception_weights, lpips_weights, [entry(words) for words in extractor or ()], preset, place)
     case = cases_by_pattern(cases) if cases else None
     methods = _names(virtual)
+    _check(methods.values(), real, he, case)
     if html is not None:
         if html.is_dir():
             raise OutputError(f"--html {html} is a folder; expected a file, such as {html / 'report.html'}")
@@ -105,7 +119,7 @@ def command(
                 judges=judges,
                 preset=preset,
                 cases=case,
-                extra=cells,
+                extra=extra,
                 stain_vectors=vectors,
             )
 
@@ -124,6 +138,23 @@ def command(
     if out is not None:
         place_of_json = out / "evaluation.json" if len(methods) == 1 else f"{out}/*/evaluation.json"
         typer.echo(f"{place_of_json} holds the figures, their protocols and every tile.")
+
+
+def _check(folders: "Iterable[Path]", real: Path, he: Path | None, case: "Callable[[str], str] | None") -> None:
+    """Say what is wrong with any of the methods before the first one is measured."""
+    from restain.errors import InputError
+    from restain.metrics.tiles import pair_images
+
+    formats: dict[str, Path] = {}
+    for folder in folders:
+        tiles = pair_images(folder, real, he)
+        if case:
+            for tile in tiles:
+                case(tile.name)
+        formats.setdefault("/".join(sorted({tile.virtual.suffix.lower()[1:] for tile in tiles})), folder)
+    if len(formats) > 1:
+        found = " but ".join(f"{folder} holds {words}" for words, folder in formats.items())
+        raise InputError(f"{found}; methods in one table need one format, so save them alike or measure them apart")
 
 
 def _show(progress: "Progress", task: "TaskID", done: int, total: int) -> None:

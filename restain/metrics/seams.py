@@ -1,9 +1,12 @@
 """Can one see where a large image was cut into tiles? The step across tile borders, against the steps inside tiles."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from restain.errors import ShapeError
+from restain.metrics.table import Metric
 
 
 def seams(images: Tensor, tile_px: int) -> Tensor:
@@ -32,3 +35,27 @@ def seams(images: Tensor, tile_px: int) -> Tensor:
         for start in (tile_px - 1, tile_px // 2 - 1)
     )
     return borders / middles
+
+
+def seam_metrics(tile_px: int) -> dict[str, Metric]:
+    """The seams of the virtual images as a metric of `evaluate`; it is for images larger than a tile.
+
+    Args:
+        tile_px: side of the tiles that they were stained in, at least 4.
+    """
+    label = f"Seams at borders of tiles of {tile_px} px: virtual (1 = none)"
+    metric = Metric(
+        label,
+        partial(_virtual_seams, tile_px=tile_px),
+        ("seams_virtual",),
+        Tensor.nanmean,
+        higher_is_better=False,
+        protocol={"tile": f"{tile_px} px"},
+        smallest_px=tile_px + 1,
+    )
+    return {"seams": metric}
+
+
+def _virtual_seams(virtual: Tensor, partner: Tensor, tile_px: int) -> Tensor:
+    del partner
+    return seams(virtual, tile_px)

@@ -1,14 +1,18 @@
 """`restain evaluate` as a user meets it."""
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from restain.cli import main
 from restain.data.phantom import PhantomSettings, draw_pair
-from restain.image import save_image
+from restain.image import load_image, save_image, to_tensor
+from restain.metrics.seams import seams
+from restain.stains import to_unit
 
 
 @pytest.fixture
@@ -88,6 +92,9 @@ def test_cells_are_counted_on_demand(
         ("--device abacus", "--device abacus: torch cannot use it here"),
         ("--out tiles/0.png", "cannot make the folder tiles/0.png"),
         ("--html tiles/0.png/report.html", "cannot make the folder tiles/0.png"),
+        ("--cases ^P", "'^P' does not occur in the tile name '0'"),
+        ("--virtual nowhere", "nowhere does not exist"),
+        ("--virtual jpeg", "tiles holds png but jpeg holds jpg; methods in one table need one format"),
         ("--html tiles", "--html tiles is a folder; expected a file, such as tiles/report.html"),
     ],
 )
@@ -95,9 +102,41 @@ def test_what_cannot_be_used_is_said_before_anything_is_measured(
     options: str, words: str, tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tiles.parent)
+    Path("jpeg").mkdir()
+    for image in tiles.iterdir():
+        Image.open(image).save(Path("jpeg", f"{image.stem}.jpg"))
     monkeypatch.setattr("restain.metrics.evaluation.read_batches", lambda *_: pytest.fail("measures"))
     monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual tiles --real tiles {options}".split())
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
     assert words in capsys.readouterr().err
+
+
+def test_seams_are_looked_for_on_demand(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(100, 140, (16, 16, 3))
+    noise[:, 8:] += 40  # tiles of another brightness
+    for index in range(2):
+        save_image(tiles.parent / "virtual" / f"{index}.png", noise.astype(np.uint8))
+    arguments = f"restain evaluate --virtual virtual --real tiles --seams 8 --out {tiles.parent / 'out'}"
+    monkeypatch.chdir(tiles.parent)
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    figure = json.loads((tiles.parent / "out" / "evaluation.json").read_text(encoding="utf-8"))["figures"]["seams"]
+    virtual = to_unit(to_tensor(load_image(tiles.parent / "virtual" / "0.png")))
+    assert figure["value"] == pytest.approx(seams(virtual, 8).item(), rel=1e-5)
+    assert figure["value"] > 1.5
+    assert figure["protocol"]["tile"] == "8 px"
+
+
+def test_tiles_without_borders_have_no_seams_to_look_for(
+    tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual {tiles} --real {tiles} --seams 16".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    words = "Left out: Seams at borders of tiles of 16 px: virtual (1 = none): needs sides of 17 px"
+    assert words in " ".join(capsys.readouterr().out.split())
