@@ -35,7 +35,7 @@ class NaiveVsmt(Vsmt):
         losses = self._judge("discriminator", self.discriminator, pair.ihc, virtual, optimizers)
 
         evidence = self._evidence(pair, virtual)
-        alignment = self._match(evidence.virtual, evidence.reference, progress.generator("clusters"))
+        alignment = self.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         moved = {tap: rearrange(alignment, feature.detach()) for tap, feature in evidence.reference.items()}
         guidance = self._guidance(_detached(evidence), alignment)
         guided = self.generator(pair.he, inject=guidance)
@@ -55,7 +55,7 @@ class NaiveVsmt(Vsmt):
         losses |= self._judge("guided_discriminator", self.guided_discriminator, pair.ihc, guided, optimizers)
 
         evidence = _detached(self._evidence(pair, virtual))
-        alignment = self._match(evidence.virtual, evidence.reference, progress.generator("clusters"))
+        alignment = self.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         guidance = self._guidance(evidence, alignment)
         teacher = full_features(self.generator, pair.he, GUIDED_TAPS, guidance)
         virtual, student = self.generator(pair.he), full_features(self.generator, pair.he, GUIDED_TAPS)

@@ -4,7 +4,9 @@ import copy
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +53,57 @@ def test_the_step_equals_one_that_runs_every_pass_naively(
         # where the true gradient is 0, as for a bias before a norm, Adam turns rounding into a move of its own
         told = slice(None) if weight.grad is None else weight.grad.abs() > 1e-7
         assert_close(weight[told], other[told], atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "structure", "restained"),
+    [
+        ({"alignment": "identity", "task_gap": False}, 0, 0),  # y's own features are there, and nothing is compared
+        ({"alignment": "identity"}, 1, 1),  # G(y), which the guidance is held to
+        ({"task_gap": False}, 3, 1),  # v, G(y), and the views of v together
+        ({}, 3, 1),
+        ({"structure_enhancement": False}, 2, 1),
+        ({"reference": "ihc"}, 2, 0),
+    ],
+)
+def test_the_autoencoder_sees_only_what_is_read(
+    settings: dict[str, Any],
+    structure: int,
+    restained: int,
+    build: Build,
+    draw_pair: DrawPair,
+    progress: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, calls = build("vsmt", **settings), {"structure": 0, "restained": 0}
+    assert isinstance(method, Vsmt)
+    ask, stain = method.tasks.ihc_structure, method.generator.forward
+
+    def counted(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        calls[name] += 1
+        return function(*arguments)
+
+    monkeypatch.setattr(method.tasks, "ihc_structure", partial(counted, "structure", ask))
+    monkeypatch.setattr(method.generator, "forward", partial(counted, "restained", stain))
+    method.step(draw_pair(0, 1), method.optimizers(), progress)
+    assert calls == {"structure": structure, "restained": restained}
+
+
+def test_the_guided_image_is_logged_as_the_plain_one_is(
+    build: Build, draw_pair: DrawPair, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With guidance that adds nothing, the teacher's terms are the student's, twice them for the adversarial one."""
+    method = build("vsmt").double().eval()
+    assert isinstance(method, Vsmt)
+    method.guided_discriminator.load_state_dict(method.discriminator.state_dict())
+    guidance = method._guidance
+    monkeypatch.setattr(method, "_guidance", lambda *given: {tap: 0 * x for tap, x in guidance(*given).items()})
+    weights = {name: optimizer.param_groups[0]["params"] for name, optimizer in method.optimizers().items()}
+    still: dict[str, torch.optim.Optimizer] = {name: torch.optim.SGD(some, lr=0.0) for name, some in weights.items()}
+    losses = method.step(draw_pair(0, dtype=torch.float64), still, progress)
+    for term, factor in {"gan": 2, "nce": 1, "pyramid": 1}.items():
+        assert_close(losses[f"alignment/{term}"], factor * losses[f"generator/{term}"])
+    assert losses["generator/guidance"] == 0
 
 
 def test_a_profile_is_a_set_of_defaults() -> None:

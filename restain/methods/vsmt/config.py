@@ -102,6 +102,11 @@ class VsmtConfig(MethodConfig):
         return self.learns_regions or (self.guidance and self.task_gap)
 
     @property
+    def restains(self) -> bool:
+        """Whether a step stains the real IHC, too: its regions are matched, or its features compared."""
+        return self.reference == "restained" and (self.alignment != "identity" or self.task_gap)
+
+    @property
     def crop_multiple(self) -> int:
         """What the sides of a crop must be multiples of, px: regions fit it, and the patches of the views."""
         region_px = 4 * self.region_size

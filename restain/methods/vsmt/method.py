@@ -61,7 +61,7 @@ class Evidence:
     reference: dict[str, Tensor]
     """Reconstruction features of the image that is matched with the virtual one, N x 4*width x h x w."""
     virtual: dict[str, Tensor]
-    """Reconstruction features of the virtual IHC, likewise."""
+    """Reconstruction features of the virtual IHC, likewise; none where nothing is matched."""
 
 
 class Vsmt(Method):
@@ -176,7 +176,7 @@ class Vsmt(Method):
         with torch.no_grad():
             virtual = self.tasks.ihc_structure(self.generator(he), (REGION_TAP,))
             reference = self.tasks.ihc_structure(self._reference(ihc), (REGION_TAP,))
-            return self._match(virtual, reference, generator)
+            return self.spatial.match(virtual, reference, generator)
 
     def product(self) -> Generator:
         """The generator; everything else is for training only."""
@@ -202,27 +202,19 @@ class Vsmt(Method):
         return {f"{name}/gan": loss.detach()}
 
     def _gather(self, pair: Pair, virtual: Tensor) -> Evidence:
-        """Ask the frozen models, each image once."""
+        """Ask the frozen models, each image once, and none of what is not read."""
         ihc = self.tasks.ihc(pair.ihc)
-        if self.config.reference == "ihc":
-            structure = self.tasks.ihc_structure(virtual)
-            reference = {tap: feature.chunk(2, dim=1)[1] for tap, feature in ihc.items()}
+        if self.config.restains:
+            reference = self.tasks.ihc_structure(self._reference(pair.ihc))
         else:
-            both = self.tasks.ihc_structure(torch.cat([virtual, self._reference(pair.ihc)]))
-            structure = {tap: feature.chunk(2)[0] for tap, feature in both.items()}
-            reference = {tap: feature.chunk(2)[1] for tap, feature in both.items()}
+            reference = {tap: feature.chunk(2, dim=1)[1] for tap, feature in ihc.items()}
+        structure = {} if self.config.alignment == "identity" else self.tasks.ihc_structure(virtual)
         return Evidence(he=self.tasks.he(pair.he), ihc=ihc, reference=reference, virtual=structure)
 
     @torch.no_grad()
     def _reference(self, ihc: Tensor) -> Tensor:
         """The image whose regions are matched: G(y) in the published code, y in the text."""
         return self.generator(ihc) if self.config.reference == "restained" else ihc
-
-    def _match(
-        self, virtual: Mapping[str, Tensor], reference: Mapping[str, Tensor], generator: torch.Generator
-    ) -> Tensor:
-        """A from the features of both images."""
-        return self.spatial.match(self.spatial.regions(virtual), self.spatial.regions(reference), generator)
 
     def _guidance(self, evidence: Evidence, alignment: Tensor) -> dict[str, Tensor]:
         """F_sta: what to add to the generator's features at each level."""
@@ -246,7 +238,7 @@ class Vsmt(Method):
         """Train modulator (M_sf) and fusion (M_ta) by how well the guided generator stains; G itself stays as it is."""
         config = self.config
         terms: dict[str, Tensor] = {}
-        alignment = self._match(evidence.virtual, evidence.reference, progress.generator("clusters"))
+        alignment = self.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         moved = {tap: rearrange(alignment, feature) for tap, feature in evidence.reference.items()}
         if config.learns_regions:
             terms["consistency"] = total(
@@ -286,7 +278,7 @@ class Vsmt(Method):
     @torch.no_grad()
     def _teach(self, first: Tensor, evidence: Evidence, progress: Progress) -> dict[str, Tensor]:
         """The teacher's features: the generator with guidance from the alignment as it has just been updated."""
-        alignment = self._match(evidence.virtual, evidence.reference, progress.generator("clusters"))
+        alignment = self.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         guidance = self._guidance(evidence, alignment)
         return self.generator.features(first, GUIDED_TAPS, inject=guidance, after=FIRST_LEVEL)
 

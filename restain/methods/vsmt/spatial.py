@@ -48,14 +48,24 @@ class SpatialAlignment(nn.Module):
         projected: Tensor = self.modulator.head(self.modulator(features))
         return projected
 
-    def match(self, virtual: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
-        """Alignment matrix between two sets of regions (N x C x n x n), by the method that the config names.
+    def match(
+        self, virtual: Mapping[str, Tensor], reference: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Tensor:
+        """Alignment matrix from the features of both images, by the method that the config names.
 
-        Gradients reach the regions through the similarities; classes and their matching are decided without.
+        Gradients reach the regions through the similarities; classes and their matching are decided without. Where
+        nothing is aligned, only the size of `reference` is looked at.
         """
         config = self.config
         if config.alignment == "identity":
-            return identity_alignment(len(virtual), virtual.shape[2] * virtual.shape[3], virtual)
+            batch, _, height, width = reference[REGION_TAP].shape
+            regions = (height // config.region_size) * (width // config.region_size)
+            return identity_alignment(batch, regions, reference[REGION_TAP])
+        return self._match(self.regions(virtual), self.regions(reference), generator)
+
+    def _match(self, virtual: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+        """The same from regions, N x C x n x n."""
+        config = self.config
         if config.alignment == "ot":
             return sinkhorn_alignment(virtual, reference, config.transport_epsilon, SINKHORN_ITERATIONS)
         both = torch.cat([virtual.flatten(2), reference.flatten(2)], dim=2).mT.detach()
