@@ -1,6 +1,6 @@
 """`restain quantify`: count cells and measure DAB."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -54,7 +54,7 @@ def command(
     from restain.errors import RestainError
     from restain.image import make_folder
     from restain.quantify.files import Report, Source, quantify_source
-    from restain.quantify.instanseg import instanseg_nuclei
+    from restain.quantify.instanseg import load_instanseg
     from restain.quantify.regions import load_regions
     from restain.quantify.tiles import Settings, fit_mpp
     from restain.slides.files import find_jobs
@@ -62,8 +62,8 @@ def command(
 
     drawn = load_regions(regions) if regions else []
     Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
-    segmenter = cache(instanseg_nuclei) if nuclei == "instanseg" else lambda _: None
     jobs = find_jobs(inputs, out, overwrite=overwrite)
+    segmenter = load_instanseg() if nuclei == "instanseg" else lambda _: None
     vectors = _common_vectors([job.source for job in jobs], mpp) if stain_vectors == "estimated" else None
     make_folder(out)
     report = Report()
@@ -92,10 +92,13 @@ def command(
             progress.remove_task(task)
     if report.regions:
         report.save(out)
+    for note in report.notes:
+        typer.echo(note, err=True)
     for failure in failures:
         typer.echo(f"restain: not measured: {failure}", err=True)
     done = len(jobs) - len(failures)
-    typer.echo(f"{done} of {len(jobs)} images are measured, in {out}; regions.csv there sums them up")
+    where = f", in {out}; regions.csv there sums them up" if done else ""
+    typer.echo(f"{done} of {len(jobs)} images are measured{where}")
     if failures:
         raise typer.Exit(1)
 

@@ -26,10 +26,12 @@ class Source:
 
 @dataclass
 class Report:
-    """The rows of `regions.csv` and `tiles.csv`."""
+    """The rows of `regions.csv` and `tiles.csv`, and what to know about them."""
 
     regions: list[dict[str, object]] = field(default_factory=list)
     tiles: list[dict[str, object]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the rows should know; one sentence each."""
 
     def save(self, out: Path) -> None:
         """Write both tables.
@@ -88,6 +90,12 @@ def quantify_source(
             overlay.add(tile)
             on_pixels(width * height)
     save_image(out / f"{source.name}.overlay.png", overlay.picture)
+    width, height = (round(side * source.scale) for side in source.size)
+    report.notes.extend(
+        f"{source.name}: nothing of region '{name}' lies in the image of {width} × {height} px; its row is empty"
+        for name, counted in parts.items()
+        if not counted.area_um2
+    )
     report.tiles.extend(tiles)
     report.regions.extend(
         {"image": source.name, "region": name, **counted.row(settings.marker)}

@@ -4,6 +4,9 @@ That package fetches its weights from its releases on GitHub when they are first
 """
 
 import warnings
+from collections.abc import Callable
+from functools import partial
+from textwrap import shorten
 
 import numpy as np
 
@@ -15,13 +18,15 @@ MODEL = "brightfield_nuclei"
 """The model for H&E and IHC."""
 
 
-def instanseg_nuclei(mpp: float, model: str = MODEL, device: str | None = None) -> Segmenter:
+def load_instanseg(model: str = MODEL, device: str | None = None) -> Callable[[float], Segmenter]:
     """Load InstanSeg.
 
     Args:
-        mpp: µm per pixel of the images that it will get.
         model: a name that the package knows, or of a folder of `INSTANSEG_BIOIMAGEIO_PATH`.
         device: where it runs; None takes a GPU where there is one.
+
+    Returns:
+        From µm per pixel to what finds nuclei in images of that resolution.
 
     Raises:
         InputError: the package is not installed, or the weights cannot be had.
@@ -33,16 +38,17 @@ def instanseg_nuclei(mpp: float, model: str = MODEL, device: str | None = None) 
     try:
         network = InstanSeg(model, device=device, verbosity=0)
     except Exception as error:  # of requests, zipfile, torch.jit, and a bare Exception of its own
+        reason = shorten(str(error), 200, placeholder=" …")
         raise InputError(
-            f"InstanSeg's model {model} cannot be loaded ({' '.join(str(error).split())[:200]}); it is fetched from"
+            f"InstanSeg's model {model} cannot be loaded ({reason}); it is fetched from"
             " https://github.com/instanseg/instanseg/releases when first used, so run once with a network, or unpack"
             f" its zip as {model}/VERSION in a folder and name that folder in INSTANSEG_BIOIMAGEIO_PATH"
         ) from error
 
-    def segment(rgb: RGB) -> Labels:
+    def segment(rgb: RGB, mpp: float) -> Labels:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "CUDA is not available")  # it asks for CUDA's autocast everywhere
             found = network.eval_small_image(rgb, mpp, target="nuclei", return_image_tensor=False)
         return np.ascontiguousarray(found[0, 0].cpu().numpy(), np.int32)
 
-    return segment
+    return lambda mpp: partial(segment, mpp=mpp)

@@ -88,6 +88,18 @@ def test_an_image_without_resolution_is_named_and_the_others_are_measured(tile: 
     result = CliRunner().invoke(app, ["quantify", str(tile), "--out", str(tmp_path / "out"), "--marker", "nuclear"])
     assert result.exit_code == 1
     assert "give --mpp" in result.output
+    assert result.output.endswith("0 of 1 images are measured\n"), "and no table is promised"
+
+
+def test_a_region_outside_the_image_is_told(tile: Path, tmp_path: Path) -> None:
+    shapes = [{"geometry": {"type": "Polygon", "coordinates": [square(left, 0)]}} for left in (0, 500)]
+    regions = [shape | {"properties": {"name": name}} for shape, name in zip(shapes, ("in", "far"), strict=True)]
+    (tmp_path / "two.geojson").write_text(json.dumps(regions))
+    said = run(
+        tile, "--out", tmp_path / "out", "--marker", "nuclear", "--mpp", 0.25, "--regions", tmp_path / "two.geojson"
+    )
+    assert "tile: nothing of region 'far' lies in the image of 192 × 192 px; its row is empty" in said
+    assert "'in'" not in said
 
 
 def test_an_image_that_fails_leaves_no_bar(tile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

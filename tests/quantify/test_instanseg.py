@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from restain.cli import app
 from restain.errors import InputError
 from restain.image import save_image
 from restain.quantify import Settings, quantify_image
-from restain.quantify.instanseg import instanseg_nuclei
+from restain.quantify.instanseg import load_instanseg
 
 
 class Quadrants(nn.Module):
@@ -51,7 +52,7 @@ def test_nuclei_come_back_where_they_are_at_any_resolution(
     (tmp_path / "quadrants").mkdir()
     torch.jit.script(Quadrants()).save(tmp_path / "quadrants" / "instanseg.pt")
     monkeypatch.setenv("INSTANSEG_BIOIMAGEIO_PATH", str(tmp_path))
-    found = quantify_image(rgb, Settings(0.25, "nuclear", segmenter=instanseg_nuclei(0.25, "quadrants", "cpu")))
+    found = quantify_image(rgb, Settings(0.25, "nuclear", segmenter=load_instanseg("quadrants", "cpu")(0.25)))
     assert found.labels.shape == (96, 112)
     assert found.labels.dtype == np.int32
     places = sorted(zip(found.cells.y.tolist(), found.cells.x.tolist(), strict=True))
@@ -67,11 +68,28 @@ def test_without_the_package_the_way_out_is_said(
     options = ["--out", str(tmp_path / "out"), "--marker", "nuclear", "--mpp", "0.5", "--nuclei", "instanseg"]
     result = CliRunner().invoke(app, ["quantify", str(tmp_path / "a.png"), *options])
     assert result.exit_code == 1
-    assert "pip install 'restain[instanseg]'" in " ".join(result.output.split())
+    assert "pip install 'restain[instanseg]'" in str(result.exception)
 
 
 def test_weights_that_cannot_be_had_are_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("instanseg")
     monkeypatch.setenv("INSTANSEG_BIOIMAGEIO_PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"model nobodys cannot be loaded .* INSTANSEG_BIOIMAGEIO_PATH"):
-        instanseg_nuclei(0.5, "nobodys")
+        load_instanseg("nobodys")
+
+
+def test_a_model_that_is_missing_is_told_once_and_in_whole_words(
+    rgb: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("unreachable " * 30)
+
+    monkeypatch.setitem(sys.modules, "instanseg", SimpleNamespace(InstanSeg=refuse))
+    for name in "ab":
+        save_image(tmp_path / "in" / f"{name}.png", rgb)
+    options = ["--out", str(tmp_path / "out"), "--marker", "nuclear", "--mpp", "0.5", "--nuclei", "instanseg"]
+    result = CliRunner().invoke(app, ["quantify", str(tmp_path / "in"), *options])
+    words = str(result.exception)
+    assert words.startswith("InstanSeg's model brightfield_nuclei cannot be loaded (unreachable ")
+    assert "unreachable …)" in words
+    assert not (tmp_path / "out").exists(), "nothing was begun"
