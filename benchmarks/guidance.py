@@ -82,7 +82,7 @@ def look(method: Vsmt, pair: Pair, progress: Progress) -> tuple[Tensor, Tensor, 
     virtual, student = generator.forward_with_features(pair.he, {*NCE_TAPS, *GUIDED_TAPS})
     with torch.no_grad():
         evidence = method._gather(pair, virtual.detach())
-        alignment = method._match(evidence.virtual, evidence.reference, progress.generator("clusters"))
+        alignment = method.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         guidance = method._guidance(evidence, alignment)
         first = student[FIRST_LEVEL]
         guided, teacher = generator.forward_with_features(first, GUIDED_TAPS, inject=guidance, after=FIRST_LEVEL)
