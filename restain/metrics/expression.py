@@ -7,7 +7,7 @@ A pathologist reads how much stain there is and where. SSIM, PSNR and FID hardly
 import torch
 from torch import Tensor
 
-from restain.stains import dab_density, positive_mask
+from restain.stains import POSITIVE_DENSITY, dab_density, positive_mask
 
 HISTOGRAM_BINS = 50
 HISTOGRAM_TOP = 1.0
@@ -25,6 +25,22 @@ def dab_densities(virtual: Tensor, real: Tensor) -> Tensor:
         N x 2: virtual, real.
     """
     return torch.stack([dab_density(images).mean((1, 2, 3)) for images in (virtual, real)], dim=1)
+
+
+def positive_densities(virtual: Tensor, real: Tensor) -> Tensor:
+    """Mean DAB optical density of what counts as positive in each tile: how dark the stain is where there is any.
+
+    Args:
+        virtual: images, N x 3 x H x W in [0, 1].
+        real: their partners, same shape.
+
+    Returns:
+        N x 2: virtual, real; not a number where nothing is positive.
+    """
+    densities = [dab_density(images).flatten(1) for images in (virtual, real)]
+    positive = [density > POSITIVE_DENSITY for density in densities]
+    sums = [(density * mask).sum(1) / mask.sum(1) for density, mask in zip(densities, positive, strict=True)]
+    return torch.stack(sums, dim=1)
 
 
 def positive_areas(virtual: Tensor, real: Tensor) -> Tensor:

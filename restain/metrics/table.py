@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from restain.metrics.agreement import mean_error
 from restain.metrics.expression import (
     HISTOGRAM_BINS,
     HISTOGRAM_TOP,
@@ -16,6 +17,7 @@ from restain.metrics.expression import (
     mean_absolute_difference,
     pearson,
     positive_areas,
+    positive_densities,
 )
 from restain.metrics.similarity import MS_SSIM_SMALLEST_PX, ROUNDING, SCALE_WEIGHTS, ms_ssim, psnr, ssim, ssim_grey
 from restain.metrics.structure import haematoxylin_correlation
@@ -87,6 +89,15 @@ METRICS: dict[str, Metric] = {
         higher_is_better=False,
         unit="nat",
         protocol=_DAB | {"bins": HISTOGRAM_BINS, "up to": HISTOGRAM_TOP},
+    ),
+    "dab_positive_error": Metric(
+        "DAB density of the positive area, error",
+        positive_densities,
+        ("dab_positive_virtual", "dab_positive_real"),
+        mean_error,
+        higher_is_better=False,
+        unit="OD",
+        protocol=_POSITIVE,
     ),
     "positive_dice": Metric("Positive area, Dice", positive_areas, _AREAS, dice, protocol=_POSITIVE),
     "positive_iou": Metric("Positive area, IoU", positive_areas, _AREAS, iou, protocol=_POSITIVE),

@@ -16,6 +16,7 @@ from restain.metrics.expression import (
     mean_absolute_difference,
     pearson,
     positive_areas,
+    positive_densities,
 )
 from restain.stains import STAIN_VECTORS, beer_lambert, dab_density, positive_mask, to_unit
 
@@ -45,6 +46,15 @@ def test_white_has_no_density_and_areas_follow_the_mask() -> None:
     density = torch.zeros(1, 6, 6)
     density[:, :2] = 0.8
     assert positive_areas(stained(density), stained(density.mT)).tolist() == [[4, 12, 12]]
+
+
+def test_the_density_of_the_positive_area_is_that_of_its_pixels_alone() -> None:
+    density = torch.full((2, 6, 6), 0.1)
+    density[0, :2] = 0.8
+    density[0, 2] = 0.2
+    found = positive_densities(stained(density), stained(density / 2))
+    assert_close(found[0], torch.tensor([0.6, 0.4]), rtol=0, atol=1e-4)  # (2 × 0.8 + 0.2) / 3; 0.1 is not positive
+    assert found[1].isnan().all(), "nothing is positive"
 
 
 def test_areas_equal_a_contingency_table() -> None:
