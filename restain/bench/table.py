@@ -11,6 +11,7 @@ from restain.bench.cell import RESULT, Cell, read_note
 from restain.bench.floors import Floor
 from restain.bench.rows import Budget, Row
 from restain.errors import InputError
+from restain.metrics.comparison import attributed
 
 COVERAGE = 0.95
 
@@ -122,7 +123,7 @@ def collect(
                 )
     of_row = {row.name: {seed: result for (name, seed), result in found.items() if name == row.name} for row in rows}
     lines = tuple(_line(row.name, of_row[row.name], of_row[reference], reference) for row in rows)
-    notes = dict.fromkeys(note for result in found.values() for note in result["left out"])
+    notes = attributed({f"{row}, seed {seed}": result["left out"] for (row, seed), result in found.items()})
     tiles = next((int(column.protocol["tiles"]) for column in columns.values()), 0)
     ground = {
         words: {name: Spread((_value(result, name),)) for name in result["figures"]}
@@ -136,6 +137,12 @@ def _value(result: Mapping[str, Any], figure: str) -> float:
     return math.nan if number is None else float(number)
 
 
+def _gap(result: Mapping[str, Any], reference: Mapping[str, Any], figure: str) -> float:
+    """By how much a result exceeds the reference; not a number where other tiles count."""
+    first, second = (found["figures"].get(figure, {}).get("missing") for found in (result, reference))
+    return _value(result, figure) - _value(reference, figure) if first == second else math.nan
+
+
 def _line(name: str, results: Mapping[int, Any], references: Mapping[int, Any], reference: str) -> Line:
     names = dict.fromkeys(figure for result in results.values() for figure in result["figures"])
     both = [seed for seed in results if seed in references]
@@ -144,8 +151,7 @@ def _line(name: str, results: Mapping[int, Any], references: Mapping[int, Any], 
         return Spread(tuple(float(result["training"][key]) for result in results.values()))
 
     differences = {
-        figure: Spread(tuple(_value(results[seed], figure) - _value(references[seed], figure) for seed in both))
-        for figure in names
+        figure: Spread(tuple(_gap(results[seed], references[seed], figure) for seed in both)) for figure in names
     }
     return Line(
         name,

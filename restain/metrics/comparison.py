@@ -1,8 +1,9 @@
 """Figures side by side as a table of words, and the paired difference of two methods."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 from restain.errors import InputError
@@ -58,20 +59,21 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
         cells = [words(evaluation.figures[name]) for evaluation in evaluations.values()]
         if pair:
             cells.append(words(difference(name, first, others[0])))
-        rows.append((label, *cells, str(figure.protocol["tiles"]), _own_protocol(figure, shared), figure.fingerprint))
+        tiles = tiles_in_words([evaluation.figures[name] for evaluation in evaluations.values()])
+        rows.append((label, *cells, tiles, _own_protocol(figure, shared), figure.fingerprint))
     header = ("Metric", *evaluations, *(["Difference"] if pair else []), "N", "Protocol", "Fingerprint")
     caption = "Tiles of {size}, {format}, resize: none unless said. In brackets: {interval}.".format(**shared)
     caption += " ±: standard error."
     if pair:
         before, after = evaluations
-        caption += f" Difference: {after} less {before}, paired."
+        caption += f" Difference: {after} less {before}, paired; none where they lack values of different tiles."
     return Table(header, tuple(rows), caption)
 
 
 def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
     """By how much a figure of the second exceeds that of the first, with the paired bootstrap interval.
 
-    Each draw took the same tiles of both.
+    Each draw took the same tiles of both. Not a number where they have no value for different tiles.
 
     Raises:
         InputError: they were not measured on the same tiles.
@@ -87,7 +89,7 @@ def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
 def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
     """Whether the second is better or worse than the first by more than chance: the paired interval leaves out 0.
 
-    Unclear too where neither more nor less is better.
+    Unclear too where neither more nor less is better, and where they have no value for different tiles.
     """
     gain = difference(name, first, second)
     if gain.higher_is_better is None:
@@ -101,11 +103,23 @@ def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
 
 def notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """What was left out, each sentence once; headed by the name where it does not hold for all."""
-    sentences = dict.fromkeys(note for found in evaluations.values() for note in found.notes)
-    holders = {note: [name for name, found in evaluations.items() if note in found.notes] for note in sentences}
-    return [
-        note if len(names) == len(evaluations) else f"{', '.join(names)}: {note}" for note, names in holders.items()
-    ]
+    return attributed({name: found.notes for name, found in evaluations.items()})
+
+
+def attributed(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences by whom they are about, each once; headed by the names where it does not hold for all."""
+    holders = {
+        note: [name for name, own in notes.items() if note in own] for note in chain.from_iterable(notes.values())
+    }
+    return [note if len(names) == len(notes) else f"{', '.join(names)}: {note}" for note, names in holders.items()]
+
+
+def tiles_in_words(figures: Sequence[Figure]) -> str:
+    """How many tiles count in the figures of several methods: `12`, `11 of 12`, or `11, 12 of 12`."""
+    whole, counts = str(figures[0].protocol["tiles"]), [str(figure.tiles) for figure in figures]
+    if len(set(counts)) == 1:
+        counts = counts[:1]
+    return whole if counts == [whole] else f"{', '.join(counts)} of {whole}"
 
 
 def words(figure: Figure) -> str:

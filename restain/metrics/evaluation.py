@@ -179,7 +179,7 @@ def _without_value(metrics: Mapping[str, Metric], columns: Mapping[str, Tensor])
         unknown = torch.stack([columns[column] for column in members[0].columns]).isnan().any(0)
         if unknown.any():
             labels = ", ".join(dict.fromkeys(metric.label.partition(", ")[0] for metric in members))
-            yield f"{labels}: {int(unknown.sum())} of {len(unknown)} tiles, which have no such value."
+            yield f"{labels}: {int(unknown.sum())} of {len(unknown)} tiles, for want of such a value."
 
 
 def _measure_all(

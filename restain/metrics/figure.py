@@ -29,6 +29,8 @@ class Figure:
     """None where neither is, as of a bias, whose best is 0."""
     standard_error: float = math.nan
     """Of the value, where the metric has one of its own; not a number otherwise."""
+    missing: tuple[int, ...] = ()
+    """Places of the tiles that have no value and do not count, such as those without cells."""
     draws: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
     """The figure of each bootstrap sample. Two evaluations of the same tiles draw the same samples."""
 
@@ -38,13 +40,22 @@ class Figure:
         words = json.dumps(dict(self.protocol), sort_keys=True, ensure_ascii=False)
         return blake2b(words.encode(), digest_size=4).hexdigest()
 
+    @property
+    def tiles(self) -> int:
+        """How many tiles count."""
+        return int(self.protocol["tiles"]) - len(self.missing)
+
     def minus(self, other: "Figure") -> "Figure":
-        """By how much this exceeds the other, which was measured on the same tiles, with the paired interval."""
-        draws = self.draws - other.draws
+        """By how much this exceeds the other, which was measured on the same tiles, with the paired interval.
+
+        Not a number where other tiles count: who erases what is hard to stain would look better for it.
+        """
+        same = 0.0 if self.missing == other.missing else math.nan
+        draws = self.draws - other.draws + same
         low, high = interval(draws)
         return replace(
             self,
-            value=self.value - other.value,
+            value=self.value - other.value + same,
             low=low,
             high=high,
             standard_error=math.nan,
@@ -61,6 +72,8 @@ class Figure:
             "value": finite(self.value),
             "interval": [finite(self.low), finite(self.high)],
             **({} if math.isnan(self.standard_error) else {"standard_error": self.standard_error}),
+            "tiles": self.tiles,
+            "missing": list(self.missing),
             "fingerprint": self.fingerprint,
             "protocol": dict(self.protocol),
         }

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from restain.image import load_image, to_tensor
-from restain.metrics.comparison import notes, tabulate, verdict, words
+from restain.metrics.comparison import notes, tabulate, tiles_in_words, verdict, words
 from restain.metrics.evaluation import Evaluation
 from restain.metrics.page import render_page
 from restain.metrics.plots import COLOURS, draw_agreement
@@ -55,6 +55,8 @@ class Headline:
     label: str
     values: Sequence[tuple[str, str, str]]
     """Method, value, interval."""
+    tiles: str
+    """How many count."""
 
 
 def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
@@ -116,7 +118,9 @@ def _headlines(evaluations: Mapping[str, Evaluation]) -> list[Headline]:
         parts = {method: words(found.figures[name]).partition(" ") for method, found in evaluations.items()}
         figure = first.figures[name]
         label = figure.label + (f", {figure.unit}" if figure.unit else "")
-        headlines.append(Headline(label, [(method, value, rest) for method, (value, _, rest) in parts.items()]))
+        values = [(method, value, rest) for method, (value, _, rest) in parts.items()]
+        tiles = tiles_in_words([found.figures[name] for found in evaluations.values()])
+        headlines.append(Headline(label, values, tiles))
     return headlines
 
 

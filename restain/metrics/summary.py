@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from restain.metrics.distribution import frechet_distance, frechet_draws, kernel_distance, kernel_draws
@@ -66,6 +67,7 @@ def tile_figure(
     """The figure of a metric that measures tile by tile; `common` is what all figures' protocols share."""
     values = [columns[column] for column in metric.columns]
     draws = bootstrap(metric.figure, values, sampling.drawn)
+    missing = torch.stack(values).isnan().any(0).nonzero().flatten().tolist()
     return Figure(
         metric.figure(*values).item(),
         *sampling.ends(draws),
@@ -73,6 +75,7 @@ def tile_figure(
         metric.label,
         metric.unit,
         metric.higher_is_better,
+        missing=tuple(missing),
         draws=draws,
     )
 

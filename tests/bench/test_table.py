@@ -51,7 +51,7 @@ def cells(project: Path, tmp_path: Path) -> list[Cell]:
     return made
 
 
-def write(cell: Cell, value: float | None, fingerprint: str = "aa") -> None:
+def write(cell: Cell, value: float | None, fingerprint: str = "aa", missing: tuple[int, ...] = ()) -> None:
     from restain.bench.cell import RESULT, _settings
 
     figure = {
@@ -61,6 +61,7 @@ def write(cell: Cell, value: float | None, fingerprint: str = "aa") -> None:
         "value": value,
         "fingerprint": fingerprint,
         "protocol": {"tiles": 7},
+        "missing": missing,
     }
     training = {"steps": 10, "pairs": 20, "seconds": 60.0, "peak_bytes": 2**20}
     cell.out.mkdir(exist_ok=True)
@@ -69,7 +70,7 @@ def write(cell: Cell, value: float | None, fingerprint: str = "aa") -> None:
         "training": training,
         "auxiliary_seconds": 0.0,
         "figures": {"dice": figure},
-        "left out": ["no weights"],
+        "left out": ["no weights", *(f"no value in tile {place}" for place in missing)],
     }
     (cell.out / RESULT).write_text(json.dumps(content))
 
@@ -100,6 +101,18 @@ def test_an_unclear_difference_and_a_single_seed_are_neither(cells: list[Cell]) 
     assert table(cells).lines[1].clearly("dice", table(cells).columns["dice"]) == ""
     alone = [cells[0], cells[3]]
     assert table(alone).lines[1].clearly("dice", table(alone).columns["dice"]) == ""
+
+
+def test_there_is_no_difference_where_other_tiles_count(cells: list[Cell]) -> None:
+    write(cells[3], 0.9, missing=(2,))
+    write(cells[4], 1.9)
+    found = table(cells)
+    assert math.isnan(found.lines[1].differences["dice"].values[0])
+    assert found.lines[1].differences["dice"].values[1] == pytest.approx(0.4)
+    assert found.lines[1].clearly("dice", found.columns["dice"]) == ""
+    assert found.notes == ("no weights", "ours, seed 0: no value in tile 2")
+    write(cells[0], 0.5, missing=(2,))
+    assert table(cells).lines[1].differences["dice"].values == pytest.approx((0.4, 0.4))
 
 
 def test_figures_of_another_protocol_are_refused(cells: list[Cell]) -> None:

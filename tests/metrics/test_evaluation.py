@@ -18,6 +18,7 @@ from restain.errors import InputError, MissingError, OutputError
 from restain.image import save_image, to_tensor, to_uint8
 from restain.metrics import METRICS, Evaluation, difference, evaluate, tabulate, tiles
 from restain.metrics.colours import stain_vectors_of
+from restain.metrics.comparison import verdict
 from restain.metrics.interval import bootstrap, interval, samples
 from restain.metrics.similarity import psnr
 from restain.stains import STAIN_VECTORS, beer_lambert, from_unit, to_unit
@@ -173,6 +174,27 @@ def test_the_table_shows_n_protocol_and_the_paired_difference(folders: tuple[Pat
     assert "gaussian 11 px, sigma 1.5" in text
     assert found.figures["psnr"].fingerprint in text
     assert "95% bootstrap over tiles, 1000 draws, seed 0" in text
+
+
+def test_who_erases_the_stain_of_a_tile_is_not_called_better(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of four tiles, the eraser leaves the two that it does well; its mean error over these is smaller."""
+    virtual, real = folders
+    for index, path in enumerate(sorted(virtual.iterdir())):
+        rgb, truth = image.load_image(path), image.load_image(real / f"tile{index}.png")
+        save_image(tmp_path / "weak" / path.name, (255 * (truth / 255) ** (1 - 0.1 * index)).astype(np.uint8))
+        save_image(tmp_path / "eraser" / path.name, truth if index < 2 else np.full_like(rgb, 255))
+    weak, eraser = (evaluate(tmp_path / name, real, out=tmp_path / name / "out") for name in ("weak", "eraser"))
+    figure, erased = (found.figures["dab_positive_error"] for found in (weak, eraser))
+    assert erased.value < figure.value
+    assert (figure.tiles, erased.tiles, erased.missing) == (4, 2, (2, 3))
+    assert math.isnan(difference("dab_positive_error", weak, eraser).value)
+    assert verdict("dab_positive_error", weak, eraser) == "unclear"
+    assert difference("dab_error", weak, eraser).value > 0, "every tile counts here"
+    rows = {row[0]: row[1:5] for row in tabulate({"weak": weak, "eraser": eraser}).rows}
+    assert rows["DAB density of the positive area, error ↓, OD"][2:] == ("–", "4, 2 of 4")
+    assert rows["DAB density error ↓, OD"][3] == "4"
+    content = json.loads((tmp_path / "eraser" / "out" / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+    assert (content["dab_positive_error"]["tiles"], content["dab_error"]["tiles"]) == (2, 4)
 
 
 def test_missing_partners_are_named(folders: tuple[Path, Path]) -> None:
