@@ -126,12 +126,24 @@ def map_trust(
         done_px += tile.core.width * tile.core.height
         if on_progress:
             on_progress(done, len(tiles), done_px / 1e6, total_px / 1e6)
+    spread[~_stained_blocks(plan, grid)] = np.nan
     return SlideTrust(plan.slide.path.name, spread, None if familiarity is None else unlike, len(networks))
 
 
 def _stain(network: Network, place: Box, he: RGB) -> RGB:
     virtual: RGB = to_uint8(network(to_tensor(he), place))[0]
     return virtual
+
+
+def _stained_blocks(plan: Plan, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which blocks hold something stained; tiles of the network reach over what the result leaves out."""
+    stained = np.zeros(grid, bool)
+    for position in (position for work in plan.work() for position in work.positions):
+        box = plan.box(position)
+        drawn = plan.drawn_in(box)
+        rows, columns = np.nonzero(np.ones((box.height, box.width), bool) if drawn is None else drawn)
+        stained[(rows + box.y - plan.area.y) // BLOCK_PX, (columns + box.x - plan.area.x) // BLOCK_PX] = True
+    return stained
 
 
 def _block_means(values: Floats) -> Floats:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError, RestainError
 from restain.image import to_tensor, to_uint8
@@ -31,6 +32,7 @@ from restain.slides.plan import Plan, Work, check_disk, needed_bytes
 from restain.slides.prepare import background_of, network_of, plan_of
 from restain.slides.reader import Slide, open_slide
 from restain.slides.settings import Model, OnProgress, SlideReport, SlideSettings, load_model
+from restain.slides.spool import forget_spool
 from restain.slides.statistics import load_statistics, save_statistics
 from restain.slides.tiff import Description
 from restain.slides.tissue import save_tissue
@@ -77,6 +79,8 @@ def stain_slide(
     with open_slide(source, settings.mpp) as slide:
         job = _job(model, source, slide, settings)
         report.skipped = out.exists() and job_of(out) == job
+        if report.skipped:
+            forget_spool(out, job)
         if report.skipped and (not settings.trust or is_mapped(model, settings, *map_files)):
             return report
         if out.exists() and not (overwrite or report.skipped):
@@ -126,12 +130,14 @@ def _stain(
             writer.background = background_of(network, work, plan, writer)
             _stain_work(network, work, plan, settings, together, writer, report, on_progress)
         with _clock(report.seconds, "pyramid and file"):
+            given = {path.resolve() for path in (settings.rois, Path(settings.norm)) if path}
+            for ending in ("tissue.png", "tissue.geojson", _STATISTICS, "trust.csv", "trust.png"):
+                if _beside(out, ending).resolve() not in given:
+                    _beside(out, ending).unlink(missing_ok=True)  # of another result
             if plan.tissue:
                 save_tissue(plan.tissue, plan.slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))
             if (kept := writer.spool.folder / _STATISTICS).exists():
                 save_statistics(_beside(out, _STATISTICS), load_statistics(kept), model=model.sha256)
-            for ending in ("trust.csv", "trust.png"):
-                _beside(out, ending).unlink(missing_ok=True)  # of another result
             writer.finish(workers=settings.workers)
 
 
@@ -186,13 +192,22 @@ def _describe(model: Model, plan: Plan, settings: SlideSettings, job: str) -> De
             "source mpp": f"{slide.mpp:.6g} {slide.mpp_origin}",
             "model": model.name,
             "model sha256": model.sha256,
+            "model mpp": f"{plan.mpp:.6g}",
             "norm": settings.norm,
-            "tile": f"{plan.tile_px} px, halo {plan.halo_px} px",
-            "compression": str(settings.codec),
-            "stained": "tissue" if plan.tissue else "everything",
+            "tile": f"{plan.tile_px} px, halo {plan.halo_px} px, batch {settings.batch or 'not given'}",
+            "arithmetic": f"{'bfloat16' if settings.bfloat16 else 'float32'}, {settings.engine} on {model.device.type}",
+            "compression": settings.codec.words,
+            "region": "all of it" if settings.region is None else ",".join(map(str, settings.region)),
+            "stained": _stained(plan, settings),
             "job": job,
         },
     )
+
+
+def _stained(plan: Plan, settings: SlideSettings) -> str:
+    if settings.rois:
+        return f"polygons of {settings.rois.name}"
+    return "tissue" if plan.tissue else "everything"
 
 
 def _stain_work(
@@ -227,9 +242,9 @@ def _stain_work(
     def encode(batch: Sequence[tuple[Work, RGB]]) -> list[tuple[Position, bytes]]:
         with _clock(report.seconds, "encoding"):
             return [
-                writer.encode(position, rgb[plan.box(position).within(one.tile.window).slices])
+                writer.encode(position, _drawn(rgb[box.within(one.tile.window).slices], plan.drawn_in(box), writer))
                 for one, rgb in batch
-                for position in one.positions
+                for position, box in ((position, plan.box(position)) for position in one.positions)
             ]
 
     with ThreadPoolExecutor(settings.workers) as readers, ThreadPoolExecutor(settings.workers) as encoders:
@@ -242,6 +257,13 @@ def _stain_work(
             report.megapixels += sum(map(_pixels, batch)) / 1e6
             if on_progress:
                 on_progress(done, total, done_px / 1e6, total_px / 1e6)
+
+
+def _drawn(rgb: RGB, inside: NDArray[np.bool_] | None, writer: SlideWriter) -> RGB:
+    """Put the colour of glass where nobody has drawn."""
+    if inside is None or inside.all():
+        return rgb
+    return np.where(inside[..., None], rgb, np.array(writer.background, np.uint8))
 
 
 def _pixels(work: Work) -> int:

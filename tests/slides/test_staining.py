@@ -104,6 +104,10 @@ def test_files_beside_another_result_go_with_it(model: Model, make_slide: MakeSl
     assert len(list(tmp_path.glob("out.*"))) == 6
     stain_slide(model, he, out, replace(ALL, norm="tile"), overwrite=True)
     assert [path.name for path in tmp_path.glob("out.*")] == ["out.ome.tif"]
+    stain_slide(model, he, out, PLAIN, overwrite=True)
+    own = tmp_path / "out.statistics.safetensors"
+    stain_slide(model, he, out, replace(PLAIN, norm=str(own)), overwrite=True)
+    assert own.exists()  # it was given, so it is not another result's
 
 
 def test_a_spool_that_a_kill_left_beside_a_whole_result_goes(
