@@ -19,6 +19,7 @@ def command(
     ] = None,
 ) -> None:
     """Look for shared cases, tiles of the same tissue, swapped stains, wrong scale, blur and misaligned pairs."""
+    import numpy as np
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,8 +28,11 @@ def command(
     from restain.data.cases import cases_by_pattern
     from restain.data.check import KINDS, check
     from restain.data.contact_sheet import save_contact_sheet
+    from restain.image import make_folder
 
     case = cases_by_pattern(cases) if cases else None
+    if out is not None:
+        make_folder(out)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("pairs", total=None)
@@ -38,12 +42,19 @@ def command(
     for kind in KINDS:
         problems = [problem for problem in found.problems if problem.kind == kind]
         grave = sum(problem.grave for problem in problems)
-        first = f"{' and '.join(problems[0].tiles[:2])}: {problems[0].words}" if problems else ""
+        first = f"{' and '.join(problems[0].shown)}: {problems[0].words}" if problems else ""
         table.add_row(kind, str(grave or "–"), str(len(problems) - grave or "–"), escape(first))
     Console().print(table)
     if found.matched:
-        px = found.median_misalignment_px
-        typer.echo(f"Median misalignment: {px:.0f} px, of {len(found.matched)} of {len(found.facts)} pairs.")
+        apart = Table("Sections apart, px", "Pairs", "Median", "Worst tenth", "Worst", "", box=None, pad_edge=False)
+        for part in dict.fromkeys(fact.part for fact in found.matched):
+            px = {fact.name: fact.misalignment.median_px for fact in found.matched if fact.part == part}
+            worst = max(px, key=px.__getitem__)
+            middle, high = np.quantile(list(px.values()), (0.5, 0.9))
+            apart.add_row(
+                part, str(len(px)), f"{middle:.0f}", f"from {high:.0f}", f"{px[worst]:.0f}", escape(f"in {worst}")
+            )
+        Console().print("", apart)
     for note in found.notes:
         typer.echo(note)
     if out is not None:

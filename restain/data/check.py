@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from restain.data.layouts import PairFiles, find_layout, pair_files
-from restain.data.misalignment import SCALES, Misalignment, misalignment
+from restain.data.misalignment import BLOCK_PX, SCALES, WORK_PX, Misalignment, can_be_matched, misalignment
 from restain.data.overlaps import find_overlaps, thumbnail
 from restain.image import atomic_path, to_tensor
 from restain.stains import optical_density, to_unit
@@ -62,6 +62,14 @@ class Problem:
     words: str
     grave: bool
     """Whether results on this data would be wrong, not only less good."""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The first tile, and where it takes two: the first of another part, or else the next."""
+        first, *others = self.tiles
+        part = first.partition("/")[0]
+        elsewhere = [tile for tile in others if tile.partition("/")[0] != part]
+        return first, *(elsewhere or others)[:1]
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,9 @@ def check(
     layout = find_layout(root)
     parts = {part: pair_files(*folders) for part, folders in layout.folders.items()}
     files = [(part, pair) for part, pairs in parts.items() for pair in pairs]
-    facts, thumbnails = [], []
+    facts, thumbnails, too_small = [], [], 0
     for done, (part, pair) in enumerate(files, start=1):
-        pair.size()
+        too_small += not can_be_matched(*pair.size())
         he, ihc = pair.load()
         facts.append(_measure(part, pair, he, ihc))
         thumbnails.append(thumbnail(he))
@@ -133,7 +141,7 @@ def check(
     names = {part: [pair.name for pair in pairs] for part, pairs in parts.items()}
     problems = [
         *_shared_cases(names, cases),
-        *_same_tissue(facts, thumbnails),
+        *sorted(_same_tissue(facts, thumbnails), key=lambda problem: not problem.grave),
         *_swapped(facts),
         *_wrong_scale(facts),
         *_blurred(facts),
@@ -143,7 +151,12 @@ def check(
     if cases is None and len(parts) > 1:
         notes.append("Which case a tile belongs to is not known; say how its name tells (--cases).")
     found = Findings(root, layout.name, facts, problems, notes)
-    if unmatched := len(facts) - len(found.matched):
+    if too_small:
+        notes.append(
+            f"{too_small} of {len(facts)} pairs are too small to say how far apart they are: the shorter side must have"
+            f" {BLOCK_PX} px, and {BLOCK_PX / WORK_PX:.0%} of the longer one."
+        )
+    if unmatched := len(facts) - len(found.matched) - too_small:
         notes.append(f"{unmatched} of {len(facts)} pairs show too little in common to say how far apart they are.")
     return found
 

@@ -1,16 +1,20 @@
-"""One picture of the pairs that most need a look: H&E beside IHC, with a line on what is wrong."""
+"""One picture of the pairs that most need a look: H&E beside IHC, with a line on what is wrong.
+
+Two pairs that are a problem together, such as those of the same tissue, stand side by side.
+"""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from restain.data.check import KINDS, Findings
+from restain.data.check import KINDS, Findings, Problem
 from restain.data.layouts import find_layout, pair_files
 from restain.image import save_image
 
 THUMB_PX = 240
-ROWS = 12
+LINES = 6
+"""Of the picture, with two pairs in each."""
 _GAP_PX, _TEXT_PX = 10, 22
 
 
@@ -23,21 +27,21 @@ def save_contact_sheet(findings: Findings, path: Path) -> bool:
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    rows = _worst(findings)
-    if not rows:
+    lines = worst_lines(findings)
+    if not lines:
         return False
     layout = find_layout(findings.root)
     files = {f"{part}/{pair.name}": pair for part, folders in layout.folders.items() for pair in pair_files(*folders)}
     row_px = THUMB_PX + _TEXT_PX + _GAP_PX
-    columns = 2 if len(rows) > 1 else 1
-    lines = -(-len(rows) // columns)
+    columns = max(map(len, lines))
     column_px = 2 * THUMB_PX + 3 * _GAP_PX
-    sheet = Image.new("RGB", (columns * column_px + _GAP_PX, lines * row_px + _GAP_PX), "white")
+    sheet = Image.new("RGB", (columns * column_px + _GAP_PX, len(lines) * row_px + _GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    for place, (tile, words) in enumerate(rows):
-        left, top = _GAP_PX + place % columns * column_px, _GAP_PX + place // columns * row_px
-        draw.text((left, top), _shortened(f"{tile}: {words}", draw, font, 2 * THUMB_PX + _GAP_PX), "#2b2823", font)
+    places = [(line, column, *shown) for line, row in enumerate(lines) for column, shown in enumerate(row)]
+    for line, column, tile, words in places:
+        left, top = _GAP_PX + column * column_px, _GAP_PX + line * row_px
+        draw.text((left, top), _shortened(words, draw, font, 2 * THUMB_PX + _GAP_PX), "#2b2823", font)
         he, ihc = (Image.fromarray(np.ascontiguousarray(side)) for side in files[tile].load())
         for index, side in enumerate((he, ihc)):
             side.thumbnail((THUMB_PX, THUMB_PX))
@@ -46,12 +50,27 @@ def save_contact_sheet(findings: Findings, path: Path) -> bool:
     return True
 
 
-def _worst(findings: Findings) -> list[tuple[str, str]]:
-    """(tile, words) of the sheet's rows: the first problem of each kind, then the second of each, and so on."""
+def worst_lines(findings: Findings) -> list[list[tuple[str, str]]]:
+    """Lines of one or two (tile, words): the first problem of each kind, then the second of each, and so on.
+
+    A tile without a partner fills up an earlier line.
+    """
     queues = [[problem for problem in findings.problems if problem.kind == kind] for kind in KINDS]
     turns = (queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue))
-    rows = [(tile, f"{problem.kind}, {problem.words}") for problem in turns for tile in problem.tiles[:2]]
-    return rows[:ROWS]
+    lines: list[list[tuple[str, str]]] = []
+    for problem in turns:
+        shown = [(tile, _caption(tile, problem)) for tile in problem.shown]
+        line = next((line for line in lines if len(line) + len(shown) <= 2), None)
+        if line is not None:
+            line.extend(shown)
+        elif len(lines) < LINES:
+            lines.append(shown)
+    return lines
+
+
+def _caption(tile: str, problem: Problem) -> str:
+    partner = "".join(f" with {other}" for other in problem.shown if other != tile)
+    return f"{tile}{partner}: {problem.kind}, {problem.words}"
 
 
 def _shortened(

@@ -68,6 +68,12 @@ def misalignment(he: Tensor, ihc: Tensor) -> Misalignment:
     return Misalignment(shifts.norm(dim=1).median().item(), (dx, dy), len(shifts), quality.item(), scales)
 
 
+def can_be_matched(width: int, height: int) -> bool:
+    """Whether a tile of so many px holds a block, at the size at which tiles are compared."""
+    factor = max(1.0, max(width, height) / WORK_PX)
+    return min(round(side / factor) for side in (width, height)) >= BLOCK_PX
+
+
 def correlate(first: Tensor, second: Tensor, blur_px: float, reach_px: int | None = None) -> tuple[Tensor, Tensor]:
     """Find the shift at which images fit, by phase correlation.
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from restain.cli import main
 from restain.data.cases import cases_by_pattern
 from restain.data.check import Findings, Problem, check, pinkness, sharpness
-from restain.data.contact_sheet import save_contact_sheet
-from restain.data.misalignment import correlate, misalignment
+from restain.data.contact_sheet import save_contact_sheet, worst_lines
+from restain.data.misalignment import can_be_matched, correlate, misalignment
 from restain.data.overlaps import find_overlaps, thumbnail
 from restain.errors import InputError
 from restain.image import load_image, save_image, to_tensor
 
+Captured = pytest.CaptureFixture[str]
 SIDE = 256
 HAEMATOXYLIN, EOSIN, DAB = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 
@@ -101,6 +103,15 @@ def test_each_fault_is_found_and_named(sound: Path, tmp_path: Path) -> None:
     assert {problem["kind"] for problem in content["problems"]} == {problem.kind for problem in found.problems}
     assert save_contact_sheet(found, tmp_path / "out" / "worst.png")
     assert Image.open(tmp_path / "out" / "worst.png").width > 1000
+
+
+def test_the_same_tissue_across_a_split_comes_first(sound: Path) -> None:
+    save_pair(sound, "train", "copy_of_0", *pair(0, (4, -3)))
+    save_pair(sound, "train", "copy_of_7", *pair(7, (4, -3)))
+    assert [problem.tiles for problem in of_kind(check(sound), "same tissue")] == [
+        ("train/copy_of_7", "val/case7_a"),
+        ("train/case0_a", "train/copy_of_0"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +220,59 @@ def test_cases_are_read_off_names() -> None:
         cases_by_pattern("(")
 
 
-def test_the_command_says_what_it_found(
-    sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_worst_pair_is_named(sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    save_pair(sound, "train", "case22_far", *pair(22, (20, 15)))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["restain", "data", "check", str(sound)])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.search(r"train +5 +5 +from \d+ +2\d +in case22_far", capsys.readouterr().out)
+
+
+def test_tiles_too_small_to_be_matched_are_told_apart(tmp_path: Path) -> None:
+    for index, side in enumerate((256, 256, 190)):
+        he, ihc = pair(index, (4, -3))
+        save_pair(tmp_path, "train", f"{index}", he[:side], ihc[:side])
+    found = check(tmp_path)
+    assert found.notes == [
+        "1 of 3 pairs are too small to say how far apart they are: the shorter side must have 192 px, and 38% of the"
+        " longer one."
+    ]
+    assert [can_be_matched(*size) for size in ((192, 512), (191, 512), (384, 1024), (380, 1024))] == [True, False] * 2
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
+    (sound.parent / "file").touch()
+    monkeypatch.setattr("restain.data.check.check", lambda *_: pytest.fail("reads pairs"))
+    monkeypatch.setattr(sys, "argv", ["restain", "data", "check", str(sound), "--out", str(sound.parent / "file")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_partners_stand_side_by_side_and_name_each_other() -> None:
+    problems = [
+        Problem("case on both sides", ("train/a", "train/b", "val/c"), "a: 2 in train and 1 in val", grave=True),
+        Problem("stains swapped", ("train/d",), "pinker", grave=True),
+        Problem("same tissue", ("train/e", "train/f"), "half is shared", grave=False),
+        Problem("blur", ("train/g",), "blurred", grave=False),
+    ]
+    lines = worst_lines(Findings(Path(), "MIST", [], problems, []))
+    assert [[tile for tile, _ in line] for line in lines] == [
+        ["train/a", "val/c"],
+        ["train/e", "train/f"],
+        ["train/d", "train/g"],
+    ]
+    assert [words for _, words in lines[1]] == [
+        "train/e with train/f: same tissue, half is shared",
+        "train/f with train/e: same tissue, half is shared",
+    ]
+
+
+def test_the_command_says_what_it_found(sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     he, ihc = pair(20)
     save_pair(sound, "train", "case20_swapped", ihc, he)
     monkeypatch.setenv("COLUMNS", "200")
@@ -221,6 +282,8 @@ def test_the_command_says_what_it_found(
     assert stop.value.code == 1, "a grave problem"
     printed = capsys.readouterr().out
     assert "train/case20_swapped: the IHC is pinker than the H&E" in printed
-    assert "Median misalignment: 5 px, of 7 of 7 pairs." in printed
+    assert re.search(r"Sections apart, px +Pairs +Median +Worst tenth +Worst", printed)
+    assert re.search(r"train +5 +5 +from 5 +5 +in case", printed)
+    assert re.search(r"val +2 +5 +from 5 +5 +in case", printed)
     assert "say how its name tells (--cases)" in printed
     assert sorted(path.name for path in (sound.parent / "out").iterdir()) == ["check.json", "worst.png"]
