@@ -342,14 +342,15 @@ def _stain_images(
         stains = [partial(stain, one, tile_px=tile_px, halo_px=halo_px, norm=policy) for one in generators]
         with _progress() as progress:
             task = progress.add_task("how far to believe each", total=None)
-            table = write_trust(
+            tables = write_trust(
                 stains,
                 inputs,
                 out,
                 read_info(model),
                 lambda done, total: progress.update(task, completed=done, total=total),
             )
-        typer.echo(f"{table} says how far to believe each")
+        where = f"{tables[0]} says" if len(tables) == 1 else f"trust/trust.csv in each of {len(tables)} folders says"
+        typer.echo(f"{where} how far to believe each")
     for reason in failures.values():
         typer.echo(f"restain: not stained: {reason}", err=True)
     typer.echo(f"{len(written)} of {len(written) + len(failures)} images are stained, in {out}")

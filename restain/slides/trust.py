@@ -92,8 +92,8 @@ def write_trust(
     out: Path,
     model: CheckpointInfo,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Write a map of the disagreement for each image, in the folder `trust` beside its result, and a table of all.
+) -> list[Path]:
+    """Write a map of the disagreement for each image, in the folder `trust` beside its result, and a table in each.
 
     A map is dark where the orientations agree and bright where they do not; blocks unlike the training H&E have a cyan
     frame. Images that cannot be read or stained are passed over.
@@ -106,14 +106,14 @@ def write_trust(
         on_progress: called with the passes done and in all.
 
     Returns:
-        The table, `out/trust/trust.csv`: mean and 95th percentile of the disagreement, and the share of unlike blocks.
+        The tables, `trust.csv`: mean and 95th percentile of the disagreement, and the share of unlike blocks.
 
     Raises:
         OutputError: a result cannot be written.
     """
     known = model.extra.get("familiarity")
     familiarity = Familiarity.from_json(known) if known else None
-    rows = []
+    rows: dict[Path, list[tuple[str, float, float, float]]] = {}
     jobs, each = find_jobs(inputs, out, overwrite=True), passes(len(stains))
 
     def told(views: Iterator[RGB], before: int) -> Iterator[RGB]:
@@ -134,16 +134,21 @@ def write_trust(
             unlike = familiarity.unlike(to_unit(to_tensor(he)))[0].numpy()
             _frame(picture, unlike)
             share = float(unlike.mean())
-        save_image(job.target.parent / TRUST_FOLDER / job.target.name, picture)
-        name = job.target.relative_to(out).with_suffix("").as_posix()
-        rows.append((name, spread.mean(), np.quantile(spread, 0.95), share))
-    table = out / TRUST_FOLDER / "trust.csv"
+        folder = job.target.parent / TRUST_FOLDER
+        save_image(folder / job.target.name, picture)
+        measured = (job.target.stem, float(spread.mean()), float(np.quantile(spread, 0.95)), share)
+        rows.setdefault(folder / "trust.csv", []).append(measured)
+    for table, lines in rows.items():
+        _write_table(table, lines)
+    return list(rows)
+
+
+def _write_table(table: Path, rows: Iterable[tuple[str, float, float, float]]) -> None:
     with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "disagreement_mean_od", "disagreement_p95_od", "unlike_training_share"])
         for image, *values in rows:
             writer.writerow([image, *("" if math.isnan(value) else f"{value:.5f}" for value in values)])
-    return table
 
 
 def _frame(picture: RGB, unlike: NDArray[np.bool_]) -> None:

@@ -96,11 +96,15 @@ def invoke(*words: object) -> str:
 
 
 def test_maps_of_subfolders_lie_where_an_evaluation_looks(models: list[Path], tmp_path: Path) -> None:
-    save_image(tmp_path / "he" / "s1" / "x.png", picture())
-    invoke("stain", tmp_path / "he", "--model", models[0], "--out", tmp_path / "out", "--trust")
-    (pair,) = pair_images(tmp_path / "out" / "s1", tmp_path / "he" / "s1")
-    assert pair.trust.is_file()
-    assert (tmp_path / "out" / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()[1].startswith("s1/x,")
+    for folder in ("s1", "s2"):
+        save_image(tmp_path / "he" / folder / "x.png", picture())
+    said = invoke("stain", tmp_path / "he", "--model", models[0], "--out", tmp_path / "out", "--trust")
+    assert "trust/trust.csv in each of 2 folders says how far to believe each" in said
+    for folder in ("s1", "s2"):
+        (pair,) = pair_images(tmp_path / "out" / folder, tmp_path / "he" / folder)
+        assert pair.trust.is_file()
+        lines = (pair.trust.parent / "trust.csv").read_text(encoding="utf-8").splitlines()
+        assert [line.partition(",")[0] for line in lines] == ["image", "x"]
 
 
 def test_further_checkpoints_are_asked_instead_of_the_orientations(models: list[Path], tmp_path: Path) -> None:
