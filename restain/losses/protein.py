@@ -44,8 +44,9 @@ def focal_density(rgb: Tensor) -> Tensor:
         rgb: N x 3 x H x W in [0, 1], unlike the networks' images.
 
     Returns:
-        N x 1 x H x W, at least 0. Its gradient is that of the power below 0.15, too: a virtual IHC without any stain
-        could otherwise not learn to have some.
+        N x 1 x H x W, at least 0. Its gradient is that of the power below 0.15, too: a virtual IHC with too little
+        stain to count could otherwise not learn to have more. Where the separation finds no DAB at all, as on pure
+        white, the gradient is 0 all the same.
     """
     dab = rgb_to_hed(rgb.clamp_min(GREY_LEVEL))[:, 2:]
     alone = hed_to_rgb(torch.cat([torch.zeros_like(dab).expand(-1, 2, -1, -1), dab], dim=1))

@@ -93,12 +93,25 @@ def test_more_blue_light_is_less_density_also_where_it_does_not_count_yet(amount
     assert rgb.grad[0, 2] < 0  # blue, which DAB absorbs most
 
 
-def test_a_virtual_ihc_without_stain_learns_to_have_some() -> None:
-    virtual, real = (dab(torch.full((1, 1, 8, 8), amount)) for amount in (0.2, 1.0))
-    light = virtual.clone().requires_grad_()
-    protein_losses(focal_density(light), focal_density(real))["blocks"].backward()
+@pytest.mark.parametrize("virtual", [dab(torch.full((1, 1, 8, 8), 0.2)), torch.full((1, 3, 8, 8), 0.95)])
+def test_a_virtual_ihc_with_too_little_stain_to_count_learns_to_have_more(virtual: Tensor) -> None:
+    assert not focal_density(virtual).any()
+    assert (pull(virtual)[0, 2] > 0).all()  # less blue light, more DAB
+
+
+@pytest.mark.parametrize("amounts", [(0.0, 0.0), (0.5, 0.0)])
+def test_a_virtual_ihc_without_any_dab_is_not_told_to_have_some(amounts: tuple[float, float]) -> None:
+    """White, and pure haematoxylin."""
+    densities = torch.tensor(amounts).view(1, 2, 1, 1).expand(-1, -1, 8, 8)
+    assert not pull(beer_lambert(densities, STAIN_VECTORS[[0, 2]].float())).any()
+
+
+def pull(virtual: Tensor) -> Tensor:
+    """Gradient of the three levels towards a stained neighbour."""
+    light, real = virtual.clone().requires_grad_(), dab(torch.ones(1, 1, 8, 8))
+    torch.stack([*protein_losses(focal_density(light), focal_density(real)).values()]).sum().backward()
     assert light.grad is not None
-    assert (light.grad[0, 2] > 0).all()  # less blue light, more DAB
+    return light.grad
 
 
 def histogram_by_loops(density: Tensor) -> Tensor:
