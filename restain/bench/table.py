@@ -12,6 +12,7 @@ from restain.bench.floors import Floor
 from restain.bench.rows import Budget, Row
 from restain.errors import InputError
 from restain.metrics.comparison import attributed
+from restain.metrics.figure import rounded
 
 COVERAGE = 0.95
 
@@ -42,8 +43,8 @@ class Spread:
         if not self.values or math.isnan(self.mean):
             return "–"
         digits = 2 if abs(self.mean) >= 10 else 3
-        spread = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
-        return f"{self.mean:{sign}.{digits}f}{spread}"
+        spread = "" if math.isnan(self.half_width) else f" ± {rounded(self.half_width, digits)}"
+        return rounded(self.mean, digits, sign) + spread
 
 
 @dataclass(frozen=True)

@@ -80,16 +80,16 @@ def command(
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Table
 
     from restain.cli.device import usable_device
     from restain.cli.entries import entry
+    from restain.cli.figures import print_figures
     from restain.data.cases import cases_by_pattern
     from restain.errors import OutputError
     from restain.image import make_folder
     from restain.metrics import evaluate, find_judges, tabulate
     from restain.metrics.colours import stain_vectors_of
-    from restain.metrics.comparison import notes
+    from restain.metrics.comparison import CAUTION, notes
     from restain.metrics.report import write_report
     from restain.metrics.seams import seam_metrics
 
@@ -123,21 +123,20 @@ def command(
                 stain_vectors=vectors,
             )
 
-    words = tabulate(found)
-    table = Table(*words.header, caption=escape(words.caption), caption_justify="left", box=None, pad_edge=False)
-    for row in words.rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
+    print_figures(tabulate(found), Console())
+    typer.echo(CAUTION)
     for note in notes(found):
         typer.echo(f"Left out: {note}")
     if not cells:
         typer.echo("Left out: scores of cells. Say where positive cells are brown with --marker, and give --mpp.")
     if html is not None:
-        write_report(html, found)
+        write_report(html, found, {"Preset": preset, **({"Cases": f"what {cases} finds in a name"} if cases else {})})
         typer.echo(f"{html} is the report.")
     if out is not None:
         place_of_json = out / "evaluation.json" if len(methods) == 1 else f"{out}/*/evaluation.json"
         typer.echo(f"{place_of_json} holds the figures, their protocols and every tile.")
+    if html is None and out is None:
+        typer.echo("What the fingerprints stand for is written with --out or --html.")
 
 
 def _check(folders: "Iterable[Path]", real: Path, he: Path | None, case: "Callable[[str], str] | None") -> None:

@@ -8,10 +8,19 @@ from typing import Literal
 
 from restain.errors import InputError
 from restain.metrics.evaluation import Evaluation
-from restain.metrics.figure import Figure
+from restain.metrics.figure import Figure, rounded
 from restain.metrics.tiles import PARTNERS
 
 Verdict = Literal["better", "worse", "unclear"]
+
+PIXELWISE = ("ssim_grey", "ssim_rgb", "ms_ssim", "psnr", "positive_dice", "positive_iou")
+"""Figures that need the two images in register."""
+CAUTION = (
+    "SSIM, MS-SSIM, PSNR and the overlap of positive areas compare pixel by pixel. If the real IHC is a neighbouring"
+    " section, no cell lies at the same place, and the best possible virtual stain scores badly: then read the amount"
+    " of stain and the distribution figures instead."
+)
+"""What must stand beside them."""
 
 _SHARED = ("size", "resize", "format", "tiles", "interval", PARTNERS["real"])
 """What of a protocol is not the metric's own; said once for all figures where it is that of the first."""
@@ -27,8 +36,24 @@ class Table:
     caption: str
     """What all figures share."""
 
+    @property
+    def widths(self) -> list[int]:
+        """Of the columns, in letters."""
+        return [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+
+    @property
+    def width(self) -> int:
+        """Of a line, in letters."""
+        return sum(self.widths) + 2 * (len(self.header) - 1)
+
+    def without(self, name: str) -> "Table":
+        """The same without a column."""
+        place = self.header.index(name)
+        header, *rows = (row[:place] + row[place + 1 :] for row in (self.header, *self.rows))
+        return replace(self, header=header, rows=tuple(rows))
+
     def __str__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        widths = self.widths
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in (self.header, tuple("─" * width for width in widths), *self.rows)
@@ -131,9 +156,9 @@ def words(figure: Figure) -> str:
         return "–"
     digits = 2 if abs(figure.value) >= 10 else 3
     sign = "+" if "difference" in figure.protocol or figure.higher_is_better is None else ""
-    value, low, high = (f"{number:{sign}.{digits}f}" for number in (figure.value, figure.low, figure.high))
+    value, low, high = (rounded(number, digits, sign) for number in (figure.value, figure.low, figure.high))
     if not math.isnan(figure.standard_error):
-        value += f" ± {figure.standard_error:.{digits}f}"
+        value += f" ± {rounded(figure.standard_error, digits)}"
     return value if math.isnan(figure.low) else f"{value} [{low}, {high}]"
 
 

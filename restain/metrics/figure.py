@@ -79,6 +79,17 @@ class Figure:
         }
 
 
+def rounded(value: float, digits: int, sign: str = "") -> str:
+    """A number in words, with a minus that is one, and none before a zero.
+
+    Args:
+        value: the number.
+        digits: behind the point.
+        sign: `+` to write it before positive numbers too.
+    """
+    return f"{value:{sign}z.{digits}f}".replace("-", "−")
+
+
 def finite(value: float) -> float | None:
     """The value, or None where it is infinite or not a number."""
     return value if math.isfinite(value) else None

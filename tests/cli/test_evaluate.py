@@ -34,9 +34,34 @@ def test_it_prints_every_metric_and_says_where_the_result_is(
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert "SSIM, grey ↑" in printed
-    assert "gaussian 11 px, sigma 1.5" in printed
+    assert "gaussian 11 px, sigma 1.5" not in printed, "the fingerprint stands for it"
+    assert "compare pixel by pixel. If the real IHC is a neighbouring section" in printed
+    figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+    assert all(figure["fingerprint"] in printed for figure in figures.values())
     assert str(out / "evaluation.json") in printed
     assert (out / "evaluation.json").is_file()
+
+
+def test_in_a_narrow_terminal_a_row_of_two_methods_takes_two_lines(
+    tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(2):
+        save_image(tiles.parent / "virtual" / f"{index}.png", np.full((16, 16, 3), 90 + 3 * index, np.uint8))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tiles.parent)
+    monkeypatch.setattr(
+        sys, "argv", ["restain", "evaluate", "--virtual", "virtual", "--virtual", "tiles", "--real", "tiles"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    lines = printed[: printed.index("SSIM, MS-SSIM, PSNR and")].splitlines()
+    assert max(map(len, lines)) <= 80
+    start = next(place for place, line in enumerate(lines) if line.startswith("SSIM, grey"))
+    assert lines[start + 1].split()[0].startswith("[")
+    assert lines[start + 2].startswith("SSIM, RGB")
+    assert "What the fingerprints stand for is written with --out or --html." in printed
 
 
 def test_a_missing_partner_is_one_line_and_status_1(

@@ -83,7 +83,7 @@ def test_scores_of_virtual_and_real_are_those_of_quantify(tmp_path: Path, marker
     assert found.figures["h_score_error"].value == pytest.approx(-bias.value)
     assert limits.value == pytest.approx(1.96 * away.std().item())
     table = {row[0]: row[1] for row in tabulate({"virtual": found}).rows}
-    assert table["H-score, bias"].startswith("-")
+    assert table["H-score, bias"].startswith("−")
     assert "H-score, limits of agreement, bias ± ↓" in table
 
 
