@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": "#5b5750",
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": "#ebe8e3",
     "legend.frameon": False,
 }
@@ -64,7 +65,7 @@ def svg(figure: Figure) -> str:
 def _draw_scatter(
     panel: Axes, virtual: NDArray[np.float64], real: NDArray[np.float64], quantity: str, colour: str
 ) -> None:
-    top = 1.05 * max(virtual.max(), real.max(), 1e-6)
+    top = 1.05 * _scale(virtual, real)
     panel.plot([0, top], [0, top], **_QUIET)
     panel.scatter(real, virtual, s=16, color=colour, alpha=0.65, linewidth=0)
     panel.set(xlim=(0, top), ylim=(0, top), xlabel=f"real: {quantity}", ylabel=f"virtual: {quantity}", aspect="equal")
@@ -75,13 +76,16 @@ def _draw_bland_altman(
 ) -> None:
     mean, gap = (virtual + real) / 2, virtual - real
     bias, spread = gap.mean(), gap.std(ddof=1) if len(gap) > 1 else 0.0
+    scale = _scale(virtual, real)
+    heights = np.array([bias, bias + WITHIN * spread, bias - WITHIN * spread])
+    heights[np.abs(heights) < 1e-9 * scale] = 0  # what rounding leaves of equal values
     panel.axhline(0, **_QUIET)
     panel.scatter(mean, gap, s=16, color=colour, alpha=0.65, linewidth=0)
-    for height, words, line in (
-        (bias, "bias", "-"),
-        (bias + WITHIN * spread, f"+{WITHIN} SD", (0, (4, 3))),
-        (bias - WITHIN * spread, f"−{WITHIN} SD", (0, (4, 3))),
-    ):
+    dashes = (0, (4, 3))
+    lines = [("bias", "-"), (f"+{WITHIN} SD", dashes), (f"−{WITHIN} SD", dashes)]
+    if heights.min() == heights.max():
+        heights, lines = heights[:1], lines[:1]
+    for height, (words, line) in zip(heights.tolist(), lines, strict=True):
         panel.axhline(height, color="#2b2823", linewidth=1, linestyle=line)
         panel.annotate(
             f"{words} {height:+.3g}".replace("-", "−"),
@@ -95,4 +99,17 @@ def _draw_bland_altman(
             bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
         )
     panel.set(xlabel=f"mean of both: {quantity}", ylabel="virtual − real")
-    panel.margins(y=0.15)
+    panel.set(xlim=_limits(mean, scale, 0.05), ylim=_limits(np.concatenate([gap, heights, [0]]), scale, 0.15))
+
+
+def _scale(virtual: NDArray[np.float64], real: NDArray[np.float64]) -> float:
+    """How large the values are; 1 where all are 0."""
+    largest = float(np.abs([virtual, real]).max())
+    return largest if largest > 1e-6 else 1.0
+
+
+def _limits(values: NDArray[np.float64], scale: float, margin: float) -> tuple[float, float]:
+    """Ends of an axis with a margin around the values, at least 2 % of the scale apart: equal values look equal."""
+    low, high = float(values.min()), float(values.max())
+    half = max((0.5 + margin) * (high - low), 0.01 * scale)
+    return (low + high) / 2 - half, (low + high) / 2 + half

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib as mpl
 import numpy as np
@@ -13,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from restain.image import load_image, to_tensor
-from restain.metrics.comparison import notes, tabulate, tiles_in_words, verdict, words
+from restain.metrics.comparison import CAUTION, PIXELWISE, notes, tabulate, tiles_in_words, verdict, words
 from restain.metrics.evaluation import Evaluation
 from restain.metrics.page import render_page
 from restain.metrics.plots import COLOURS, draw_agreement
 from restain.metrics.tiles import PARTNERS, pair_images
+from restain.metrics.trust import unlike_shares
 from restain.stains import STAIN_VECTORS, dab_density, to_unit, vectors_in_words, with_reference_stains
 
 HEADLINES = ("fid", "positive_cells_error", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
@@ -35,7 +37,6 @@ QUANTITIES = {
     "h_score": ("H-score", "H-score"),
 }
 """What is drawn tile by tile, by column: on the axes, and above the drawing."""
-PIXELWISE = ("ssim_grey", "ssim_rgb", "ms_ssim", "psnr")
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ class Headline:
     """How many count."""
 
 
-def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
+def write_report(
+    path: Path, evaluations: Mapping[str, Evaluation], facts: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write the report on one method or on several that were measured in the same way.
+
+    Figures that need images in register get no verdict: nobody says here whether these are.
 
     Args:
         path: of the page.
         evaluations: by the name of the method. Their images are read again for the tiles that are shown.
+        facts: further lines of the provenance, such as how cases were told.
 
     Raises:
         InputError: two figures were not made in the same way.
@@ -73,7 +79,8 @@ def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
     first = next(iter(evaluations.values()))
     table = tabulate(evaluations)
     pair = "Difference" in table.header
-    verdicts = [verdict(name, *evaluations.values()) if pair else "unclear" for name in first.figures]
+    judged = {name for name in first.figures if pair and name not in PIXELWISE}
+    verdicts = [verdict(name, *evaluations.values()) if name in judged else "unclear" for name in first.figures]
     examples = {name: _examples(found) for name, found in evaluations.items()}
     render_page(
         path,
@@ -85,12 +92,13 @@ def write_report(path: Path, evaluations: Mapping[str, Evaluation]) -> None:
         headlines=_headlines(evaluations),
         table=table,
         rows=list(zip(table.rows, verdicts, strict=True)),
-        pixelwise=any(name in first.figures for name in PIXELWISE),
+        caution=CAUTION,
         notes=notes(evaluations),
         plots=_plots(evaluations),
         examples=examples,
         trusted=any(TRUST in shown[0].images for shown in examples.values()),
-        facts=_facts(first),
+        unlike=_unlike(evaluations),
+        facts=_facts(first, facts),
         threshold=FULL_DIFFERENCE,
     )
 
@@ -181,7 +189,17 @@ def _examples(found: Evaluation) -> list[Example]:
     return examples
 
 
-def _facts(first: Evaluation) -> dict[str, str]:
+def _unlike(evaluations: Mapping[str, Evaluation]) -> dict[str, str]:
+    """How much of the H&E was unlike the training, by method, where `restain stain --trust` wrote it down."""
+    shares = {method: unlike_shares(found.virtual, found.names) for method, found in evaluations.items()}
+    return {
+        method: f"{100 * sum(own) / len(own):.1f} % of the blocks, mean over N = {len(own)}"
+        for method, own in shares.items()
+        if own
+    }
+
+
+def _facts(first: Evaluation, further: Mapping[str, str]) -> dict[str, str]:
     protocol = next(iter(first.figures.values())).protocol
     return {
         "Real images": f"{first.real} ({protocol[PARTNERS['real']]})",
@@ -189,6 +207,7 @@ def _facts(first: Evaluation) -> dict[str, str]:
         "Tiles": f"{protocol['tiles']} of {protocol['size']}, {protocol['format']}",
         **({} if first.stain_vectors is None else {"Stain vectors": vectors_in_words(first.stain_vectors)}),
         "Intervals": str(protocol["interval"]),
+        **further,
         "Made by": f"restain {version('restain')}, torch {torch.__version__}",
         "On": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }

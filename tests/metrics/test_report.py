@@ -12,11 +12,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from restain.checkpoint import CheckpointInfo
 from restain.cli import main
-from restain.image import save_image
+from restain.image import load_image, save_image, to_tensor
 from restain.metrics import evaluate
+from restain.metrics.comparison import CAUTION, verdict
+from restain.metrics.familiarity import Familiarity, block_features
+from restain.metrics.figure import rounded
 from restain.metrics.plots import draw_agreement
 from restain.metrics.report import dab_difference, write_report
+from restain.metrics.trust import unlike_shares
+from restain.slides.trust import write_trust
+from restain.stains import to_unit
 
 
 def stained(seed: int, amount: float) -> NDArray[np.uint8]:
@@ -94,6 +101,49 @@ def test_drawings_are_well_formed_and_repeat() -> None:
     assert f"bias {(virtual - real).mean():+.3g}".replace("-", "−") in drawing
 
 
+def test_equal_values_are_drawn_as_equal() -> None:
+    """Rounding alone would set the axes: ticks of 1e−17, and an offset written above them."""
+    real = np.full(6, 0.1)
+    drawing = draw_agreement(real + 1.4e-17 * np.arange(6), real, "DAB density, OD")
+    assert "e−" not in drawing
+    assert "bias +0<" in drawing
+    assert "SD" not in drawing
+
+
+def test_figures_that_need_images_in_register_get_no_verdict(folders: Path) -> None:
+    found = {name: evaluate(folders / name, folders / "real") for name in ("bad", "good")}
+    assert verdict("psnr", *found.values()) == "better"
+    write_report(folders / "report.html", found)
+    page = (folders / "report.html").read_text(encoding="utf-8")
+    rows = {re.findall("<td>(.*?)</td>", row)[0]: row for row in page.split("<tr>") if "<td>" in row}
+    assert "verdict" not in rows["PSNR ↑, dB"]
+    assert 'class="verdict better"' in rows["DAB density error ↓, OD"]
+    assert CAUTION in page
+
+
+def test_the_share_of_tissue_unlike_the_training_is_told_where_it_was_written_down(tmp_path: Path) -> None:
+    for name in ("he", "real", "asked", "other"):
+        for index in range(3):
+            save_image(tmp_path / name / f"{index}.png", np.tile(stained(index, 0.5), (2, 2, 1)))
+    mean = block_features(to_unit(to_tensor(load_image(tmp_path / "he" / "0.png")))).flatten().double()
+    usual = Familiarity(mean, torch.eye(len(mean), dtype=torch.float64), 1e-6)  # the first tile, and no other
+    model = CheckpointInfo.model_construct(extra={"familiarity": usual.as_json()})
+    write_trust([lambda rgb: rgb], [tmp_path / "he"], tmp_path / "asked", model)
+    assert unlike_shares(tmp_path / "asked", ["2", "0", "1"]) == [1, 0, 1]
+    assert unlike_shares(tmp_path / "other", ["0"]) == []
+    write_report(
+        tmp_path / "r.html", {name: evaluate(tmp_path / name, tmp_path / "real") for name in ("asked", "other")}
+    )
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<li>asked: 66.7 % of the blocks, mean over N = 3</li>" in page
+    assert "<li>other:" not in page
+
+
+def test_numbers_have_a_minus_that_is_one_and_none_before_a_zero() -> None:
+    assert [rounded(value, 3) for value in (-0.25, -0.0004, 0.0004, 12)] == ["−0.250", "0.000", "0.000", "12.000"]
+    assert [rounded(value, 2, "+") for value in (-0.25, -0.0004, 0.25)] == ["−0.25", "+0.00", "+0.25"]
+
+
 def test_the_command_compares_methods_and_writes_the_report(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,5 +160,7 @@ def test_the_command_compares_methods_and_writes_the_report(
     assert "Difference" in printed
     assert "95% bootstrap over 7 cases" in printed
     assert "Left out: FID and KID: no Inception weights." in printed
-    assert page.is_file()
+    text = page.read_text(encoding="utf-8")
+    assert "<dt>Preset</dt><dd>default</dd>" in text
+    assert r"<dt>Cases</dt><dd>what \d finds in a name</dd>" in text
     assert (folders / "figures" / "good" / "evaluation.json").is_file()
