@@ -29,6 +29,8 @@ from restain.training.state import steps_done
 
 RESULT = "result.json"
 _TRAINED = "trained.json"
+PROBE = ".probe-"
+"""What the folders of such trainings, beside those of the cells, begin with; a kill leaves them."""
 _PROBES = (4, 4, 12)
 """Steps of short trainings: the first warms up, the difference of the others tells how long a step takes."""
 
@@ -61,6 +63,8 @@ class Cell:
     device: str
     auxiliary: tuple[Path, ...] = ()
     """Notes on what its auxiliary models took."""
+    length: Path | None = None
+    """Note on how many steps its row gets, where the budget is in minutes."""
 
     def done(self) -> bool:
         """Whether its result is there.
@@ -134,6 +138,26 @@ def work_auxiliary(recipe: Recipe, data: Path, folder: Path, device: str, note: 
     write_note(note, {"steps": steps, "seconds": _whole(seconds, steps, before)})
 
 
+def work_length(cell: Cell, console: Console | None) -> None:
+    """Find how many steps of a cell's row fit into the minutes of its budget; to be called in a fresh process.
+
+    All seeds of a row take the same number, which is kept.
+    """
+    del console  # it takes no longer than a moment
+    assert cell.length
+    assert cell.budget.minutes
+    steps = max(1, round(cell.budget.minutes * 60 / _seconds_per_step(cell)))
+    cell.length.parent.mkdir(parents=True, exist_ok=True)
+    write_note(cell.length, {"steps": steps, "recipe": _unseeded(cell.recipe)})
+
+
+def knows_length(cell: Cell) -> bool:
+    """Whether the steps of a cell's row are known: it has no minutes, or they were found for this recipe."""
+    if not cell.length:
+        return True
+    return cell.length.is_file() and read_note(cell.length)["recipe"] == _unseeded(cell.recipe)
+
+
 def _train(cell: Cell, console: Console | None) -> Training:
     """Train, or read what an earlier training took."""
     note = cell.out / _TRAINED
@@ -156,12 +180,7 @@ def _whole(seconds: float, steps: int, before: int) -> float:
 
 def _limited(cell: Cell) -> Recipe:
     """The recipe with the length that the budget allows, and states saved often enough to lose little."""
-    steps = cell.budget.steps
-    if cell.budget.minutes:
-        note = cell.out / "length.json"
-        if not note.is_file():
-            write_note(note, {"steps": max(1, round(cell.budget.minutes * 60 / _seconds_per_step(cell)))})
-        steps = int(read_note(note)["steps"])
+    steps = int(read_note(cell.length)["steps"]) if cell.length else cell.budget.steps
     if steps is None:
         return cell.recipe
     recipe = cell.recipe.with_steps(steps)
@@ -174,7 +193,7 @@ def _seconds_per_step(cell: Cell) -> float:
     took = []
     cell.run.parent.mkdir(parents=True, exist_ok=True)
     for steps in _PROBES:
-        with tempfile.TemporaryDirectory(dir=cell.run.parent, prefix=".probe-") as folder:
+        with tempfile.TemporaryDirectory(dir=cell.run.parent, prefix=PROBE) as folder:
             start = time.monotonic()
             train(cell.recipe.with_steps(steps), cell.data, Path(folder), device=cell.device)
             took.append(time.monotonic() - start)
@@ -198,6 +217,11 @@ def peak_bytes() -> int:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """What determines the weights, as JSON gives it back."""
     return dict(json.loads(json.dumps(identity(recipe.table()))))
+
+
+def _unseeded(recipe: Recipe) -> dict[str, Any]:
+    """What all seeds of a row have in common."""
+    return {key: value for key, value in _settings(recipe).items() if key.rpartition(".")[2] != "seed"}
 
 
 def write_note(path: Path, content: Mapping[str, Any]) -> None:

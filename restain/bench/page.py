@@ -89,6 +89,9 @@ def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
         mean, half = (number if math.isfinite(number) else None for number in (found.mean, found.half_width))
         return {"values": values, "mean": mean, "half_width": half}
 
+    def times(found: Spread) -> dict[str, Any]:
+        return spread(_known(found)) | {"values": spread(found)["values"]}
+
     def spreads(found: Mapping[str, Spread]) -> dict[str, Any]:
         return {name: spread(value) for name, value in found.items()}
 
@@ -108,8 +111,8 @@ def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
                 "differences": spreads(line.differences),
                 "steps": spread(line.steps),
                 "pairs": spread(line.pairs),
-                "seconds": spread(line.seconds),
-                "auxiliary_seconds": spread(line.auxiliary_seconds),
+                "seconds": times(line.seconds),
+                "auxiliary_seconds": times(line.auxiliary_seconds),
                 "peak_bytes": spread(line.peak_bytes),
             }
             for line in table.lines
@@ -133,10 +136,20 @@ def _cost(line: Line) -> list[str]:
         str(len(line.seeds)),
         f"{line.steps.mean:,.0f}",
         f"{line.pairs.mean:,.0f}",
-        f"{line.seconds.mean / 60:.1f} min",
-        f"{line.auxiliary_seconds.mean / 60:.1f} min" if line.auxiliary_seconds.mean else "none",
+        _minutes(line.seconds),
+        _minutes(line.auxiliary_seconds) if any(line.auxiliary_seconds.values) else "none",
         f"{line.peak_bytes.mean / 2**20:,.0f} MiB",
     ]
+
+
+def _minutes(seconds: Spread) -> str:
+    mean = _known(seconds).mean
+    return "–" if math.isnan(mean) else f"{mean / 60:.1f} min"
+
+
+def _known(found: Spread) -> Spread:
+    """Over the seeds that were timed: a kill just before the time is noted loses it."""
+    return Spread(tuple(value for value in found.values if math.isfinite(value)))
 
 
 def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

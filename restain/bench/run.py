@@ -1,5 +1,6 @@
 """Run what is missing of a bench, several cells at a time where asked, and write the table."""
 
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -7,13 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from restain.bench.cell import Cell, read_note, work, work_auxiliary, write_note
+from restain.bench.cell import PROBE, Cell, knows_length, read_note, work, work_auxiliary, work_length, write_note
 from restain.bench.floors import floors_of, work_floor
 from restain.bench.held_out import gather
 from restain.bench.page import write_outputs
 from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
-from restain.bench.units import Unit, UnitProgress, run_units, run_units_on
+from restain.bench.units import Unit, UnitProgress, run_units, run_units_on, without_unmet
 from restain.cluster import connected
 from restain.errors import InputError, OutputError
 from restain.training import Recipe
@@ -87,29 +88,49 @@ def run_bench(
         cell = Cell(
             row.name, seed, recipe, data, out / "runs" / name, out / "cells" / name, budget, judging, device,
             tuple(_note(out, folder) for folder in auxiliary),
+            out / "cells" / f"{row.key}-length.json" if budget.minutes else None,
         )  # fmt: skip
         cells.append(cell)
         if not cell.done():
             needed |= {folder: model for folder, model in auxiliary.items() if not _note(out, folder).is_file()}
     models = [
-        Unit(f"auxiliary model {folder.name}", work_auxiliary, (model, data, folder, device, _note(out, folder)))
+        Unit(_model(folder.name), work_auxiliary, (model, data, folder, device, _note(out, folder)))
         for folder, model in needed.items()
     ]
-    units = [Unit(f"{cell.row}, seed {cell.seed}", work, (cell,)) for cell in cells if not cell.done()]
+    left = [cell for cell in cells if not cell.done()]
+    untimed = {cell.row: cell for cell in reversed(left) if not knows_length(cell)}
+    timings = [Unit(_length(row), work_length, (cell,), _models(cell)) for row, cell in untimed.items()]
+    units = [Unit(f"{cell.row}, seed {cell.seed}", work, (cell,), (*_models(cell), _length(cell.row))) for cell in left]
     floors = floors_of(data, out / "floors", judging, device)
     units += [Unit(floor.name, work_floor, (floor,)) for floor in floors if not floor.done()]
-    progress = UnitProgress(console, len(models) + len(units))
+    for left_over in (out / "runs").glob(f"{PROBE}*"):
+        shutil.rmtree(left_over)
+    progress = UnitProgress(console, len(models) + len(timings) + len(units))
     failures = dict[str, str]()
     with ExitStack() as stack:
         cluster = stack.enter_context(connected(ray, workers)) if ray and units else None
         there = cluster.device(None if device == "auto" else device) if cluster else device
-        for some in (models, units):  # cells need the models
+        for some in (models, timings, units):  # each needs those before
+            able = without_unmet(some, failures, progress)
             if cluster:
-                failures |= run_units_on(cluster, some, there, progress)
+                failures |= run_units_on(cluster, able, there, progress)
             else:
-                failures |= run_units(some, workers, device, progress)
+                failures |= run_units(able, workers, device, progress)
     table = collect(rows, cells, floors, reference or names[0], budget)
     return Outcome(table, write_outputs(out, table, cells, failures), failures)
+
+
+def _model(name: str) -> str:
+    return f"auxiliary model {name}"
+
+
+def _length(row: str) -> str:
+    return f"length of {row}"
+
+
+def _models(cell: Cell) -> tuple[str, ...]:
+    """The units that train what a cell needs."""
+    return tuple(_model(note.stem) for note in cell.auxiliary)
 
 
 def _note(out: Path, folder: Path) -> Path:

@@ -25,6 +25,8 @@ class Unit:
     work: Callable[..., None]
     """Called with `arguments` and a console, or None where nothing is to be shown."""
     arguments: tuple[object, ...]
+    needs: tuple[str, ...] = ()
+    """Words of units that must have been done before."""
 
 
 @dataclass
@@ -81,6 +83,28 @@ class _Running:
             cause = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with {code}"
             said = f"its process {cause}"
         return said or None
+
+
+def without_unmet(units: Sequence[Unit], failures: dict[str, str], progress: UnitProgress) -> list[Unit]:
+    """Leave out units that need one that failed.
+
+    Args:
+        units: what is to be done next.
+        failures: by words, why earlier units failed; gets those that are left out.
+        progress: is told of those that are left out.
+
+    Returns:
+        The others.
+    """
+    able = []
+    for unit in units:
+        unmet = next((words for words in unit.needs if words in failures), None)
+        if unmet is None:
+            able.append(unit)
+        else:
+            failures[unit.words] = f"not begun, because {unmet} failed"
+            progress.ends(unit, failures[unit.words])
+    return able
 
 
 def run_units(units: Sequence[Unit], workers: int, device: str, progress: UnitProgress) -> dict[str, str]:

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from restain.bench import Budget, Row, run_bench
-from restain.bench.cell import Cell, Judging, _limited, _whole
+from restain.bench.cell import Cell, Judging, _limited, _whole, knows_length, work_length
 from restain.bench.held_out import gather
+from restain.bench.units import Unit
+from restain.cli import app
 from restain.data.phantom import PhantomSettings, write_pairs
 from restain.errors import ConfigError, InputError, OutputError
 from restain.image import load_image, save_image
@@ -157,16 +160,26 @@ def test_on_ray_it_comes_to_the_same(bench: Path, pairs: Path, rows: list[Row], 
             assert ours["figures"][key]["value"] == pytest.approx(figure["value"], rel=1e-4, abs=1e-4)
 
 
-def test_minutes_become_steps_once(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
-    run, out = tmp_path / "runs" / "slow-0", tmp_path / "cells"
-    out.mkdir()
-    judging = Judging(tmp_path, tmp_path)
-    cell = Cell("slow", 0, rows[0].load(0), pairs, run, out, Budget(minutes=0.05), judging, "cpu")
-    steps = _limited(cell).training.steps
-    assert steps is not None
-    assert steps > 1
-    assert _limited(cell).training.steps == steps
-    assert not list(run.parent.glob(".probe*"))
+def test_minutes_become_steps_once_per_row(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
+    """All seeds take the same; what a killed timing left is swept away."""
+    out, options = tmp_path / "out", {"budget": Budget(minutes=0.02), "tiles": 2, "device": "cpu"}
+    first = run_bench(rows[:1], pairs, out, seeds=1, **options)
+    (out / "runs/.probe-torn").mkdir()
+    (out / "runs/.probe-torn/state.pt").write_bytes(b"half")
+    note = out / "cells/slow-length.json"
+    written = note.stat().st_mtime_ns
+    outcome = run_bench(rows[:1], pairs, out, seeds=2, workers=2, **options)
+    assert not first.failures | outcome.failures
+    steps = outcome.table.lines[0].steps.values
+    assert steps[0] == steps[1] == json.loads(note.read_text())["steps"] > 1
+    assert note.stat().st_mtime_ns == written
+    assert not list((out / "runs").glob(".probe*"))
+
+
+def minutes(row: Row, seed: int, pairs: Path, out: Path) -> Cell:
+    judging, budget = Judging(out, out), Budget(minutes=1)
+    recipe = row.load(seed)
+    return Cell("x", seed, recipe, pairs, out / "runs/x", out, budget, judging, "cpu", length=out / "x-length.json")
 
 
 def test_what_the_first_training_of_a_process_takes_longer_is_not_counted(
@@ -174,9 +187,54 @@ def test_what_the_first_training_of_a_process_takes_longer_is_not_counted(
 ) -> None:
     waits = iter((0.4, 0.1, 0.18))
     monkeypatch.setattr("restain.bench.cell.train", lambda *_, **__: time.sleep(next(waits)))
-    judging = Judging(tmp_path, tmp_path)
-    cell = Cell("slow", 0, rows[0].load(0), pairs, tmp_path / "runs/x", tmp_path, Budget(minutes=1), judging, "cpu")
+    cell = minutes(rows[0], 0, pairs, tmp_path)
+    work_length(cell, None)
     assert 1000 < (_limited(cell).training.steps or 0) < 20000
+
+
+def test_the_steps_of_another_seed_are_known_and_of_another_recipe_are_not(
+    pairs: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("restain.bench.cell.train", lambda *_, **__: None)
+    assert not knows_length(minutes(rows[0], 0, pairs, tmp_path))
+    work_length(minutes(rows[0], 0, pairs, tmp_path), None)
+    assert knows_length(minutes(rows[0], 1, pairs, tmp_path))
+    assert not knows_length(minutes(rows[1], 0, pairs, tmp_path))
+
+
+def test_what_needs_a_model_that_failed_is_not_begun(
+    pairs: Path, project: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cell would train it again, and fail again."""
+    begun = list[str]()
+
+    def all_models_fail(units: Sequence[Unit], *_: object) -> dict[str, str]:
+        begun.extend(unit.words for unit in units)
+        return {unit.words: "no memory" for unit in units if unit.words.startswith("auxiliary model ihc_classifier")}
+
+    monkeypatch.setattr("restain.bench.run.run_units", all_models_fail)
+    guided = Row("guided", project / "recipes/vsmt-tiny.toml")
+    outcome = run_bench([guided, rows[0]], pairs, tmp_path / "out", budget=Budget(minutes=1), seeds=2, device="cpu")
+    assert [words for words in begun if "guided" in words] == []
+    assert {"length of slow", "slow, seed 0", "slow, seed 1"} < set(begun)
+    for seed in range(2):
+        assert outcome.failures[f"guided, seed {seed}"].startswith("not begun, because auxiliary model ihc_classifier-")
+
+
+def test_a_row_that_fails_is_told_and_the_others_are_in_the_table(
+    pairs: Path, rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = f"bad={rows[0].recipe},{','.join(TINY)},model.lr=1e30"
+    good = f"good={rows[1].recipe},{','.join(TINY)}"
+    arguments = ["--data", str(pairs), "--out", str(tmp_path / "out"), "--budget", "steps=3", "--seeds", "1"]
+    with pytest.raises(SystemExit) as ended:
+        app(["bench", bad, good, *arguments, "--tiles", "2", "--device", "cpu"])
+    assert ended.value.code == 1
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| bad | none | – | – | – | – | – |" in table
+    assert "| good | 1 | 3 | 3 |" in table
+    assert "Failed: bad, seed 0: " in table
+    assert "Failed: bad, seed 0: " in capsys.readouterr().out
 
 
 def test_the_truth_takes_the_place_of_the_neighbouring_section(pairs: Path, tmp_path: Path) -> None:

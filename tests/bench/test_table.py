@@ -115,6 +115,23 @@ def test_there_is_no_difference_where_other_tiles_count(cells: list[Cell]) -> No
     assert table(cells).lines[1].differences["dice"].values == pytest.approx((0.4, 0.4))
 
 
+def test_a_seed_whose_time_is_lost_leaves_the_others(cells: list[Cell]) -> None:
+    """A kill between the last step and the note on the training."""
+    path = cells[1].out / "result.json"
+    content = json.loads(path.read_text())
+    content["training"]["seconds"] = content["auxiliary_seconds"] = math.nan
+    path.write_text(json.dumps(content))
+    for cell in cells[3:5]:
+        path = cell.out / "result.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"training": content["training"] | {"seconds": math.nan}}))
+    found = table(cells)
+    seconds = as_json(found, {})["rows"]["base"]["seconds"]
+    assert (seconds["values"], seconds["mean"]) == ([60, None, 60], 60)
+    assert "| base | 3 | 10 | 20 | 1.0 min | 0.0 min | 1 MiB |" in as_markdown(found, {})
+    assert "| ours | 2 | 10 | 20 | – | none | 1 MiB |" in as_markdown(found, {})
+
+
 def test_figures_of_another_protocol_are_refused(cells: list[Cell]) -> None:
     write(cells[4], 0.1, fingerprint="bb")
     with pytest.raises(InputError, match="not measured as in the other rows"):
