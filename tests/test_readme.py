@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from restain.cli import app
+from restain.training import load_recipe
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +38,43 @@ def test_commands_name_verbs_options_and_recipes_that_exist(page: Path, verbs: d
         assert not unknown, f"restain {verb} has no {unknown}"
         missing = [word for word in arguments if word.startswith("recipes/") and not (ROOT / word).is_file()]
         assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_of_trainings_fit_their_recipes(page: Path) -> None:
+    for recipe, settings in trainings(page):
+        load_recipe(recipe, settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "length"),
+    [
+        ("cut", "cut", (256, 200, 200)),
+        ("cut", "fastcut", (256, 150, 50)),
+        ("cyclegan", "cyclegan", (256, 100, 100)),
+        ("pix2pix", "pix2pix", (256, 100, 100)),
+    ],
+)
+def test_a_methods_page_trains_with_the_authors_crop_and_length(
+    method: str, recipe: str, length: tuple[int, int, int]
+) -> None:
+    found = dict(trainings(ROOT / f"docs/methods/{method}.md"))
+    path = ROOT / f"recipes/{recipe}-mist-her2.toml"
+    theirs, ours = load_recipe(path, found[path]), load_recipe(path)
+    assert (theirs.data.crop_px, theirs.training.epochs, theirs.training.decay_epochs) == length
+    assert theirs.model == ours.model
+    comment = path.read_text().partition("method =")[0]
+    assert f"{length[0]} px" in comment
+    assert f"{length[1]} + {length[2]}" in comment
+
+
+def trainings(page: Path) -> list[tuple[Path, list[str]]]:
+    """The recipe and the settings of each training in a page's shell blocks."""
+    return [
+        (ROOT / words[1], [value for option, value in pairwise(words) if option == "--set"])
+        for words in commands(page)
+        if words[0] == "train" and words[1].startswith("recipes/")
+    ]
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
