@@ -32,9 +32,14 @@ class Drawn:
     def _bounds(self) -> tuple[Corners, Corners]:
         """Least and largest x and y of each polygon, N x 2."""
         return (
-            np.array([outline.min(0) for outline, *_ in self.polygons]),
-            np.array([outline.max(0) for outline, *_ in self.polygons]),
+            np.array([outline.min(0) for outline, *_ in self.polygons]).reshape(-1, 2),
+            np.array([outline.max(0) for outline, *_ in self.polygons]).reshape(-1, 2),
         )
+
+    def may_touch(self, size: tuple[int, int]) -> bool:
+        """Whether the box around any polygon meets a slide of this width and height."""
+        low, high = self._bounds
+        return bool(((high > 0).all(1) & (low < np.array(size)).all(1)).any())
 
     def mask(self, location: tuple[int, int], size: tuple[int, int], scale: float) -> NDArray[np.bool_]:
         """Which pixels of a box lie in the polygons, H x W.
@@ -93,7 +98,7 @@ def load_rois(path: Path, slide: Slide) -> Drawn:
     if any(len(ring) < 3 for rings in polygons for ring in rings):
         raise InputError(f"{path}: a polygon has a ring of fewer than three points; draw it again")
     drawn = Drawn(polygons)
-    if not drawn.coarse(slide).mask.any():
+    if not drawn.may_touch(slide.size):
         what = "none of its polygons lies on the slide" if polygons else "it has no polygon"
         raise InputError(f"{path}: {what}; px of the first level are expected, {slide.size[0]} x {slide.size[1]}")
     return drawn

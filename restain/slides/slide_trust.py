@@ -139,10 +139,16 @@ def _stained_blocks(plan: Plan, grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Which blocks hold something stained; tiles of the network reach over what the result leaves out."""
     stained = np.zeros(grid, bool)
     for position in (position for work in plan.work() for position in work.positions):
-        box = plan.box(position)
-        drawn = plan.drawn_in(box)
-        rows, columns = np.nonzero(np.ones((box.height, box.width), bool) if drawn is None else drawn)
-        stained[(rows + box.y - plan.area.y) // BLOCK_PX, (columns + box.x - plan.area.x) // BLOCK_PX] = True
+        box, drawn = plan.box(position), plan.drawn_in(plan.box(position))
+        y, x = box.y - plan.area.y, box.x - plan.area.x
+        if drawn is None:
+            rows, columns = (
+                slice(a // BLOCK_PX, -(-(a + b) // BLOCK_PX)) for a, b in ((y, box.height), (x, box.width))
+            )
+            stained[rows, columns] = True
+        else:
+            down, right = np.nonzero(drawn)
+            stained[(down + y) // BLOCK_PX, (right + x) // BLOCK_PX] = True
     return stained
 
 
