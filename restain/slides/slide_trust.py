@@ -142,13 +142,11 @@ def _stained_blocks(plan: Plan, grid: tuple[int, int]) -> NDArray[np.bool_]:
         box, drawn = plan.box(position), plan.drawn_in(plan.box(position))
         y, x = box.y - plan.area.y, box.x - plan.area.x
         if drawn is None:
-            rows, columns = (
-                slice(a // BLOCK_PX, -(-(a + b) // BLOCK_PX)) for a, b in ((y, box.height), (x, box.width))
-            )
-            stained[rows, columns] = True
+            bottom, right = -(-(y + box.height) // BLOCK_PX), -(-(x + box.width) // BLOCK_PX)
+            stained[y // BLOCK_PX : bottom, x // BLOCK_PX : right] = True
         else:
-            down, right = np.nonzero(drawn)
-            stained[(down + y) // BLOCK_PX, (right + x) // BLOCK_PX] = True
+            rows, columns = np.nonzero(drawn)
+            stained[(rows + y) // BLOCK_PX, (columns + x) // BLOCK_PX] = True
     return stained
 
 
