@@ -18,10 +18,10 @@ from measure import cost
 from torch import Tensor
 
 from restain.checkpoint.onnx import export_onnx
-from restain.memory import reused_memory
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import freeze
 from restain.slides.openvino import compile_by_openvino
+from restain.workers.memory import reused_memory
 
 Run = Callable[[], object]
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from restain.checkpoint import load_generator
 from restain.image import list_images, load_image, to_tensor
-from restain.memory import reused_memory
 from restain.metrics.expression import dab_densities, dice, mean_absolute_difference, pearson, positive_areas
 from restain.metrics.seams import seams
 from restain.metrics.similarity import ssim
@@ -27,6 +26,7 @@ from restain.slides.reader import open_slide
 from restain.slides.statistics import SAMPLE_PX, sample_statistics
 from restain.slides.tissue import find_tissue
 from restain.stains import dab_density, to_unit
+from restain.workers.memory import reused_memory
 
 RGB = NDArray[np.uint8]
 UNTILED_PX = 2**20

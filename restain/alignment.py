@@ -16,8 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from restain.errors import InputError, ShapeError
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 TINY = 1e-6
 """Features shorter than this have no direction; it also bounds their gradient."""

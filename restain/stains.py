@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from restain.errors import InputError
-from restain.precision import full_precision
+from restain.tensors import full_precision
 
 STAIN_VECTORS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=torch.float64)
 """Optical density in red, green and blue per unit of haematoxylin, eosin and DAB (rows)."""

@@ -15,10 +15,10 @@ from restain.bench.page import write_outputs
 from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
 from restain.bench.units import Unit, UnitProgress, run_units, run_units_on, without_unmet
-from restain.cluster import connected
 from restain.errors import InputError, OutputError
 from restain.training import Recipe
 from restain.training.run import auxiliary_runs
+from restain.workers.ray import connected
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from multiprocessing.process import BaseProcess
 import torch
 from rich.console import Console
 
-from restain.cluster import Cluster
 from restain.errors import RestainError
-from restain.processes import share_of_cores, start_process
+from restain.workers.processes import share_of_cores, start_process
+from restain.workers.ray import Cluster
 
 
 @dataclass(frozen=True)

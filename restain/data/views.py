@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from torch import Generator, Tensor
 
 from restain.errors import ShapeError
-from restain.precision import full_precision
 from restain.stains import from_unit, hed_to_rgb, rgb_to_hed, to_unit
+from restain.tensors import full_precision
 
 Transform = Callable[[Tensor, Sequence[Generator]], Tensor]
 

@@ -7,7 +7,7 @@ sigmoid of a score is the probability that the patch is real.
 from torch import Tensor
 from torch.nn import functional as F
 
-from restain.precision import full_precision
+from restain.tensors import full_precision
 
 
 @full_precision

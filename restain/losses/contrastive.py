@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from restain.alignment import TINY, region_similarity
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 
 @full_precision

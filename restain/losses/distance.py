@@ -3,8 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 
 @full_precision

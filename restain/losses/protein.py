@@ -8,9 +8,8 @@ each level's squared difference is taken relative to the two sides' squares, whi
 import torch
 from torch import Tensor
 
-from restain.precision import full_precision
-from restain.shapes import same_shape
 from restain.stains import hed_to_rgb, rgb_to_hed
+from restain.tensors import full_precision, same_shape
 
 FOCUS = 1.8
 """Power that sets strong stain off from weak."""

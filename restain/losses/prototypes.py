@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from restain.alignment import TINY
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 
 def class_prototypes(features: Tensor, mask: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from restain.errors import ShapeError
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 LEVEL_WEIGHTS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """From the finest level to the coarsest."""

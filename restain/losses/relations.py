@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from restain.alignment import TINY
 from restain.errors import ShapeError
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 
 @full_precision

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restain.errors import ShapeError
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 WINDOW_PX = 11
 """Side of SSIM's window."""

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from restain.precision import full_precision
-from restain.shapes import same_shape
+from restain.tensors import full_precision, same_shape
 
 PUBLISHED_PIXELS = 512**2
 """A constant of VSMT's published code, whose crops have so many pixels. It stays the same at every size of image."""

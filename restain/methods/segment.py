@@ -17,8 +17,8 @@ from restain.data.pairs import Pair
 from restain.losses.protein import focal_density
 from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, total
 from restain.networks.segmenter import Segmenter, SegmenterConfig
-from restain.precision import full_precision
 from restain.stains import from_unit, to_unit
+from restain.tensors import full_precision
 
 
 class SegmentConfig(MethodConfig):

@@ -21,8 +21,8 @@ from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, de
 from restain.networks.blocks import convolution, initialise
 from restain.networks.discriminator import Discriminator, MultiscaleDiscriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.precision import full_precision
 from restain.stains import HED_UNIT, from_unit, hed_to_rgb, rgb_to_hed, to_unit
+from restain.tensors import full_precision
 
 DISCRIMINATOR_DEPTH = 3
 """Halvings of each discriminator, which sees 70 px at a time."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from restain.errors import InputError, ShapeError
 from restain.image import atomic_path, make_folder
-from restain.memory import steady_memory
 from restain.metrics.colours import by_vectors
 from restain.metrics.features import FeatureMatrix
 from restain.metrics.figure import Figure, finite
@@ -20,6 +19,7 @@ from restain.metrics.perceptual import LABELS
 from restain.metrics.summary import SMALLEST_SET, Sampling, set_figures, tile_figure
 from restain.metrics.table import METRICS, Metric
 from restain.metrics.tiles import PARTNERS, TilePair, pair_images, read_batches, tile_protocol, times
+from restain.workers.memory import steady_memory
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from restain.losses.similarity import MS_SSIM_SMALLEST_PX, SCALE_WEIGHTS, ms_ssim, ssim
-from restain.shapes import same_shape
+from restain.tensors import same_shape
 
 __all__ = ["LUMA", "MS_SSIM_SMALLEST_PX", "ROUNDING", "SCALE_WEIGHTS", "ms_ssim", "psnr", "ssim", "ssim_grey"]
 

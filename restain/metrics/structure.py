@@ -8,8 +8,8 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from restain.quantify.cells import Cells
-from restain.shapes import same_shape
 from restain.stains import rgb_to_hed
+from restain.tensors import same_shape
 
 
 def haematoxylin_correlation(virtual: Tensor, he: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restain.networks.blocks import initialise
-from restain.precision import raised
+from restain.tensors import raised
 
 
 class Sampler(nn.Module):

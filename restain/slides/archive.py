@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from restain.cluster import ATTEMPTS
 from restain.errors import RestainError
-from restain.processes import share_of_cores, start_process
 from restain.slides.jobs import SlideJob
 from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
 from restain.slides.staining import stain_slide
+from restain.workers.processes import share_of_cores, start_process
+from restain.workers.ray import ATTEMPTS
 
 Result = SlideReport | RestainError
 

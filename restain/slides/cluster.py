@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from restain.cluster import LOCAL, TaskError, connected
 from restain.errors import RestainError
 from restain.slides.archive import ArchiveOutcome, Result, attempt
 from restain.slides.jobs import SlideJob
 from restain.slides.settings import Model, SlideSettings, load_model
+from restain.workers.ray import LOCAL, TaskError, connected
 
 
 def stain_on_ray(

@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError, RestainError
 from restain.image import to_tensor, to_uint8
-from restain.memory import reused_memory, steady_memory
 from restain.networks.generator import Generator
 from restain.networks.norm import evaluating
-from restain.slides.ahead import ahead
 from restain.slides.codec import RGB
 from restain.slides.identity import content_key, job_key, job_of
 from restain.slides.layout import Position
@@ -38,6 +36,8 @@ from restain.slides.tiff import Description
 from restain.slides.tissue import save_tissue
 from restain.slides.trust_files import is_mapped, load_others, made_with, make_map
 from restain.slides.writer import SlideWriter
+from restain.workers.memory import reused_memory, steady_memory
+from restain.workers.threads import ahead
 
 
 def stain_slide(

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from restain.errors import OutputError, ShapeError
-from restain.slides.ahead import ahead
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
 from restain.slides.spool import Spool
 from restain.slides.tiff import Description, write_tiff
+from restain.workers.threads import ahead
 
 Colour = tuple[int, int, int]
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from restain.bench.units import Unit, UnitProgress, run_units, run_units_on
-from restain.cluster import connected
 from restain.errors import InputError
+from restain.workers.ray import connected
 
 
 def well(path: Path, console: Console | None) -> None:

@@ -41,7 +41,7 @@ from restain.networks.auxiliary import Autoencoder, Classifier
 from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
-from restain.precision import full_precision
+from restain.tensors import full_precision
 
 GUIDED_TAPS = ("block1", "block3", "block5")
 """Where the student is compared with the guided teacher."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from restain.errors import InputError, RestainError
-from restain.processes import share_of_cores
+from restain.workers.processes import share_of_cores
 
 LOCAL = "local"
 """As an address: a cluster of this machine alone, made for this run."""

@@ -11,7 +11,7 @@ import pytest
 
 PARENT = """
 import sys, time
-from restain.processes import start_process
+from restain.workers.processes import start_process
 from tests_child import sleep
 if __name__ == "__main__":
     print(start_process(sleep, sys.argv[1]).pid, flush=True)

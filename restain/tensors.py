@@ -1,4 +1,4 @@
-"""Full precision for formulas: autocast must not round logarithms, sums of exponentials and similarities to 8 bits."""
+"""What every formula asks of its tensors: full precision inside autocast, and one shape where they must match."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -8,12 +8,16 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from restain.errors import ShapeError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
     """Let a formula compute in float32 also inside autocast, matrix products included. Float64 stays float64.
+
+    Autocast would round logarithms, sums of exponentials and similarities to 8 bits.
 
     Half-precision arguments are raised to float32, and the result stays float32; gradients reach the caller in the type
     of what was handed in. Only arguments that are tensors themselves are raised, not tensors inside lists.
@@ -32,6 +36,18 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
 def raised(values: Tensor) -> Tensor:
     """Half-precision values as float32, others as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def same_shape(**tensors: Tensor) -> None:
+    """Check that all tensors, given by name, have one shape, so that none is broadcast unnoticed.
+
+    Raises:
+        ShapeError: they differ; the message names each with its shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items())
+        raise ShapeError(f"expected tensors of one shape, but got {found}; crop or resize them to match")
 
 
 def _full(value: Any) -> Any:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from restain.precision import full_precision
+from restain.errors import ShapeError
+from restain.tensors import full_precision, same_shape
 
 
 @full_precision
@@ -38,3 +39,12 @@ def test_double_precision_stays() -> None:
 def test_the_formula_keeps_its_name() -> None:
     assert product.__name__ == "product"
     assert product.__doc__ == "Multiply."
+
+
+def test_equal_shapes_pass() -> None:
+    same_shape(virtual=torch.zeros(2, 3), real=torch.ones(2, 3))
+
+
+def test_a_difference_is_named() -> None:
+    with pytest.raises(ShapeError, match="virtual 2 × 3, real 1 × 3"):
+        same_shape(virtual=torch.zeros(2, 3), real=torch.zeros(1, 3))

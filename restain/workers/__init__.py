@@ -1,0 +1,1 @@
+"""How work is spread: processes, threads, Ray, and what the C library does with memory."""
