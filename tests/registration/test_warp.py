@@ -1,0 +1,52 @@
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from restain.registration.field import Affine, Box, Field, field_of
+from restain.registration.warp import places_on, source_limits, warp
+
+BOX = Box(10.0, 20.0, 40, 30, 0.5)
+
+
+def some_image(box: Box, seed: int = 0) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).uniform(0, 255, (box.height, box.width, 3))
+    return ndimage.gaussian_filter(noise, (2, 2, 0)).round().astype(np.uint8)
+
+
+def test_without_displacement_the_image_stays_as_it_is() -> None:
+    image = some_image(BOX)
+    drawn, covered = warp(image, BOX, places_on(Field.zero(BOX, 5.0), BOX))
+    np.testing.assert_array_equal(drawn, image)
+    assert covered.all()
+
+
+def test_a_shift_by_whole_pixels_moves_them_and_says_what_is_not_covered() -> None:
+    image = some_image(BOX)
+    shift = Affine(np.array([[1.0, 0, 3 * 0.5], [0, 1, -2 * 0.5]]))
+    drawn, covered = warp(image, BOX, places_on(shift, BOX))
+    np.testing.assert_array_equal(drawn[2:, :-3], image[:-2, 3:])
+    np.testing.assert_array_equal(drawn[0, :-3], image[0, 3:])  # beyond the edge, the edge
+    expected = np.zeros((30, 40), bool)
+    expected[2:, :-3] = True
+    np.testing.assert_array_equal(covered, expected)
+
+
+def test_an_image_at_another_scale_is_drawn_at_the_scale_of_the_box() -> None:
+    fine = Box(10.0, 20.0, 80, 60, 0.25)
+    x, y = np.meshgrid(fine.columns, fine.rows)
+    ramp = np.stack([4 * x, 4 * y, x + y], -1).round().astype(np.uint8)
+    drawn, covered = warp(ramp, fine, places_on(Affine.identity(), BOX))
+    x, y = np.meshgrid(BOX.columns, BOX.rows)
+    inner = np.s_[2:-2, 2:-2]
+    np.testing.assert_allclose(drawn[inner], np.stack([4 * x, 4 * y, x + y], -1)[inner], atol=1)
+    assert covered.all()
+
+
+def test_what_must_be_read_holds_every_place() -> None:
+    turn = Affine(np.array([[0.8, -0.6, 3.0], [0.6, 0.8, 1.0]]))
+    field = field_of(turn, BOX, 5.0)
+    places = places_on(field, BOX)
+    np.testing.assert_allclose(places, places_on(turn, BOX), atol=1e-9)
+    left, top, right, bottom = source_limits(places)
+    np.testing.assert_array_equal([left, top], places.min(axis=(1, 2)))
+    np.testing.assert_array_equal([right, bottom], places.max(axis=(1, 2)))
