@@ -1,6 +1,7 @@
 """Random changes to a training pair: one window and the same flips for both stains, colour jitter for the H&E alone."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ class Augment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    flips: bool = True
-    """Mirror half of the pairs left to right and, independently, half of them top to bottom."""
+    flips: bool | Literal["left-right"] = "left-right"
+    """Mirror half of the pairs left to right, as all published recipes do; `true`: half top to bottom, too."""
     brightness: float = Field(0.3, ge=0, le=1)
     """The H&E is multiplied by a factor from 1 - brightness to 1 + brightness."""
     contrast: float = Field(0.3, ge=0, le=1)
@@ -56,8 +57,8 @@ def draw_change(augment: Augment, size: tuple[int, int], window: tuple[int, int]
         top=int(y * (size[1] - window[1] + 1)),
         width=window[0],
         height=window[1],
-        mirror_x=augment.flips and mirror_x < 0.5,
-        mirror_y=augment.flips and mirror_y < 0.5,
+        mirror_x=augment.flips is not False and mirror_x < 0.5,
+        mirror_y=augment.flips is True and mirror_y < 0.5,
         brightness=1 + augment.brightness * (2 * brightness - 1),
         contrast=1 + augment.contrast * (2 * contrast - 1),
         saturation=1 + augment.saturation * (2 * saturation - 1),
@@ -70,7 +71,7 @@ def centre_window(size: tuple[int, int], window: tuple[int, int]) -> Change:
 
 
 def cut_out(rgb: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
-    """The window of an image H x W x 3, mirrored as drawn; a view, nothing is copied."""
+    """The window of an image, H x W x 3 or H x W, mirrored as drawn; a view, nothing is copied."""
     window = rgb[change.top : change.top + change.height, change.left : change.left + change.width]
     return window[:: -1 if change.mirror_y else 1, :: -1 if change.mirror_x else 1]
 

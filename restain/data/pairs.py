@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,6 +22,7 @@ from restain.data.grades import (
     measure_positive_fractions,
 )
 from restain.data.layouts import WHOLE, PairFiles, Split, find_layout, pair_files
+from restain.data.nuclei import NuclearMaps
 from restain.errors import InputError, ShapeError
 from restain.image import to_tensor
 from restain.randomness import generator
@@ -39,6 +42,8 @@ class Pair:
     """N int64, place in the data set; stays on the CPU, where random numbers are drawn."""
     names: tuple[str, ...]
     """File names without ending."""
+    density: Tensor | None = None
+    """Density of nuclei in the real IHC, N x 1 x H x W in [0, 1]; only for methods that ask for it."""
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> Self:
         """The same pairs on a device, without waiting for the copy where it starts from pinned memory."""
@@ -49,11 +54,14 @@ class Pair:
             self.grade.to(device, non_blocking=away),
             self.index,
             self.names,
+            None if self.density is None else self.density.to(device, non_blocking=away),
         )
 
     def pin_memory(self) -> Self:
         """The same pairs in pinned memory; `DataLoader` calls this."""
-        return type(self)(self.he.pin_memory(), self.ihc.pin_memory(), self.grade.pin_memory(), self.index, self.names)
+        density = None if self.density is None else self.density.pin_memory()
+        he, ihc, grade = self.he.pin_memory(), self.ihc.pin_memory(), self.grade.pin_memory()
+        return type(self)(he, ihc, grade, self.index, self.names, density)
 
 
 class PairedTiles(Dataset[Pair]):
@@ -70,6 +78,9 @@ class PairedTiles(Dataset[Pair]):
         seed: int = 0,
         augment: Augment | None = None,
         grades: Literal["auto", "none"] = "auto",
+        *,
+        unpaired: bool = False,
+        nuclei: NuclearMaps | None = None,
     ) -> None:
         """Find the pairs; only headers are read, except where grades must be measured.
 
@@ -81,11 +92,14 @@ class PairedTiles(Dataset[Pair]):
             augment: how pairs are changed at random; the window is random too. None cuts the middle out.
             grades: `auto` reads them from the names, or else measures the IHC and grades it by quartiles of the
                 training part, which reads each IHC image once; `none` leaves them out (-1), for methods without need.
+            unpaired: draw each item's IHC from all of them, with a window and a mirror of its own, instead of taking
+                the neighbour's; the draw may fall on the neighbour.
+            nuclei: maps of the density of nuclei, for methods that learn it; cropped and mirrored as the IHC.
 
         Raises:
             MissingError: the folder does not exist.
             InputError: an unknown layout, a missing part, side or partner, an unreadable file, sides of different
-                size, or a tile smaller than `crop_px`.
+                size, a tile smaller than `crop_px`, or whole tiles of several sizes that are not to be paired.
         """
         self.root, self.split, self.crop_px, self.seed, self.augment = root, split, crop_px, seed, augment
         self.layout = find_layout(root)
@@ -94,6 +108,9 @@ class PairedTiles(Dataset[Pair]):
         self.sizes = [pair.size() for pair in self.files]
         if crop_px is not None:
             _check_crop(self.files, self.sizes, crop_px)
+        elif unpaired:
+            _check_one_size(self.files, self.sizes)
+        self.unpaired, self.nuclei = unpaired, nuclei
         self.grades, self._grade_source = self._find_grades() if grades == "auto" else ([UNKNOWN] * len(self.files), "")
 
     @property
@@ -139,21 +156,33 @@ class PairedTiles(Dataset[Pair]):
             InputError: a file is damaged.
         """
         he, ihc = self.files[index].load()
-        change = self._change(index, epoch)
+        change = other_change = self._change(index, generator(self.seed, "augment", epoch, index))
+        other = index
+        if self.unpaired:
+            draws = generator(self.seed, "unpaired", epoch, index)
+            other = int(torch.randint(len(self), (), generator=draws))
+            ihc, other_change = self.files[other].load_ihc(), self._change(other, draws)
         return Pair(
             jitter_colour(to_tensor(cut_out(he, change)), change),
-            to_tensor(cut_out(ihc, change)),
+            to_tensor(cut_out(ihc, other_change)),
             torch.tensor([self.grades[index]]),
             torch.tensor([index]),
             (self.files[index].name,),
+            self._density(other, other_change, ihc),
         )
 
-    def _change(self, index: int, epoch: int) -> Change:
+    def _change(self, index: int, draws: torch.Generator) -> Change:
         size = self.sizes[index]
         window = size if self.crop_px is None else (self.crop_px, self.crop_px)
         if self.augment is None:
             return centre_window(size, window)
-        return draw_change(self.augment, size, window, generator(self.seed, "augment", epoch, index))
+        return draw_change(self.augment, size, window, draws)
+
+    def _density(self, index: int, change: Change, ihc: NDArray[np.uint8]) -> Tensor | None:
+        if self.nuclei is None:
+            return None
+        density = cut_out(self.nuclei.of(self.files[index].name, lambda: ihc), change)
+        return torch.from_numpy(density.copy())[None, None].float() / 255
 
     def _find_grades(self) -> tuple[list[int], str]:
         """Grades and where they come from; the training part decides too, so that they mean the same in every part."""
@@ -188,6 +217,7 @@ def collate(pairs: Sequence[Pair]) -> Pair:
         torch.cat([pair.grade for pair in pairs]),
         torch.cat([pair.index for pair in pairs]),
         tuple(name for pair in pairs for name in pair.names),
+        None if first.density is None else torch.cat([pair.density for pair in pairs if pair.density is not None]),
     )
 
 
@@ -204,4 +234,13 @@ def _check_crop(files: Sequence[PairFiles], sizes: Sequence[tuple[int, int]], cr
         if min(width, height) < crop_px:
             raise InputError(
                 f"{pair.he} is {width} x {height} px, smaller than the crop of {crop_px} px; lower the crop"
+            )
+
+
+def _check_one_size(files: Sequence[PairFiles], sizes: Sequence[tuple[int, int]]) -> None:
+    for pair, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            raise InputError(
+                f"{files[0].he} is {' x '.join(map(str, sizes[0]))} px but {pair.he} is {' x '.join(map(str, size))}; "
+                "unpaired whole tiles must have one size: set a crop"
             )

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -76,6 +76,8 @@ class Needs:
     """Least side of a crop, or of a tile that is taken whole, px."""
     crop_multiple: int = 4
     """What the sides of a crop, or of a tile that is taken whole, must be multiples of, px."""
+    nuclei: tuple[int, Literal["nuclear", "membrane"]] | None = None
+    """Where a step learns the density of nuclei: their diameter, px, and where DAB lies on positive cells."""
 
 
 class Method(nn.Module, ABC):
@@ -87,6 +89,8 @@ class Method(nn.Module, ABC):
     """Settings in which a method that reads the product's features must agree; kept in the checkpoint."""
     reads_grades: ClassVar[bool] = False
     """Whether a step looks at the pairs' grades, which cost a look at every IHC image where names do not carry them."""
+    unpaired: ClassVar[bool] = False
+    """Whether the IHC serves only as an example of the stain and may be drawn independently of the H&E."""
 
     @classmethod
     def auxiliary(cls, config: Any) -> dict[str, AuxiliaryModel]:

@@ -46,6 +46,7 @@ class CycleGan(Method):
 
     name = "cyclegan"
     Config: ClassVar[type[MethodConfig]] = CycleGanConfig
+    unpaired = True
 
     def __init__(self, config: CycleGanConfig) -> None:
         super().__init__()

@@ -19,7 +19,15 @@ def auxiliary_folder(name: str, recipe: Recipe, listed: str, out: Path) -> Path:
     It is named after all that determines the weights. So runs side by side, such as the rows of an ablation, share one
     model as long as its recipe and the data agree.
     """
-    made_of = json.dumps(identity(recipe.table()), sort_keys=True) + listed
+    return _folder(name, json.dumps(identity(recipe.table()), sort_keys=True) + listed, out)
+
+
+def nuclei_folder(nuclei: tuple[int, str], listed: str, out: Path) -> Path:
+    """The folder of a data set's densities of nuclei, likewise; named after the data and how nuclei were found."""
+    return _folder("nuclei", json.dumps(nuclei) + listed, out)
+
+
+def _folder(name: str, made_of: str, out: Path) -> Path:
     return out.absolute().parent / "auxiliary" / f"{name}-{blake2b(made_of.encode(), digest_size=5).hexdigest()}"
 
 

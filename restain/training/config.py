@@ -41,6 +41,8 @@ class DataConfig(Settings):
     """Pairs in a step, over all processes together."""
     augment: Augment = Augment()
     """How pairs are changed at random: mirrored together, the H&E's colours jittered."""
+    unpaired: bool = False
+    """Draw the IHC independently of the H&E, with a crop of its own; in a recipe file, the default is the method's."""
     workers: NonNegativeInt = 0
     """Processes that read images ahead; 0 reads in the training process."""
     stain: str | None = None

@@ -59,7 +59,11 @@ def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
     sections = {key: _section(table, key, origin, prefix) for key in ("data", "model", "training", "auxiliary")}
     model = _validated(method.Config, sections["model"], origin, f"{prefix}model.")
     auxiliary = _auxiliary(method.auxiliary(model), table, sections, origin, prefix)
-    recipe = _validated(Recipe, {**table, "model": model, "auxiliary": auxiliary}, origin, prefix)
+    data = {"unpaired": method.unpaired} | sections["data"]
+    recipe = _validated(Recipe, {**table, "data": data, "model": model, "auxiliary": auxiliary}, origin, prefix)
+    if recipe.data.unpaired and not method.unpaired:
+        message = f"unpaired in [{prefix}data] is true, but {name} learns from pairs; leave it out"
+        raise origin.error(f"{prefix}data.unpaired", message)
     _check_needs(method.needs(model), recipe, origin, prefix)
     return recipe
 

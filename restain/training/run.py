@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from restain.data.augment import Augment
 from restain.data.layouts import Split
+from restain.data.nuclei import NuclearMaps
 from restain.data.pairs import Pair, PairedTiles, collate
 from restain.errors import ConfigError, InputError
 from restain.methods import METHODS
 from restain.methods.base import Method
 from restain.randomness import derive_seed
-from restain.training.auxiliary import auxiliary_folder, load_auxiliary
+from restain.training.auxiliary import auxiliary_folder, load_auxiliary, nuclei_folder
 from restain.training.batches import Batches
 from restain.training.config import Pretrained, Recipe
 from restain.training.fit import fit
@@ -107,7 +108,7 @@ def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Pa
 
 def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console | None) -> Path:
     """Train one recipe into one folder; its auxiliary models come here too, as recipes of their own."""
-    pairs = _pairs(recipe, root, "train", recipe.data.augment, graded=METHODS[recipe.method].reads_grades)
+    pairs = _training_pairs(recipe, root)
     _check_whole_tiles(pairs, recipe)
     batches = Batches(pairs, recipe.data, recipe.seed, ranks)
     steps = recipe.training.total_steps(batches.per_epoch)
@@ -118,6 +119,9 @@ def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console |
         _tell(console, f"{out} is finished: {steps:,} steps")
         return out / MODEL
     _tell(console, pairs.describe())
+    if nuclei := METHODS[recipe.method].needs(recipe.model).nuclei:
+        pairs.nuclei = NuclearMaps(nuclei_folder(nuclei, listed, out), *nuclei)
+        _tell(console, f"densities of nuclei are kept in {pairs.nuclei.folder}; the first look at a tile makes its own")
     with claimed(out, recipe, listed) if ranks.writes else nullcontext():
         method = build(recipe, _auxiliary(recipe, root, out, listed, ranks, console))
         draws = ranks.writes and recipe.training.sample_every_steps
@@ -140,11 +144,18 @@ def _auxiliary(
     return models
 
 
-def _pairs(
-    recipe: Recipe, root: Path, split: Split, augment: Augment | None = None, *, graded: bool = False
-) -> PairedTiles:
-    crop_px = None if recipe.data.crop_px == "whole" else recipe.data.crop_px
-    return PairedTiles(root, split, crop_px, recipe.seed, augment, "auto" if graded else "none")
+def _training_pairs(recipe: Recipe, root: Path) -> PairedTiles:
+    grades: Literal["auto", "none"] = "auto" if METHODS[recipe.method].reads_grades else "none"
+    data = recipe.data
+    return PairedTiles(root, "train", _crop(recipe), recipe.seed, data.augment, grades, unpaired=data.unpaired)
+
+
+def _pairs(recipe: Recipe, root: Path, split: Split) -> PairedTiles:
+    return PairedTiles(root, split, _crop(recipe), recipe.seed, grades="none")
+
+
+def _crop(recipe: Recipe) -> int | None:
+    return None if recipe.data.crop_px == "whole" else recipe.data.crop_px
 
 
 def _check_whole_tiles(pairs: PairedTiles, recipe: Recipe, place: str = "") -> None:

@@ -28,12 +28,20 @@ def test_a_window_never_leaves_the_tile(width: int, height: int, extra_x: int, e
 
 
 def test_every_window_and_every_mirror_is_drawn_alike_often() -> None:
-    changes = [draw_change(Augment(), (6, 4), (4, 4), generator(0, i)) for i in range(600)]
+    changes = [draw_change(Augment(flips=True), (6, 4), (4, 4), generator(0, i)) for i in range(600)]
     assert {change.top for change in changes} == {0}
     for left in range(3):
         assert sum(change.left == left for change in changes) == pytest.approx(200, abs=40)
     for axes in ((False, False), (False, True), (True, False), (True, True)):
         assert sum((change.mirror_x, change.mirror_y) == axes for change in changes) == pytest.approx(150, abs=40)
+
+
+def test_by_default_pairs_are_mirrored_left_to_right_alone() -> None:
+    changes = [draw_change(Augment(), (6, 4), (4, 4), generator(0, i)) for i in range(600)]
+    assert not any(change.mirror_y for change in changes)
+    assert sum(change.mirror_x for change in changes) == pytest.approx(300, abs=50)
+    both = [draw_change(Augment(flips=True), (6, 4), (4, 4), generator(0, i)) for i in range(600)]
+    assert [change.mirror_x for change in both] == [change.mirror_x for change in changes]
 
 
 def test_factors_fill_their_range_and_no_more() -> None:

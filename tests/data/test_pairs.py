@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from restain.data.augment import Augment
+from restain.data.nuclei import NuclearMaps
 from restain.data.pairs import Pair, PairedTiles, collate, epoch_order
 from restain.errors import InputError, ShapeError
 from restain.image import to_tensor
@@ -78,6 +80,71 @@ def test_both_stains_get_one_window_and_the_same_flips(root: Path, index: int, e
     coloured = PairedTiles(root, crop_px=8, augment=Augment()).item(index, epoch)
     assert_close(coloured.ihc, pair.ihc)
     assert (coloured.he != coloured.ihc).any()
+
+
+def test_an_unpaired_ihc_is_any_tile_at_any_place(root: Path) -> None:
+    plain = Augment(brightness=0, contrast=0, saturation=0)
+    paired = PairedTiles(root, crop_px=8, augment=plain, grades="none")
+    tiles = PairedTiles(root, crop_px=8, augment=plain, grades="none", unpaired=True)
+    whole = PairedTiles(root, grades="none")
+    everywhere = [{as_bytes(crop) for crop in windows(whole[i].ihc, 8)} for i in range(len(whole))]
+    drawn = []
+    for epoch in range(40):
+        for i in range(len(tiles)):
+            one = tiles.item(i, epoch)
+            assert_close(one.he, paired.item(i, epoch).he)
+            assert_same(one, tiles.item(i, epoch))
+            (tile,) = (j for j, crops in enumerate(everywhere) if as_bytes(one.ihc) in crops)
+            drawn.append((i, tile))
+    counts = [drawn.count((i, tile)) for i in range(6) for tile in range(6)]
+    assert sum(counts) == 240
+    assert min(counts) >= 1, "any tile serves any H&E"
+    assert max(counts) <= 17, "none is preferred: 240 / 36 = 6.7 on average"
+
+
+def windows(images: Tensor, side: int) -> list[Tensor]:
+    """All crops, as they are and mirrored left to right."""
+    cut = (
+        images.unfold(2, side, 1)
+        .unfold(3, side, 1)
+        .permute(2, 3, 0, 1, 4, 5)
+        .reshape(-1, *images.shape[:2], side, side)
+    )
+    return [*cut, *cut.flip(-1)]
+
+
+def as_bytes(images: Tensor) -> bytes:
+    return images.numpy().tobytes()
+
+
+def test_unpaired_whole_tiles_must_have_one_size(tmp_path: Path, write_tile: WriteTile) -> None:
+    for side in "AB":
+        write_tile(tmp_path / f"train{side}" / "a.png", size=(16, 16))
+        write_tile(tmp_path / f"train{side}" / "b.png", size=(24, 16))
+    with pytest.raises(InputError, match=r"a.png is 16 x 16 px but .*b.png is 24 x 16.*set a crop"):
+        PairedTiles(tmp_path, grades="none", unpaired=True)
+    assert len(PairedTiles(tmp_path, grades="none")) == 2
+    assert len(PairedTiles(tmp_path, crop_px=16, grades="none", unpaired=True)) == 2
+
+
+@pytest.mark.parametrize("unpaired", [False, True])
+def test_a_density_is_cropped_and_mirrored_as_its_ihc(root: Path, unpaired: bool) -> None:
+    """The map of a tile is made by hand here, from its red channel, so that it can be told in the crop."""
+    maps = NuclearMaps(root / "maps", nucleus_px=13)
+    for i in range(6):
+        with Image.open(root / "trainB" / f"{i}_{i % 3 + 1}+.png") as image:
+            path = root / "maps" / f"{i}_{i % 3 + 1}+.png"
+            path.parent.mkdir(exist_ok=True)
+            image.getchannel("R").save(path)
+    tiles = PairedTiles(root, crop_px=8, augment=Augment(), grades="none", unpaired=unpaired, nuclei=maps)
+    items = [tiles.item(i, epoch) for i in range(6) for epoch in range(5)]
+    for one in items:
+        assert one.density is not None
+        assert_close(one.density, (one.ihc[:, :1] + 1) / 2)
+    both = collate(items[:2])
+    assert both.density is not None
+    assert both.density.shape == (2, 1, 8, 8)
+    assert PairedTiles(root, crop_px=8, grades="none").item(0, 0).density is None
 
 
 def test_windows_change_with_seed_epoch_and_index(tmp_path: Path, write_tile: WriteTile) -> None:

@@ -88,6 +88,14 @@ def test_published_lengths() -> None:
     assert (autoencoder.training.epochs, autoencoder.training.decay_epochs) == (20, 10)
 
 
+def test_only_methods_that_need_no_pairs_learn_without_them(write_recipe: Write) -> None:
+    assert load_recipe(write_recipe("cyclegan")).data.unpaired
+    assert not load_recipe(write_recipe("cyclegan", data={"unpaired": False})).data.unpaired
+    assert not load_recipe(write_recipe("pix2pix")).data.unpaired
+    with pytest.raises(ConfigError, match=r"unpaired in \[data\] is true, but pix2pix learns from pairs; leave it out"):
+        load_recipe(write_recipe("pix2pix"), ["data.unpaired=true"])
+
+
 MISTAKES = [
     ({"mehtod": "cut"}, r"unknown key 'mehtod'; did you mean 'method'\?"),
     ({"model": {"lamda_nce": 1}}, r"unknown key 'lamda_nce' in \[model\]; did you mean 'lambda_nce'\?"),
