@@ -63,4 +63,6 @@ def verbs() -> dict[str, Any]:
     for word, command in get_command(app).commands.items():
         second_words = getattr(command, "commands", {"": command})
         found |= {f"{word} {second}".strip(): part for second, part in second_words.items()}
+        if getattr(command, "invoke_without_command", False):
+            found[word] = command
     return found

@@ -10,6 +10,7 @@ import pytest
 
 from restain.cli import app
 from restain.training import load_recipe
+from restain.training.shelf import find_recipe
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,8 +37,6 @@ def test_commands_name_verbs_options_and_recipes_that_exist(page: Path, verbs: d
         options = {name for parameter in verbs[verb].params for name in parameter.opts + parameter.secondary_opts}
         unknown = [word for word in arguments if word.startswith("-") and word.partition("=")[0] not in options]
         assert not unknown, f"restain {verb} has no {unknown}"
-        missing = [word for word in arguments if word.startswith("recipes/") and not (ROOT / word).is_file()]
-        assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -59,21 +58,21 @@ def test_a_methods_page_trains_with_the_authors_crop_and_length(
     method: str, recipe: str, length: tuple[int, int, int]
 ) -> None:
     found = dict(trainings(ROOT / f"docs/methods/{method}.md"))
-    path = ROOT / f"recipes/{recipe}-mist-her2.toml"
-    theirs, ours = load_recipe(path, found[path]), load_recipe(path)
+    name = f"{recipe}-mist-her2"
+    theirs, ours = load_recipe(name, found[name]), load_recipe(name)
     assert (theirs.data.crop_px, theirs.training.epochs, theirs.training.decay_epochs) == length
     assert theirs.model == ours.model
-    comment = path.read_text().partition("method =")[0]
+    comment = find_recipe(name).read_text().partition("method =")[0]
     assert f"{length[0]} px" in comment
     assert f"{length[1]} + {length[2]}" in comment
 
 
-def trainings(page: Path) -> list[tuple[Path, list[str]]]:
+def trainings(page: Path) -> list[tuple[str, list[str]]]:
     """The recipe and the settings of each training in a page's shell blocks."""
     return [
-        (ROOT / words[1], [value for option, value in pairwise(words) if option == "--set"])
+        (words[1], [value for option, value in pairwise(words) if option == "--set"])
         for words in commands(page)
-        if words[0] == "train" and words[1].startswith("recipes/")
+        if words[0] == "train"
     ]
 
 
@@ -89,7 +88,6 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
         ],
     }
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     example = [words for words in commands(ROOT / "README.md") if words[0] in {"phantom", "train", "stain", "evaluate"}]
     for verb, *arguments in example[:4]:
         app([verb, *arguments, *shorter.get(verb, [])], standalone_mode=False)

@@ -20,6 +20,7 @@ from restain.cli import (
     info,
     phantom,
     quantify,
+    recipes,
     stain,
     statistics,
     train,
@@ -54,8 +55,12 @@ STOPPED = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": ("Look after paired data sets.", {"check": data_check.command}),
+    "recipes": ("List the recipes that come with restain, or copy one.", {"copy": recipes.copy}),
 }
 """Verbs of two words: the first word, what it is about, and its second words."""
+
+ALONE: dict[str, Callable[..., None]] = {"recipes": recipes.command}
+"""What a first word does without a second."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -91,7 +96,9 @@ for verb, command in VERBS.items():
     app.command(verb)(_stoppable(command, STOPPED[verb]) if verb in STOPPED else command)
 
 for word, (about, verbs) in GROUPS.items():
-    group = typer.Typer(no_args_is_help=True, help=about)
+    group = typer.Typer(no_args_is_help=word not in ALONE, help=about)
+    if word in ALONE:
+        group.callback(invoke_without_command=True, help=about)(ALONE[word])
     for verb, command in verbs.items():
         group.command(verb)(command)
     app.add_typer(group, name=word)

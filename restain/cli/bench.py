@@ -10,7 +10,7 @@ def command(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            help="Rows of the table: recipes, each perhaps with a name before and settings behind.",
+            help="Rows of the table: recipes by name or file, each perhaps with a title before and settings behind.",
             metavar="[NAME=]RECIPE[,SECTION.KEY=VALUE…]…",
         ),
     ],

@@ -7,7 +7,10 @@ import typer
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.", metavar="RECIPE")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="Name of a recipe, as `restain recipes` lists them, or a TOML file.", metavar="RECIPE"),
+    ],
     data: Annotated[Path, typer.Option(help="Folder of paired tiles; its training part is learned from.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
     settings: Annotated[

@@ -17,7 +17,7 @@ from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.contrastive import adaptive_patch_nce, patch_nce
 from restain.losses.pyramid import PYRAMID_SMALLEST_PX, gaussian_pyramid_loss
-from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, descend, detached, frozen, total
 from restain.methods.nce import NCE_TAPS, mean_over_taps, nce_channels
 from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
@@ -65,11 +65,6 @@ class Asp(Method):
         """Crops that the discriminator can halve so often, and that hold the pyramid."""
         return Needs(crop_px=max(smallest_px(config.discriminator_depth), PYRAMID_SMALLEST_PX))
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Adam for each network."""
-        networks = {"generator": self.generator, "discriminator": self.discriminator, "sampler": self.sampler}
-        return {name: adam(network, lr=self.config.lr) for name, network in networks.items()}
-
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """The discriminator, then generator and sampler."""
         config, discriminator = self.config, self.discriminator
@@ -98,8 +93,3 @@ class Asp(Method):
     def product(self) -> Generator:
         """The generator."""
         return self.generator
-
-    @torch.no_grad()
-    def sample(self, pair: Pair) -> dict[str, Tensor]:
-        """H&E, virtual IHC and the neighbouring section's real IHC."""
-        return {"H&E": pair.he, "virtual": self.generator(pair.he), "real neighbour": pair.ihc}

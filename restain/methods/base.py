@@ -102,9 +102,13 @@ class Method(nn.Module, ABC):
         """What a step asks of its batches; little for most methods."""
         return Needs()
 
-    @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
-        """Fresh optimisers by name, each with its base learning rate; called once per run."""
+        """Fresh optimisers by name, each with its base learning rate; called once per run.
+
+        By default Adam for each of the method's networks, under the network's name, at the rate `lr` of its settings.
+        """
+        lr: float = vars(self)["config"].lr
+        return {name: adam(network, lr=lr) for name, network in self.named_children()}
 
     @abstractmethod
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
@@ -118,9 +122,13 @@ class Method(nn.Module, ABC):
     def product(self) -> nn.Module:
         """The network that training is for; it is what the final checkpoint holds."""
 
-    @abstractmethod
+    @torch.no_grad()
     def sample(self, pair: Pair) -> dict[str, Tensor]:
-        """Images to look at, N x 3 x H x W in [-1, 1], by column name in order."""
+        """Images to look at, N x 3 x H x W in [-1, 1], by column name in order.
+
+        By default the H&E, what the product makes of it, and the neighbouring section's real IHC.
+        """
+        return {"H&E": pair.he, "virtual": self.product()(pair.he), "real neighbour": pair.ihc}
 
 
 def adam(*modules: nn.Module, lr: float, betas: tuple[float, float] = (0.5, 0.999)) -> Adam:

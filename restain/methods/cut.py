@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
-from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen
+from restain.methods.base import Method, MethodConfig, Needs, Progress, descend, detached, frozen
 from restain.methods.nce import NCE_TAPS, nce, nce_channels
 from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
@@ -68,11 +68,6 @@ class Cut(Method):
         """Crops that the discriminator can judge."""
         return Needs(crop_px=smallest_px(DISCRIMINATOR_DEPTH))
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Adam for each network."""
-        networks = {"generator": self.generator, "discriminator": self.discriminator, "sampler": self.sampler}
-        return {name: adam(network, lr=self.config.lr) for name, network in networks.items()}
-
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """The discriminator, then generator and sampler."""
         he, mirrored = pair.he, None
@@ -109,11 +104,6 @@ class Cut(Method):
     def product(self) -> Generator:
         """The generator."""
         return self.generator
-
-    @torch.no_grad()
-    def sample(self, pair: Pair) -> dict[str, Tensor]:
-        """H&E, virtual IHC and the neighbouring section's real IHC."""
-        return {"H&E": pair.he, "virtual": self.generator(pair.he), "real neighbour": pair.ihc}
 
 
 def _mirror(images: Tensor, which: Tensor) -> Tensor:

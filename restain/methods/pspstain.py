@@ -158,8 +158,3 @@ class PspStain(Method):
     def product(self) -> Generator:
         """The generator."""
         return self.generator
-
-    @torch.no_grad()
-    def sample(self, pair: Pair) -> dict[str, Tensor]:
-        """H&E, virtual IHC and the neighbouring section's real IHC."""
-        return {"H&E": pair.he, "virtual": self.generator(pair.he), "real neighbour": pair.ihc}

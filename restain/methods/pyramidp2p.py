@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from restain.data.pairs import Pair
 from restain.losses.adversarial import bce_discriminator_loss, bce_generator_loss
 from restain.losses.pyramid import octave_l1_losses
-from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, descend, detached, frozen, total
 from restain.networks.blocks import initialise
 from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
@@ -74,11 +74,6 @@ class PyramidP2P(Method):
         """Crops that the discriminator can judge."""
         return Needs(crop_px=smallest_px(DISCRIMINATOR_DEPTH))
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Adam for each network."""
-        networks = {"generator": self.generator, "discriminator": self.discriminator}
-        return {name: adam(network, lr=self.config.lr) for name, network in networks.items()}
-
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """The discriminator, then the generator."""
         virtual = self.generator(pair.he)
@@ -98,8 +93,3 @@ class PyramidP2P(Method):
     def product(self) -> Generator:
         """The generator."""
         return self.generator
-
-    @torch.no_grad()
-    def sample(self, pair: Pair) -> dict[str, Tensor]:
-        """H&E, virtual IHC and the neighbouring section's real IHC."""
-        return {"H&E": pair.he, "virtual": self.generator(pair.he), "real neighbour": pair.ihc}

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.distance import l1_loss
-from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, descend, detached, frozen, total
 from restain.networks.blocks import convolution, initialise
 from restain.networks.discriminator import Discriminator, MultiscaleDiscriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
@@ -96,11 +96,6 @@ class TdkStain(Method):
         """Crops of as many px as the generator makes one of, and that the coarsest discriminator can judge."""
         crop_px = smallest_px(DISCRIMINATOR_DEPTH) << (config.scales - 1)
         return Needs(crop_px=crop_px, crop_multiple=1 << config.downsamplings)
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Adam for each network."""
-        networks = {"generator": self.generator, "discriminator": self.discriminator, "estimator": self.estimator}
-        return {name: adam(network, lr=self.config.lr) for name, network in networks.items()}
 
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """The discriminators, the estimator of densities, then the generator."""

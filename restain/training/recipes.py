@@ -12,6 +12,7 @@ from restain.errors import ConfigError
 from restain.methods import METHODS
 from restain.methods.base import AuxiliaryModel, Needs
 from restain.training.config import Pretrained, Recipe
+from restain.training.shelf import find_recipe
 from restain.training.toml import Table, merged, override, read_table
 
 SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "sample_every_steps", "save_every_steps")
@@ -20,18 +21,18 @@ SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and complete it with every default.
 
     Args:
-        path: a TOML file.
+        name: of a recipe of the package, such as `vsmt-tiny`, or the path of a TOML file.
         overrides: settings such as `training.steps=10` that win over the file.
 
     Raises:
-        MissingError: there is no such file.
+        MissingError: there is no such recipe; the message names the nearest known ones.
         ConfigError: the file is not TOML, or a key or value is wrong; the message names the nearest known key.
     """
-    path = Path(path)
+    path = find_recipe(name)
     table, overridden = override(read_table(path), overrides)
     return _recipe(table, _Origin(str(path), frozenset(overridden)), "")
 

@@ -44,7 +44,7 @@ def train(
     there for the next run. Under `torchrun`, the processes train together.
 
     Args:
-        recipe: a recipe, or its file.
+        recipe: a recipe, or the name or file of one.
         data: folder of the data set; its training part is learned from.
         out: folder of the run; made where it is missing.
         steps: length of the training in place of the recipe's.

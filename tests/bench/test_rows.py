@@ -9,8 +9,8 @@ from restain.errors import ConfigError
 
 
 def test_a_row_is_named_after_its_file_unless_it_says_otherwise() -> None:
-    assert read_rows(["recipes/cut-tiny.toml", "the best=a/b.toml"]) == [
-        Row("cut-tiny", Path("recipes/cut-tiny.toml")),
+    assert read_rows(["cut-tiny", "the best=a/b.toml"]) == [
+        Row("cut-tiny", Path("cut-tiny")),
         Row("the best", Path("a/b.toml")),
     ]
 
@@ -20,15 +20,15 @@ def test_settings_of_a_row_come_after_and_so_win_over_those_of_all() -> None:
     assert row.settings == ("model.lr=1e-4", "model.lr=1e-3", "model.width=2")
 
 
-def test_a_list_in_a_setting_is_not_taken_apart(project: Path) -> None:
-    (row,) = read_rows(["vsmt=recipes/vsmt-tiny.toml,model.views.dab_factor=[0,1.2],model.width=4"])
+def test_a_list_in_a_setting_is_not_taken_apart() -> None:
+    (row,) = read_rows(["vsmt=vsmt-tiny,model.views.dab_factor=[0,1.2],model.width=4"])
     assert row.settings == ("model.views.dab_factor=[0,1.2]", "model.width=4")
-    model = Row(row.name, project / row.recipe, row.settings).load(seed=0).table()["model"]
+    model = Row(row.name, row.recipe, row.settings).load(seed=0).table()["model"]
     assert (model["views"]["dab_factor"], model["width"]) == ([0, 1.2], 4)
 
 
-def test_a_row_loads_with_its_settings_and_the_seed(project: Path) -> None:
-    recipe = Row("x", project / "recipes/cut-tiny.toml", ("model.width=6",)).load(seed=5)
+def test_a_row_loads_with_its_settings_and_the_seed() -> None:
+    recipe = Row("x", Path("cut-tiny"), ("model.width=6",)).load(seed=5)
     assert recipe.seed == 5
     assert recipe.table()["model"]["width"] == 6
 

@@ -34,10 +34,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(project: Path) -> list[Row]:
+def rows() -> list[Row]:
     return [
-        Row("slow", project / "recipes/cut-tiny.toml", TINY),
-        Row("fast", project / "recipes/fastcut-tiny.toml", TINY),
+        Row("slow", Path("cut-tiny"), TINY),
+        Row("fast", Path("fastcut-tiny"), TINY),
     ]
 
 
@@ -203,7 +203,7 @@ def test_the_steps_of_another_seed_are_known_and_of_another_recipe_are_not(
 
 
 def test_what_needs_a_model_that_failed_is_not_begun(
-    pairs: Path, project: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each cell would train it again, and fail again."""
     begun = list[str]()
@@ -213,7 +213,7 @@ def test_what_needs_a_model_that_failed_is_not_begun(
         return {unit.words: "no memory" for unit in units if unit.words.startswith("auxiliary model ihc_classifier")}
 
     monkeypatch.setattr("restain.bench.run.run_units", all_models_fail)
-    guided = Row("guided", project / "recipes/vsmt-tiny.toml")
+    guided = Row("guided", Path("vsmt-tiny"))
     outcome = run_bench([guided, rows[0]], pairs, tmp_path / "out", budget=Budget(minutes=1), seeds=2, device="cpu")
     assert [words for words in begun if "guided" in words] == []
     assert {"length of slow", "slow, seed 0", "slow, seed 1"} < set(begun)

@@ -37,9 +37,9 @@ def test_one_seed_has_no_interval_and_none_has_no_mean() -> None:
 
 
 @pytest.fixture
-def cells(project: Path, tmp_path: Path) -> list[Cell]:
+def cells(tmp_path: Path) -> list[Cell]:
     """Two rows, three seeds; the last cell of the second row has no result."""
-    recipe = load_recipe(project / "recipes/cut-tiny.toml")
+    recipe = load_recipe("cut-tiny")
     judging = Judging(tmp_path, tmp_path)
     made = [
         Cell(row, seed, recipe, tmp_path, tmp_path / "run", tmp_path / f"{row}-{seed}", Budget(), judging, "cpu")

@@ -10,7 +10,7 @@ import pytest
 from restain.cli import main
 from restain.image import save_image
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "reconstruct-tiny.toml"
+RECIPE = "reconstruct-tiny"
 
 
 @pytest.fixture

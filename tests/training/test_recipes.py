@@ -9,9 +9,10 @@ from restain.methods.vsmt import VsmtConfig
 from restain.training import Recipe, load_recipe, train
 from restain.training.config import Pretrained, identity
 from restain.training.run import build
+from restain.training.shelf import packaged_recipes
 from restain.training.toml import write_table
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
+RECIPES = list(packaged_recipes().values())
 DEMO = Path(__file__).resolve().parents[2] / "restain/demo/vsmt.toml"
 COMPLETE = next(path for path in RECIPES if path.stem == "vsmt-mist-her2")
 Write = Callable[..., Path]

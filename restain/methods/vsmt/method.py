@@ -182,11 +182,6 @@ class Vsmt(Method):
         """The generator; everything else is for training only."""
         return self.generator
 
-    @torch.no_grad()
-    def sample(self, pair: Pair) -> dict[str, Tensor]:
-        """H&E, virtual IHC and the neighbouring section's real IHC."""
-        return {"H&E": pair.he, "virtual": self.generator(pair.he), "real neighbour": pair.ihc}
-
     def _judge(
         self,
         name: str,
