@@ -20,7 +20,7 @@ from torch import Tensor
 from restain.checkpoint.onnx import export_onnx
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import freeze
-from restain.slides.openvino import compile_by_openvino
+from restain.staining.engines import compile_by_openvino
 from restain.workers.memory import reused_memory
 
 Run = Callable[[], object]

@@ -20,11 +20,11 @@ from restain.metrics.expression import dab_densities, dice, mean_absolute_differ
 from restain.metrics.seams import seams
 from restain.metrics.similarity import ssim
 from restain.networks.generator import Generator
-from restain.slides.images import stain
-from restain.slides.plan import make_plan
 from restain.slides.reader import open_slide
-from restain.slides.statistics import SAMPLE_PX, sample_statistics
 from restain.slides.tissue import find_tissue
+from restain.staining.images import stain
+from restain.staining.plan import make_plan
+from restain.staining.statistics import SAMPLE_PX, sample_statistics
 from restain.stains import dab_density, to_unit
 from restain.workers.memory import reused_memory
 

@@ -17,11 +17,11 @@ import torch
 
 from restain.checkpoint import load_checkpoint
 from restain.image import to_tensor, to_uint8
-from restain.slides.plan import make_plan
 from restain.slides.reader import open_slide
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.staining import stain_slide
 from restain.slides.tissue import find_tissue
+from restain.staining.plan import make_plan
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
 
 Region = tuple[int, int, int, int]
 

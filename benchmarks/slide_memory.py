@@ -22,11 +22,11 @@ from restain.networks.norm import joint_statistics
 from restain.networks.unet import UNet, UNetConfig
 from restain.slides.codec import Codec
 from restain.slides.layout import Layout
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.staining import stain_slide
-from restain.slides.statistics import save_statistics
 from restain.slides.tiff import Description
 from restain.slides.writer import SlideWriter, write_slide
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
+from restain.staining.statistics import save_statistics
 
 MPP = 0.25
 

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from restain import load_generator, stain
 from restain.image import list_images, load_image, to_tensor
-from restain.slides.trust import disagreement, under_symmetries
+from restain.staining.trust import disagreement, under_symmetries
 from restain.stains import dab_density, to_unit
 
 BLOCK_PX = 16

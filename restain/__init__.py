@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from restain import quantify as quantify
     from restain.checkpoint import load_generator as load_generator
     from restain.metrics import evaluate as evaluate
-    from restain.slides.images import stain as stain
-    from restain.slides.staining import stain_slide as stain_slide
+    from restain.staining.images import stain as stain
+    from restain.staining.slide import stain_slide as stain_slide
     from restain.training import train as train
 
 _HOMES = {
     "evaluate": "restain.metrics",
     "load_generator": "restain.checkpoint",
-    "stain": "restain.slides.images",
-    "stain_slide": "restain.slides.staining",
+    "stain": "restain.staining.images",
+    "stain_slide": "restain.staining.slide",
     "train": "restain.training",
 }
 

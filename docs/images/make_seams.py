@@ -11,7 +11,7 @@ from PIL import Image
 
 from restain.checkpoint import load_generator
 from restain.data.phantom import PhantomSettings, draw_pair
-from restain.slides.images import stain
+from restain.staining.images import stain
 
 SEED, SIZE_PX, TILE_PX, GAP_PX = 7, 512, 128, 8
 

@@ -21,7 +21,7 @@ from restain.checkpoint import load_generator
 from restain.errors import OutputError
 from restain.image import atomic_path
 from restain.metrics import Evaluation, evaluate, find_judges
-from restain.slides.images import stain_files
+from restain.staining.images import stain_files
 from restain.training import Recipe, train
 from restain.training.config import identity
 from restain.training.folder import STATE

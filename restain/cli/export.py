@@ -22,7 +22,7 @@ def command(
     from restain.checkpoint import load_generator, read_info
     from restain.checkpoint.onnx import export_onnx
     from restain.networks.norm import freeze
-    from restain.slides.statistics import load_statistics
+    from restain.staining.statistics import load_statistics
 
     generator = load_generator(model)
     if norm:

@@ -57,8 +57,8 @@ def command(
     from restain.quantify.instanseg import load_instanseg
     from restain.quantify.regions import load_regions
     from restain.quantify.tiles import Settings, fit_mpp
-    from restain.slides.files import find_jobs
     from restain.slides.reader import open_slide
+    from restain.staining.files import find_jobs
 
     drawn = load_regions(regions) if regions else []
     Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from restain.slides.settings import SlideSettings
+    from restain.staining.settings import SlideSettings
 
 SLIDES = "Whole slides"
 
@@ -153,8 +153,8 @@ def command(
     from restain.checkpoint import read_info
     from restain.cli.device import usable_device
     from restain.errors import InputError
-    from restain.slides.jobs import holds_slides, is_slide
-    from restain.slides.settings import SlideSettings, check_trust
+    from restain.staining.jobs import holds_slides, is_slide
+    from restain.staining.settings import SlideSettings, check_trust
 
     others = tuple(also_model or ())
     check_trust(trust, norm, others)
@@ -237,8 +237,8 @@ def _progress() -> "Progress":
 
 
 def _stain_slide(source: Path, model: Path, out: Path, settings: "SlideSettings", place: str, overwrite: bool) -> None:
-    from restain.slides.settings import load_model
-    from restain.slides.staining import stain_slide
+    from restain.staining.settings import load_model
+    from restain.staining.slide import stain_slide
 
     loaded = load_model(model, place)
     with _progress() as progress:
@@ -269,9 +269,9 @@ def _stain_slides(
     from restain.cli.device import usable_device
     from restain.errors import OutputError, RestainError
     from restain.image import IMAGE_SUFFIXES
-    from restain.slides.archive import stain_slides
-    from restain.slides.jobs import SlideJob, find_slides, images_between, shard
-    from restain.slides.settings import SlideReport
+    from restain.staining.archive import stain_slides
+    from restain.staining.jobs import SlideJob, find_slides, images_between, shard
+    from restain.staining.settings import SlideReport
 
     if out.suffix.lower() in IMAGE_SUFFIXES:
         raise OutputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif, or a folder")
@@ -288,7 +288,7 @@ def _stain_slides(
                 progress.console.print(f"{job.source.name}: {note}", markup=False, highlight=False, soft_wrap=True)
 
         if ray:
-            from restain.slides.cluster import stain_on_ray
+            from restain.staining.ray import stain_on_ray
 
             run = partial(stain_on_ray, address=ray, device=device)
         else:
@@ -318,8 +318,8 @@ def _stain_images(
     also_models: "Sequence[Path]",
 ) -> None:
     from restain.checkpoint import load_generator, read_info
-    from restain.slides.images import stain, stain_files
-    from restain.slides.norm import find_norm
+    from restain.staining.images import stain, stain_files
+    from restain.staining.policies import find_norm
 
     generator = load_generator(model, place)
     policy = find_norm(norm, read_info(model).sha256)
@@ -336,7 +336,7 @@ def _stain_images(
         )
 
     if trust and written:
-        from restain.slides.trust import write_trust
+        from restain.staining.trust import write_trust
 
         generators = [generator, *(load_generator(path, place) for path in also_models)]
         stains = [partial(stain, one, tile_px=tile_px, halo_px=halo_px, norm=policy) for one in generators]

@@ -37,10 +37,10 @@ def command(
 
     from restain.cli.device import usable_device
     from restain.errors import OutputError
-    from restain.slides.cohort import cohort_statistics
-    from restain.slides.jobs import find_slides
-    from restain.slides.settings import SlideSettings, load_model
-    from restain.slides.statistics import save_statistics
+    from restain.staining.cohort import cohort_statistics
+    from restain.staining.jobs import find_slides
+    from restain.staining.settings import SlideSettings, load_model
+    from restain.staining.statistics import save_statistics
 
     if out.suffix != ".safetensors":
         raise OutputError(f"{out}: statistics are kept in a file that ends in .safetensors; give such a name")

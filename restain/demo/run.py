@@ -25,7 +25,7 @@ from restain.errors import OutputError
 from restain.image import atomic_path, load_image
 from restain.methods.vsmt import Vsmt
 from restain.metrics import Evaluation, evaluate
-from restain.slides.images import stain_files
+from restain.staining.images import stain_files
 from restain.training import load_recipe, train
 from restain.training.trained import load_method
 

@@ -1,1 +1,1 @@
-"""Staining: large images in tiles. Knows coordinates, and of a generator only that it maps images to images alike."""
+"""Whole slides as files and coordinates: read at any resolution, cut into tiles, written as pyramids; no network."""

@@ -12,7 +12,7 @@ from restain.checkpoint import load_generator, published_names, save_checkpoint
 from restain.cli import main
 from restain.image import load_image, save_image
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.slides.images import stain
+from restain.staining.images import stain
 
 Run = Callable[..., int]
 Captured = pytest.CaptureFixture[str]

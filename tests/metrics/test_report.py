@@ -22,7 +22,7 @@ from restain.metrics.figure import rounded
 from restain.metrics.plots import draw_agreement
 from restain.metrics.report import dab_difference, write_report
 from restain.metrics.trust import unlike_shares
-from restain.slides.trust import write_trust
+from restain.staining.trust import write_trust
 from restain.stains import to_unit
 
 

@@ -18,9 +18,9 @@ from restain.image import load_image
 from restain.slides.codec import Codec
 from restain.slides.reader import open_slide
 from restain.slides.rois import Drawn, load_rois
-from restain.slides.settings import Model, SlideSettings, load_model
-from restain.slides.staining import stain_slide
 from restain.slides.writer import BACKGROUND
+from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.slide import stain_slide
 
 MakeSlide = Callable[..., Path]
 RGB = NDArray[np.uint8]

@@ -13,12 +13,12 @@ from restain.methods import METHODS
 from restain.networks.segmenter import Segmenter
 from restain.networks.stainer import Stainer
 from restain.slides.codec import Codec
-from restain.slides.images import stain
 from restain.slides.reader import open_slide
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.staining import stain_slide
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
+from restain.staining.images import stain
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
 from restain.training import Recipe, train
 
 Small = Callable[..., Recipe]

@@ -14,11 +14,11 @@ import pytest
 
 from restain.cli import main
 from restain.errors import InputError, RestainError
-from restain.slides.cluster import stain_on_ray
 from restain.slides.codec import Codec
-from restain.slides.jobs import SlideJob
-from restain.slides.settings import SlideReport, SlideSettings, load_model
-from restain.slides.staining import stain_slide
+from restain.staining.jobs import SlideJob
+from restain.staining.ray import stain_on_ray
+from restain.staining.settings import SlideReport, SlideSettings, load_model
+from restain.staining.slide import stain_slide
 
 MakeSlide = Callable[..., Path]
 SETTINGS = SlideSettings(tile_px=16, codec=Codec("lossless"))  # 500 tiles a slide, so that a kill comes in between

@@ -14,8 +14,8 @@ from restain.errors import InputError
 from restain.image import load_image, save_image
 from restain.metrics.tiles import pair_images
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.slides.images import stain
-from restain.slides.trust import disagreement, under_symmetries, write_trust
+from restain.staining.images import stain
+from restain.staining.trust import disagreement, under_symmetries, write_trust
 
 
 def picture() -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.slides.files import find_jobs
-from restain.slides.jobs import images_between
+from restain.staining.files import find_jobs
+from restain.staining.jobs import images_between
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from restain.image import load_image
 from restain.metrics.familiarity import Familiarity
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.codec import Codec
-from restain.slides.images import stain
-from restain.slides.prepare import network_of, plan_of
 from restain.slides.reader import open_slide
-from restain.slides.settings import Model, SlideSettings, load_model
-from restain.slides.slide_trust import SlideTrust, map_trust
-from restain.slides.staining import stain_slide
-from restain.slides.statistics import load_statistics
-from restain.slides.trust import disagreement, under_symmetries
+from restain.staining.images import stain
+from restain.staining.prepare import network_of, plan_of
+from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.slide import stain_slide
+from restain.staining.slide_trust import SlideTrust, map_trust
+from restain.staining.statistics import load_statistics
+from restain.staining.trust import disagreement, under_symmetries
 
 MakeSlide = Callable[..., Path]
 RGB = NDArray[np.uint8]

@@ -10,17 +10,17 @@ from torch import Tensor
 from restain.errors import InputError
 from restain.image import to_tensor, to_uint8
 from restain.networks.norm import freeze
-from restain.slides.memory import fitting_tile, most_px
-from restain.slides.norm import Network, find_norm, tiled_network
-from restain.slides.openvino import compile_by_openvino
-from restain.slides.plan import Plan, Work, make_plan
 from restain.slides.reader import Slide
 from restain.slides.rois import load_rois
-from restain.slides.settings import Model, SlideSettings
-from restain.slides.statistics import SAMPLE_PX, load_statistics, sample_statistics, save_statistics
 from restain.slides.tiling import Box
 from restain.slides.tissue import TissueMask, find_tissue
 from restain.slides.writer import BACKGROUND, Colour, SlideWriter
+from restain.staining.engines import compile_by_openvino
+from restain.staining.memory import fitting_tile, most_px
+from restain.staining.plan import Plan, Work, make_plan
+from restain.staining.policies import Network, find_norm, tiled_network
+from restain.staining.settings import Model, SlideSettings
+from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_statistics, save_statistics
 
 
 def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str]) -> Plan:

@@ -12,9 +12,9 @@ from torch import Tensor
 from restain.errors import InputError
 from restain.networks.norm import NormStatistics, freeze, instance_norms
 from restain.networks.stainer import Stainer
-from restain.slides.dense import dense_statistics, stain_densely
-from restain.slides.statistics import SAMPLE_PX, load_statistics, sample_statistics
 from restain.slides.tiling import Box, tiles
+from restain.staining.dense import dense_statistics, stain_densely
+from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_statistics
 
 RGB = NDArray[np.uint8]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError
 from restain.image import IMAGE_SUFFIXES
-from restain.slides.files import is_map
 from restain.slides.identity import job_of
 from restain.slides.reader import SANE_MPP, SLIDE_SUFFIXES
 from restain.slides.sources import dicom_series
+from restain.staining.files import is_map
 
 _BIG_TIFF, _TILE_WIDTH = 43, 322
 

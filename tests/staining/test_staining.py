@@ -23,10 +23,10 @@ from restain.networks.norm import freeze
 from restain.slides.codec import Codec
 from restain.slides.identity import job_of
 from restain.slides.reader import open_slide
-from restain.slides.settings import Model, SlideSettings, load_model
 from restain.slides.spool import Spool
-from restain.slides.staining import stain_slide
-from restain.slides.statistics import load_statistics
+from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.slide import stain_slide
+from restain.staining.statistics import load_statistics
 
 MakeSlide = Callable[..., Path]
 RGB = NDArray[np.uint8]
@@ -166,8 +166,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from restain.slides.codec import Codec
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.staining import stain_slide
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
 torch.set_num_threads(1)
 def kill(done, *_):
     if done == 3:

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from restain.errors import RestainError
-from restain.slides.archive import ArchiveOutcome, Result, attempt
-from restain.slides.jobs import SlideJob
-from restain.slides.settings import Model, SlideSettings, load_model
+from restain.staining.archive import ArchiveOutcome, Result, attempt
+from restain.staining.jobs import SlideJob
+from restain.staining.settings import Model, SlideSettings, load_model
 from restain.workers.ray import LOCAL, TaskError, connected
 
 
@@ -33,7 +33,7 @@ def stain_on_ray(
 
     Args:
         model: checkpoint of a generator.
-        jobs: from `restain.slides.jobs.find_slides`.
+        jobs: from `restain.staining.jobs.find_slides`.
         settings: for all of them; a job's own micrometres per pixel go first.
         address: of a running cluster, such as `auto` or `ray://head:10001`, or `local`.
         device: `cpu` or `cuda`; cuda where the cluster has GPUs, if not given.

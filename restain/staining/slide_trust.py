@@ -1,7 +1,7 @@
 """Where not to believe the virtual stain of a slide: a coarse map, one value for each block of 64 px.
 
-The two signs are those of `restain.slides.trust`, taken tile by tile, so that memory does not grow with the slide: how
-much the eight orientations of the tissue, or several checkpoints, disagree on DAB, and where the H&E is unlike the
+The two signs are those of `restain.staining.trust`, taken tile by tile, so that memory does not grow with the slide:
+how much the eight orientations of the tissue, or several checkpoints, disagree on DAB, and where the H&E is unlike the
 training's.
 """
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from restain.image import atomic_path, save_image, to_tensor, to_uint8
 from restain.metrics.familiarity import BLOCK_PX, Familiarity
-from restain.slides.norm import Network
-from restain.slides.plan import Plan
-from restain.slides.settings import OnProgress
 from restain.slides.tiling import Box
-from restain.slides.trust import SHOWN_OD, Stain, comparable, disagreement
+from restain.staining.plan import Plan
+from restain.staining.policies import Network
+from restain.staining.settings import OnProgress
+from restain.staining.trust import SHOWN_OD, Stain, comparable, disagreement
 from restain.stains import to_unit
 
 RGB = NDArray[np.uint8]
@@ -77,7 +77,7 @@ class SlideTrust:
         Args:
             table: CSV.
             picture: PNG.
-            made_with: what the map depends on, as `restain.slides.trust_files.made_with` says it.
+            made_with: what the map depends on, as `restain.staining.trust_files.made_with` says it.
 
         Raises:
             OutputError: a file cannot be written.

@@ -1,7 +1,7 @@
 """Stains images that fit in memory: arrays by `stain`, files and folders by `stain_files`.
 
 Where an image is larger than a tile, the tiles overlap by the generator's receptive radius, so that nothing is missing
-at their edges, and share the statistics of instance norm, so that they do not differ in colour (`restain.slides.norm`).
+at their edges, and share the statistics of instance norm, so that they do not differ in colour (see `policies`).
 An image up to one tile is stained in one piece, by its own statistics.
 """
 
@@ -21,9 +21,9 @@ from restain.errors import InputError, RestainError, ShapeError
 from restain.image import image_size, load_image, make_folder, save_image, to_tensor, to_uint8
 from restain.networks.norm import NormStatistics, evaluating, freeze, instance_norms
 from restain.networks.stainer import Stainer
-from restain.slides.files import Job, find_jobs
-from restain.slides.norm import Network, Norm, tiled_network
 from restain.slides.tiling import Box, Tile, tiles
+from restain.staining.files import Job, find_jobs
+from restain.staining.policies import Network, Norm, tiled_network
 
 RGB = NDArray[np.uint8]
 T = TypeVar("T")

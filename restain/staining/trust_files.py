@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from restain.checkpoint import read_info
 from restain.errors import InputError
 from restain.slides.identity import job_key
-from restain.slides.plan import Plan
-from restain.slides.prepare import network_of
-from restain.slides.settings import Model, OnProgress, SlideSettings, load_model
+from restain.staining.plan import Plan
+from restain.staining.prepare import network_of
+from restain.staining.settings import Model, OnProgress, SlideSettings, load_model
 
 if TYPE_CHECKING:
-    from restain.slides.slide_trust import SlideTrust
+    from restain.staining.slide_trust import SlideTrust
 
 
 def load_others(model: Model, settings: SlideSettings) -> list[Model]:
@@ -56,7 +56,7 @@ def make_map(
     Raises:
         InputError: the slide is damaged.
     """
-    from restain.slides.slide_trust import map_trust  # brings matplotlib
+    from restain.staining.slide_trust import map_trust  # brings matplotlib
 
     networks = [network_of(model, plan, settings, statistics)]
     with TemporaryDirectory() as folder:

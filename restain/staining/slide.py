@@ -24,18 +24,18 @@ from restain.networks.norm import evaluating
 from restain.slides.codec import RGB
 from restain.slides.identity import content_key, job_key, job_of
 from restain.slides.layout import Position
-from restain.slides.memory import most_px
-from restain.slides.norm import Network
-from restain.slides.plan import Plan, Work, check_disk, needed_bytes
-from restain.slides.prepare import background_of, network_of, plan_of
 from restain.slides.reader import Slide, open_slide
-from restain.slides.settings import Model, OnProgress, SlideReport, SlideSettings, load_model
 from restain.slides.spool import forget_spool
-from restain.slides.statistics import load_statistics, save_statistics
 from restain.slides.tiff import Description
 from restain.slides.tissue import save_tissue
-from restain.slides.trust_files import is_mapped, load_others, made_with, make_map
 from restain.slides.writer import SlideWriter
+from restain.staining.memory import most_px
+from restain.staining.plan import Plan, Work, check_disk, needed_bytes
+from restain.staining.policies import Network
+from restain.staining.prepare import background_of, network_of, plan_of
+from restain.staining.settings import Model, OnProgress, SlideReport, SlideSettings, load_model
+from restain.staining.statistics import load_statistics, save_statistics
+from restain.staining.trust_files import is_mapped, load_others, made_with, make_map
 from restain.workers.memory import reused_memory, steady_memory
 from restain.workers.threads import ahead
 

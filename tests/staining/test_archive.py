@@ -17,9 +17,9 @@ from restain.checkpoint import save_checkpoint
 from restain.cli import main
 from restain.errors import InputError, MissingError, RestainError
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.slides.archive import stain_slides
-from restain.slides.jobs import SlideJob, find_slides, is_slide, shard
-from restain.slides.settings import SlideReport, SlideSettings
+from restain.staining.archive import stain_slides
+from restain.staining.jobs import SlideJob, find_slides, is_slide, shard
+from restain.staining.settings import SlideReport, SlideSettings
 
 MakeSlide = Callable[..., Path]
 
@@ -50,7 +50,7 @@ def test_what_is_no_slide_to_stain_is_passed_over(
     for name in ("1.dcm", "2.dcm", "3.dcm"):
         (he.parent / name).touch()
     series = {"1.dcm": "1.2.3", "2.dcm": "1.2.3", "3.dcm": "1.2.4"}
-    monkeypatch.setattr("restain.slides.jobs.dicom_series", lambda path: series[path.name])
+    monkeypatch.setattr("restain.staining.jobs.dicom_series", lambda path: series[path.name])
     found = [job.source.name for job in find_slides([he.parent], tmp_path / "out")]
     assert found == ["1.dcm", "3.dcm", "he.ome.tif"]
     with pytest.raises(InputError, match="is the folder of the slides; choose another one"):
@@ -158,7 +158,7 @@ def test_an_odd_failure_does_not_stop_the_others(
             raise ZeroDivisionError("oh")
         return SlideReport(source)
 
-    monkeypatch.setattr("restain.slides.archive.stain_slide", fail)
+    monkeypatch.setattr("restain.staining.archive.stain_slide", fail)
     jobs = [SlideJob(tmp_path / name, tmp_path / f"{name}.ome.tif") for name in ("odd.svs", "good.svs")]
     outcome = stain_slides(checkpoint, jobs, SlideSettings())
     assert str(outcome.failures[tmp_path / "odd.svs"]).startswith(
@@ -191,7 +191,7 @@ def test_killed_processes_lose_no_slide(make_slide: MakeSlide, checkpoint: Path,
 def test_a_slide_that_always_kills_is_given_up(
     make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("restain.slides.archive._serve", _die_of_the_odd)
+    monkeypatch.setattr("restain.staining.archive._serve", _die_of_the_odd)
     jobs = [SlideJob(tmp_path / f"{name}.svs", tmp_path / f"{name}.ome.tif") for name in ("odd", "good", "better")]
     outcome = stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
     assert [report.path.name for report in outcome.reports] == ["good.svs", "better.svs"]
@@ -211,10 +211,10 @@ def test_processes_that_cannot_begin_say_why(checkpoint: Path, tmp_path: Path, m
     jobs = [SlideJob(tmp_path / f"{n}.svs", tmp_path / f"{n}.ome.tif") for n in range(2)]
     kept = monkeypatch.context()
     with kept as patch:
-        patch.setattr("restain.slides.archive.load_model", lambda *_: None)
+        patch.setattr("restain.staining.archive.load_model", lambda *_: None)
         with pytest.raises(RestainError, match=r"gone.safetensors does not exist"):
             stain_slides(tmp_path / "gone.safetensors", jobs, SlideSettings(), workers=2)
-    monkeypatch.setattr("restain.slides.archive._serve", _end_at_once)
+    monkeypatch.setattr("restain.staining.archive._serve", _end_at_once)
     with pytest.raises(RestainError, match=r"ended \(code 9\) before it began; try with --workers 1"):
         stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
 

@@ -77,7 +77,7 @@ class SlideSettings:
     """How slides are stained."""
 
     norm: str = "slide"
-    """`slide`, `dense`, `tile`, or a file of statistics; see `restain.slides.norm`."""
+    """`slide`, `dense`, `tile`, or a file of statistics; see `restain.staining.policies`."""
     codec: Codec = field(default_factory=Codec)
     tile_px: int = SLIDE_TILE_PX
     """A multiple of 16, of 256 for the U-Net; on a CPU it is halved until a pass takes 1.2 GB."""

@@ -18,11 +18,11 @@ from restain.networks.norm import freeze, instance_norms
 from restain.networks.stainer import Stainer
 from restain.networks.unet import UNet, UNetConfig
 from restain.slides.codec import Codec
-from restain.slides.images import stain
-from restain.slides.norm import NORMS
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.staining import stain_slide
-from restain.slides.statistics import load_statistics
+from restain.staining.images import stain
+from restain.staining.policies import NORMS
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
+from restain.staining.statistics import load_statistics
 
 RGB = NDArray[np.uint8]
 

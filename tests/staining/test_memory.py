@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from restain.errors import InputError
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.slides import prepare
-from restain.slides.dense import dense_statistics
-from restain.slides.memory import PASS_BYTES, fitting_tile, most_px
 from restain.slides.reader import open_slide
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.staining import stain_slide
 from restain.slides.tiling import Box
+from restain.staining import prepare
+from restain.staining.dense import dense_statistics
+from restain.staining.memory import PASS_BYTES, fitting_tile, most_px
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
 
 MakeSlide = Callable[..., Path]
 
@@ -55,7 +55,7 @@ def test_a_tile_too_large_for_the_memory_is_made_smaller_and_gives_the_same_pixe
 
 
 def test_a_million_tiles_are_too_many(checkpoint: Path, make_slide: MakeSlide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("restain.slides.plan._MOST_TILES", 100)
+    monkeypatch.setattr("restain.staining.plan._MOST_TILES", 100)
     with open_slide(make_slide()) as slide:
         for tile_px in (64, 52 // 16 * 16 + 16):
             prepare.plan_of(load_model(checkpoint), slide, SlideSettings(tile_px=tile_px), [])

@@ -10,11 +10,11 @@ from restain.errors import InputError, RestainError
 from restain.image import to_tensor
 from restain.networks.generator import Generator
 from restain.networks.norm import NormStatistics, Region, instance_norms, joint_statistics
-from restain.slides.jobs import SlideJob
-from restain.slides.prepare import plan_of
 from restain.slides.reader import open_slide
-from restain.slides.settings import Model, SlideSettings
-from restain.slides.statistics import SAMPLE_PX, SAMPLE_TILES, choose
+from restain.staining.jobs import SlideJob
+from restain.staining.prepare import plan_of
+from restain.staining.settings import Model, SlideSettings
+from restain.staining.statistics import SAMPLE_PX, SAMPLE_TILES, choose
 
 
 @dataclass

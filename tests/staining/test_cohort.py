@@ -15,12 +15,12 @@ from restain.errors import InputError
 from restain.image import to_tensor
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import joint_statistics
-from restain.slides.cohort import cohort_statistics
-from restain.slides.jobs import SlideJob
-from restain.slides.prepare import plan_of
 from restain.slides.reader import open_slide
-from restain.slides.settings import SlideSettings, load_model
-from restain.slides.statistics import SAMPLE_PX, load_statistics
+from restain.staining.cohort import cohort_statistics
+from restain.staining.jobs import SlideJob
+from restain.staining.prepare import plan_of
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.statistics import SAMPLE_PX, load_statistics
 
 MakeSlide = Callable[..., Path]
 ALL = SlideSettings(tissue_mask=False)

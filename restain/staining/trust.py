@@ -19,7 +19,7 @@ from restain.errors import InputError
 from restain.image import atomic_path, load_image, save_image, to_tensor
 from restain.metrics.familiarity import BLOCK_PX, Familiarity
 from restain.metrics.tiles import TRUST_FOLDER
-from restain.slides.files import find_jobs
+from restain.staining.files import find_jobs
 from restain.stains import dab_density, to_unit
 
 RGB = NDArray[np.uint8]

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from restain.errors import RestainError
-from restain.slides.jobs import SlideJob
-from restain.slides.settings import Model, SlideReport, SlideSettings, load_model
-from restain.slides.staining import stain_slide
+from restain.staining.jobs import SlideJob
+from restain.staining.settings import Model, SlideReport, SlideSettings, load_model
+from restain.staining.slide import stain_slide
 from restain.workers.processes import share_of_cores, start_process
 from restain.workers.ray import ATTEMPTS
 

@@ -16,11 +16,11 @@ from restain.image import to_tensor, to_uint8
 from restain.metrics.seams import seams
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import freeze, instance_norms, joint_statistics
-from restain.slides.dense import DenseStatistics, dense_statistics, stain_densely
-from restain.slides.images import stain
-from restain.slides.norm import find_norm
-from restain.slides.statistics import choose, load_statistics, sample_statistics, save_statistics
 from restain.slides.tiling import Box, tiles
+from restain.staining.dense import DenseStatistics, dense_statistics, stain_densely
+from restain.staining.images import stain
+from restain.staining.policies import find_norm
+from restain.staining.statistics import choose, load_statistics, sample_statistics, save_statistics
 
 
 def generator(*, antialias: bool) -> Generator:
