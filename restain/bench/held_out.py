@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 from restain.bench.cell import Judging
-from restain.data.layouts import WHOLE, PairFiles
+from restain.data.layouts import WHOLE
 from restain.data.pairs import PairedTiles
+from restain.data.partners import PairFiles
 from restain.errors import InputError
 from restain.image import list_images, save_image
 
@@ -52,16 +53,16 @@ def _place(pair: PairFiles, he: Path, real: Path, truth: Path | None) -> None:
         if truth is None:
             save_image(real / f"{pair.name}.png", own)
     else:
-        _link(pair.he, he)
+        _link(pair.he, he, pair.name)
         if truth is None:
-            _link(pair.ihc, real)
+            _link(pair.ihc, real, pair.name)
     if truth is not None:
-        _link(truth, real)
+        _link(truth, real, pair.name)
 
 
-def _link(source: Path, folder: Path) -> None:
-    """Link where the file system can, else copy."""
-    target = folder / source.name
+def _link(source: Path, folder: Path, name: str) -> None:
+    """Link where the file system can, else copy; partners get one name, whatever they are called."""
+    target = folder / f"{name}{source.suffix}"
     try:
         target.symlink_to(source.resolve())
     except OSError:

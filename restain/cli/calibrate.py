@@ -25,7 +25,7 @@ def command(
     from restain.stains import to_unit
 
     read_info(model)  # a wrong file is told before the tiles are read
-    held_out = {"val", "test"} & find_layout(data).folders.keys()
+    held_out = {"val", "test"}.intersection(find_layout(data).parts)
 
     def tiles(split: "Split") -> "Iterator[Tensor]":
         found = PairedTiles(data, split, grades="none")

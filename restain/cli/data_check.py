@@ -7,7 +7,12 @@ import typer
 
 
 def command(
-    root: Annotated[Path, typer.Argument(help="The data set's folder.", metavar="ROOT", show_default=False)],
+    root: Annotated[
+        Path,
+        typer.Argument(
+            help="The data set's folder, or a CSV file that lists its pairs.", metavar="ROOT", show_default=False
+        ),
+    ],
     cases: Annotated[
         str | None,
         typer.Option(

@@ -11,7 +11,10 @@ def command(
         str,
         typer.Argument(help="Name of a recipe, as `restain recipes` lists them, or a TOML file.", metavar="RECIPE"),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of paired tiles; its training part is learned from.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of paired tiles, or a CSV file that lists them; the training part is learned from."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; one that was stopped goes on.")],
     settings: Annotated[
         list[str] | None,

@@ -1,9 +1,18 @@
-"""Which case (a patient, a slide) a tile belongs to, read off its name."""
+"""Which case (a patient, a slide) a tile belongs to: read off its name, or as a list of pairs says."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from restain.data.partners import PairFiles
 from restain.errors import InputError
+
+
+def cases_by_list(files: Sequence[PairFiles]) -> Callable[[str], str] | None:
+    """The case of each pair by its name, where a list gives one for every pair and no name stands for two cases."""
+    cases = {(pair.name, pair.case) for pair in files if pair.case is not None}
+    by_name = {name: case for name, case in cases if case is not None}
+    complete = all(pair.case is not None for pair in files) and len(by_name) == len(cases)
+    return by_name.__getitem__ if files and complete else None
 
 
 def cases_by_pattern(pattern: str) -> Callable[[str], str]:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from restain.data.layouts import PairFiles, find_layout, pair_files
+from restain.data.cases import cases_by_list
+from restain.data.layouts import find_layout
 from restain.data.misalignment import BLOCK_PX, SCALES, WORK_PX, Misalignment, can_be_matched, misalignment
 from restain.data.overlaps import find_overlaps, thumbnail
+from restain.data.partners import PairFiles
 from restain.image import atomic_path, to_tensor
 from restain.stains import optical_density, to_unit
 
@@ -125,10 +127,10 @@ def check(
         on_progress: called after each pair with pairs done and pairs in all.
 
     Raises:
-        MissingError, InputError: as in `find_layout` and `pair_files`, or an image cannot be read.
+        MissingError, InputError: as in `find_layout` and `Layout.pairs`, or an image cannot be read.
     """
     layout = find_layout(root)
-    parts = {part: pair_files(*folders) for part, folders in layout.folders.items()}
+    parts = {part: layout.pairs(part) for part in layout.parts}
     files = [(part, pair) for part, pairs in parts.items() for pair in pairs]
     facts, thumbnails, too_small = [], [], 0
     for done, (part, pair) in enumerate(files, start=1):
@@ -139,6 +141,7 @@ def check(
         if on_progress:
             on_progress(done, len(files))
     names = {part: [pair.name for pair in pairs] for part, pairs in parts.items()}
+    cases = cases or cases_by_list([pair for _, pair in files])
     problems = [
         *_shared_cases(names, cases),
         *sorted(_same_tissue(facts, thumbnails), key=lambda problem: not problem.grave),

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from restain.data.check import KINDS, Findings, Problem
-from restain.data.layouts import find_layout, pair_files
+from restain.data.layouts import find_layout
 from restain.image import save_image
 
 THUMB_PX = 240
@@ -31,7 +31,7 @@ def save_contact_sheet(findings: Findings, path: Path) -> bool:
     if not lines:
         return False
     layout = find_layout(findings.root)
-    files = {f"{part}/{pair.name}": pair for part, folders in layout.folders.items() for pair in pair_files(*folders)}
+    files = {f"{part}/{pair.name}": pair for part in layout.parts for pair in layout.pairs(part)}
     row_px = THUMB_PX + _TEXT_PX + _GAP_PX
     columns = max(map(len, lines))
     column_px = 2 * THUMB_PX + 3 * _GAP_PX

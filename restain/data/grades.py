@@ -1,4 +1,4 @@
-"""Grades 0, 1+, 2+, 3+ of a pair: from its name where that carries one, otherwise from how much DAB its IHC shows."""
+"""Grades 0, 1+, 2+, 3+ of a pair: from a list or its name if these tell, otherwise from how much DAB its IHC shows."""
 
 import logging
 import re
@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from restain.data.layouts import PairFiles
+from restain.data.partners import PairFiles
 from restain.image import to_tensor
 from restain.stains import positive_fraction, to_unit
 
@@ -23,6 +23,12 @@ _GRADED_NAME = re.compile(r"_(0\+?|[123]\+)$")
 _QUARTILES = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
 
 _logger = logging.getLogger(__name__)
+
+
+def grades_from_list(files: Sequence[PairFiles]) -> list[int] | None:
+    """The grades that a list of pairs gives; None unless it gives every one."""
+    grades = [pair.grade for pair in files if pair.grade is not None]
+    return grades if len(grades) == len(files) else None
 
 
 def grades_from_names(names: Sequence[str]) -> list[int] | None:

@@ -1,15 +1,14 @@
 """Where a paired data set keeps its two sides: one `find_…` function per folder layout, listed in `LAYOUTS`."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from restain.data.pairs_csv import COLUMNS, read_pairs
+from restain.data.partners import PairFiles, pair_files, some
 from restain.errors import InputError, MissingError
-from restain.image import IMAGE_SUFFIXES, image_size, list_images, load_image
+from restain.image import list_images
 
 Split = Literal["train", "val", "test"]
 """Part of a data set; `val` and `test` both mean the held-out part, whichever of the two the data set has."""
@@ -18,17 +17,45 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 WHOLE = "whole set"
 """Name of the one part of a data set that is not split."""
 
+LIST_NAME = "pairs.csv"
+"""Name of the file that lists the pairs of the folder that it lies in."""
+
 _LOOK_FOR = {"train": ("train", WHOLE), "val": ("val", "test", WHOLE), "test": ("test", "val", WHOLE)}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set whose folders were recognised."""
+    """A data set whose folders were recognised, or whose pairs a CSV file lists."""
 
     name: str
     root: Path
-    folders: Mapping[str, tuple[Path, Path]]
+    folders: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
     """H&E and IHC folder of each part; the same folder twice where each file shows both, H&E left, IHC right."""
+    listed: Mapping[str, tuple[PairFiles, ...]] = field(default_factory=dict)
+    """The pairs of each part where a CSV file lists them, in order of name."""
+    ignored: tuple[str, ...] = ()
+    """Further columns of the CSV file."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return (*self.folders, *self.listed)
+
+    def pairs(self, part: str) -> list[PairFiles]:
+        """The pairs of a part, in order of name.
+
+        Raises:
+            InputError: as in `pair_files`.
+        """
+        return list(self.listed[part]) if part in self.listed else pair_files(*self.folders[part])
+
+    def place(self, part: str) -> str:
+        """Where the pairs of a part are, in words."""
+        if part in self.listed:
+            ignored = f"; columns that are not read: {some(self.ignored)}" if self.ignored else ""
+            return f"its rows of {part}{ignored}" if part != WHOLE else f"its rows{ignored}"
+        he, ihc = (folder.relative_to(self.root) for folder in self.folders[part])
+        return f"{he} and {ihc}" if he != ihc else f"{he}, H&E left and IHC right in each image"
 
     def part(self, split: Split) -> str:
         """The part that serves as `split`: its own name, else the other word for held-out, else the whole set.
@@ -37,53 +64,18 @@ class Layout:
             InputError: the data set has no such part.
         """
         for part in _LOOK_FOR[split]:
-            if part in self.folders:
+            if part in self.parts:
                 return part
-        raise InputError(f"{self.root} ({self.name} layout) has no {split} part; found {', '.join(self.folders)}")
+        raise InputError(f"{self.root} ({self.name} layout) has no {split} part; found {', '.join(self.parts)}")
 
 
-@dataclass(frozen=True)
-class PairFiles:
-    """The file or files of one pair."""
-
-    name: str
-    he: Path
-    ihc: Path
-    """The same file as `he` where one file shows both, H&E left, IHC right."""
-
-    def size(self) -> tuple[int, int]:
-        """Width and height of either side in px, from the headers alone.
-
-        Raises:
-            InputError: the two sides differ in size, or the file is not twice as wide as high.
-        """
-        width, height = image_size(self.he)
-        if self.he == self.ihc:
-            if width != 2 * height:
-                raise InputError(
-                    f"{self.he} is {width} x {height} px; without he and ihc folders each image must be twice as wide "
-                    "as high, a square of H&E on the left and one of IHC on the right"
-                )
-            return height, height
-        if image_size(self.ihc) != (width, height):
-            other_width, other_height = image_size(self.ihc)
-            raise InputError(
-                f"{self.he} is {width} x {height} px but {self.ihc} is {other_width} x {other_height} px; "
-                "both sides of a pair must have one size"
-            )
-        return width, height
-
-    def load(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """H&E and IHC, each H x W x 3."""
-        if self.he == self.ihc:
-            both = load_image(self.he)
-            middle = both.shape[1] // 2
-            return both[:, :middle], both[:, middle:]
-        return load_image(self.he), load_image(self.ihc)
-
-    def load_ihc(self) -> NDArray[np.uint8]:
-        """The IHC alone, H x W x 3."""
-        return self.load()[1] if self.he == self.ihc else load_image(self.ihc)
+def find_csv(root: Path) -> Layout | None:
+    """A CSV file that lists the pairs: `root` itself, or `pairs.csv` in it. It wins over the folders beside it."""
+    path = root if root.is_file() else _child(root, LIST_NAME)
+    if not path.exists():
+        return None
+    found = read_pairs(path)
+    return Layout("CSV", path, {}, {part or WHOLE: pairs for part, pairs in found.parts.items()}, found.ignored)
 
 
 def find_mist(root: Path) -> Layout | None:
@@ -122,6 +114,7 @@ def find_side_by_side(root: Path) -> Layout | None:
 
 
 LAYOUTS: dict[str, Callable[[Path], Layout | None]] = {
+    f"CSV ({LIST_NAME} with the columns {','.join(COLUMNS)})": find_csv,
     "MIST (trainA, trainB, valA, valB; or TrainValAB with these inside)": find_mist,
     "BCI (HE/train, HE/test, IHC/train, IHC/test)": find_bci,
     "plain (he, ihc; or train and val with these inside)": find_plain,
@@ -139,37 +132,19 @@ def find_layout(root: Path) -> Layout:
     """
     if not root.exists():
         raise MissingError(f"{root} does not exist; a folder with pairs of H&E and IHC images is expected")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file; a folder with pairs of H&E and IHC images is expected")
+    if root.is_file() and root.suffix.lower() != ".csv":
+        raise InputError(
+            f"{root} is a file; expected a folder with pairs of H&E and IHC images, or a CSV file of pairs"
+        )
+    if not root.is_file() and not root.is_dir():
+        raise InputError(f"{root} is neither a folder with pairs of H&E and IHC images nor a CSV file of pairs")
     for find in LAYOUTS.values():
         layout = find(root)
         if layout is not None:
             return layout
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
-    found = f"folders {_some(folders)}" if folders else "no folders and no images"
+    found = f"folders {some(folders)}" if folders else "no folders and no images"
     raise InputError(f"{root} has none of the known layouts; found {found}; known: {'; '.join(LAYOUTS)}")
-
-
-def pair_files(he_folder: Path, ihc_folder: Path) -> list[PairFiles]:
-    """Pair the images of two folders by name without ending, in order of name.
-
-    Raises:
-        InputError: a folder holds no images, two files of one folder share a name, or a partner is missing.
-    """
-    he, ihc = _by_stem(he_folder), _by_stem(ihc_folder)
-    alone = [str(side[stem]) for side, other in ((he, ihc), (ihc, he)) for stem in side if stem not in other]
-    if alone:
-        raise InputError(
-            f"no partner of the same name for {_some(alone)}; {he_folder} and {ihc_folder} must hold the same names"
-        )
-    return [PairFiles(stem, he[stem], ihc[stem]) for stem in he]
-
-
-def _some(words: Iterable[str], most: int = 5) -> str:
-    """The first few words as a list, and how many more there are."""
-    words = list(words)
-    more = f" and {len(words) - most:,} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
 
 
 def _child(folder: Path, name: str) -> Path:
@@ -190,15 +165,3 @@ def _both_sides(candidates: Mapping[str, tuple[Path, Path]]) -> dict[str, tuple[
                 f"{there[0]} is there but {missing} is not; a data set needs both its H&E and its IHC folder"
             )
     return {part: sides for part, sides in candidates.items() if sides[0].is_dir()}
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    images = list_images(folder)
-    if not images:
-        raise InputError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    files: dict[str, Path] = {}
-    for path in images:
-        if path.stem in files:
-            raise InputError(f"{files[path.stem]} and {path} share a name; which one belongs to the pair? Remove one")
-        files[path.stem] = path
-    return files

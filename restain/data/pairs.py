@@ -18,11 +18,13 @@ from restain.data.grades import (
     UNKNOWN,
     grade_limits,
     grades_from_fractions,
+    grades_from_list,
     grades_from_names,
     measure_positive_fractions,
 )
-from restain.data.layouts import WHOLE, PairFiles, Split, find_layout, pair_files
+from restain.data.layouts import WHOLE, Split, find_layout
 from restain.data.nuclei import NuclearMaps
+from restain.data.partners import PairFiles
 from restain.errors import InputError, ShapeError
 from restain.image import to_tensor
 from restain.randomness import generator
@@ -85,13 +87,13 @@ class PairedTiles(Dataset[Pair]):
         """Find the pairs; only headers are read, except where grades must be measured.
 
         Args:
-            root: the data set's folder, in any of `restain.data.layouts.LAYOUTS`.
+            root: the data set's folder, in any of `restain.data.layouts.LAYOUTS`, or a CSV file that lists the pairs.
             split: which part; `val` and `test` both mean the held-out one. A set without parts is whole in every split.
             crop_px: side of the square that is cut out of both stains; None gives whole tiles.
             seed: of all random changes.
             augment: how pairs are changed at random; the window is random too. None cuts the middle out.
-            grades: `auto` reads them from the names, or else measures the IHC and grades it by quartiles of the
-                training part, which reads each IHC image once; `none` leaves them out (-1), for methods without need.
+            grades: `auto` takes them from the list or from the names, or else measures the IHC and grades it by
+                quartiles of the training part, which reads each IHC image once; `none` leaves them out (-1).
             unpaired: draw each item's IHC from all of them, with a window and a mirror of its own, instead of taking
                 the neighbour's; the draw may fall on the neighbour.
             nuclei: maps of the density of nuclei, for methods that learn it; cropped and mirrored as the IHC.
@@ -104,7 +106,7 @@ class PairedTiles(Dataset[Pair]):
         self.root, self.split, self.crop_px, self.seed, self.augment = root, split, crop_px, seed, augment
         self.layout = find_layout(root)
         self.part = self.layout.part(split)
-        self.files = pair_files(*self.layout.folders[self.part])
+        self.files = self.layout.pairs(self.part)
         self.sizes = [pair.size() for pair in self.files]
         if crop_px is not None:
             _check_crop(self.files, self.sizes, crop_px)
@@ -120,13 +122,11 @@ class PairedTiles(Dataset[Pair]):
 
     def describe(self) -> str:
         """What was found, in a sentence or two."""
-        he, ihc = (folder.relative_to(self.root) for folder in self.layout.folders[self.part])
-        place = f"{he} and {ihc}" if he != ihc else f"{he}, H&E left and IHC right in each image"
         sizes = sorted(set(self.sizes))
         size = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
-        words = (
-            f"{self.root}: {self.layout.name} layout, {len(self):,} pair{'s' * (len(self) > 1)} of {size} px in {place}"
-        )
+        count = f"{len(self):,} pair{'s' * (len(self) > 1)}"
+        place = self.layout.place(self.part)
+        words = f"{self.layout.root}: {self.layout.name} layout, {count} of {size} px in {place}"
         if self.part == WHOLE:
             words += "; it has no train and val parts, so every split is the whole set"
         elif self.part != self.split:
@@ -186,8 +186,11 @@ class PairedTiles(Dataset[Pair]):
 
     def _find_grades(self) -> tuple[list[int], str]:
         """Grades and where they come from; the training part decides too, so that they mean the same in every part."""
-        part = next((part for part in ("train", WHOLE) if part in self.layout.folders), self.part)
-        train = self.files if part == self.part else pair_files(*self.layout.folders[part])
+        part = next((part for part in ("train", WHOLE) if part in self.layout.parts), self.part)
+        train = self.files if part == self.part else self.layout.pairs(part)
+        listed = grades_from_list([*self.files, *train])
+        if listed is not None:
+            return listed[: len(self)], f"from {self.layout.root.name}"
         named = grades_from_names([pair.name for pair in (*self.files, *train)])
         if named is not None:
             return named[: len(self)], "from the file names"
@@ -195,7 +198,10 @@ class PairedTiles(Dataset[Pair]):
             raise InputError(f"{self.root} has no train part and no grades in its file names, so none can be derived")
         limits = grade_limits(measure_positive_fractions(train))
         measured = grades_from_fractions(measure_positive_fractions(self.files), limits)
-        return measured, "by quartiles of the DAB-positive fraction of the training IHC"
+        source = "by quartiles of the DAB-positive fraction of the training IHC"
+        if given := sum(pair.grade is not None for pair in train):
+            source += f", because {self.layout.root.name} grades only {given} of {len(train)} pairs"
+        return measured, source
 
 
 def collate(pairs: Sequence[Pair]) -> Pair:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from restain.data import grades
 from restain.data.grades import grade_limits, grades_from_fractions, grades_from_names, measure_positive_fractions
-from restain.data.layouts import PairFiles
+from restain.data.partners import PairFiles
 from restain.image import load_image
 
 BROWN, WHITE = (120, 70, 30), (245, 245, 245)
@@ -87,7 +87,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytes
         reads.append(path)
         return load_image(path)
 
-    monkeypatch.setattr("restain.data.layouts.load_image", count)
+    monkeypatch.setattr("restain.data.partners.load_image", count)
     first = measure_positive_fractions([pair])
     assert measure_positive_fractions([pair]) == first
     assert reads == [pair.ihc]

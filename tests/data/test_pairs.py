@@ -213,7 +213,7 @@ def test_grades_are_measured_where_names_have_none(tmp_path: Path) -> None:
 
 def test_grades_that_nobody_asks_for_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paint(tmp_path, "train", [0.5])
-    monkeypatch.setattr("restain.data.layouts.load_image", None)
+    monkeypatch.setattr("restain.data.partners.load_image", None)
     tiles = PairedTiles(tmp_path, grades="none")
     assert tiles.grades == [-1]
     assert tiles.describe().endswith("trainA and trainB")

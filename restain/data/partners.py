@@ -1,0 +1,93 @@
+"""Two files that are a pair: the H&E of a section, the IHC of its neighbour, and what is known of both."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from restain.errors import InputError
+from restain.image import IMAGE_SUFFIXES, image_size, list_images, load_image
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The file or files of one pair."""
+
+    name: str
+    he: Path
+    ihc: Path
+    """The same file as `he` where one file shows both, H&E left, IHC right."""
+    case: str | None = None
+    """The patient or slide that it comes from, where a list says so."""
+    grade: int | None = None
+    """0 to 3 for 0, 1+, 2+, 3+, where a list says so."""
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of either side in px, from the headers alone.
+
+        Raises:
+            InputError: the two sides differ in size, or the file is not twice as wide as high.
+        """
+        width, height = image_size(self.he)
+        if self.he == self.ihc:
+            if width != 2 * height:
+                raise InputError(
+                    f"{self.he} is {width} x {height} px; without he and ihc folders each image must be twice as wide "
+                    "as high, a square of H&E on the left and one of IHC on the right"
+                )
+            return height, height
+        if image_size(self.ihc) != (width, height):
+            other_width, other_height = image_size(self.ihc)
+            raise InputError(
+                f"{self.he} is {width} x {height} px but {self.ihc} is {other_width} x {other_height} px; "
+                "both sides of a pair must have one size"
+            )
+        return width, height
+
+    def load(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """H&E and IHC, each H x W x 3."""
+        if self.he == self.ihc:
+            both = load_image(self.he)
+            middle = both.shape[1] // 2
+            return both[:, :middle], both[:, middle:]
+        return load_image(self.he), load_image(self.ihc)
+
+    def load_ihc(self) -> NDArray[np.uint8]:
+        """The IHC alone, H x W x 3."""
+        return self.load()[1] if self.he == self.ihc else load_image(self.ihc)
+
+
+def pair_files(he_folder: Path, ihc_folder: Path) -> list[PairFiles]:
+    """Pair the images of two folders by name without ending, in order of name.
+
+    Raises:
+        InputError: a folder holds no images, two files of one folder share a name, or a partner is missing.
+    """
+    he, ihc = _by_stem(he_folder), _by_stem(ihc_folder)
+    alone = [str(side[stem]) for side, other in ((he, ihc), (ihc, he)) for stem in side if stem not in other]
+    if alone:
+        raise InputError(
+            f"no partner of the same name for {some(alone)}; {he_folder} and {ihc_folder} must hold the same names"
+        )
+    return [PairFiles(stem, he[stem], ihc[stem]) for stem in he]
+
+
+def some(words: Iterable[str], most: int = 5) -> str:
+    """The first few words as a list, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    images = list_images(folder)
+    if not images:
+        raise InputError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    files: dict[str, Path] = {}
+    for path in images:
+        if path.stem in files:
+            raise InputError(f"{files[path.stem]} and {path} share a name; which one belongs to the pair? Remove one")
+        files[path.stem] = path
+    return files
