@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restain.errors import ShapeError
+from restain.stains import to_unit
 from restain.tensors import full_precision, same_shape
 
 WINDOW_PX = 11
@@ -86,6 +87,23 @@ def ms_ssim(virtual: Tensor, real: Tensor, scales: int = len(SCALE_WEIGHTS)) -> 
         whole = luminance * contrast_structure if scale == scales - 1 else contrast_structure
         product = product * whole.mean((2, 3)).relu() ** (weight * rest)
     return product.mean(1)
+
+
+@full_precision
+def ssim_loss(virtual: Tensor, real: Tensor) -> Tensor:
+    """Ask for the same local structure: 1 - SSIM, the mean over images (Zhao et al. 2017).
+
+    Args:
+        virtual: images, N x C x H x W in [-1, 1].
+        real: their partners in register, same shape.
+
+    Returns:
+        A scalar in [0, 2]; 0 for equal images.
+
+    Raises:
+        ShapeError: as in `ssim`.
+    """
+    return 1 - ssim(to_unit(virtual), to_unit(real)).mean()
 
 
 def _ssim_terms(virtual: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

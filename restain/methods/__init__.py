@@ -9,6 +9,7 @@ from restain.methods.pix2pix import Pix2pix
 from restain.methods.pspstain import PspStain
 from restain.methods.pyramidp2p import PyramidP2P
 from restain.methods.reconstruct import Reconstruct
+from restain.methods.registered import Registered
 from restain.methods.segment import Segment
 from restain.methods.simgan import SimGan
 from restain.methods.tdkstain import TdkStain
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
         *(Pix2pix, CycleGan, PyramidP2P, TdkStain),
         *(Cut, Asp, PspStain, SimGan),
         Vsmt,
+        Registered,  # our own
     )
 }
 """Every method that a recipe can name."""

@@ -179,14 +179,16 @@ def normalisation(norm: NormName, channels: int) -> nn.Module:
     return kinds[norm](channels)
 
 
-def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier", "normal"] = "xavier") -> None:
+def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier", "normal", "he"] = "xavier") -> None:
     """Draw the first weights, from the global generator; biases are 0 and batch norms start near 1.
 
     Args:
         network: all its convolutions, linear layers and batch norms.
         gain: how large the weights are.
         scheme: `xavier` is Xavier-normal times the gain, as from CUT on; `normal` has the gain as its standard
-            deviation whatever the layer's size, as in pix2pix and CycleGAN.
+            deviation whatever the layer's size, as in pix2pix and CycleGAN; `he` keeps the spread of the signal from
+            layer to layer through ReLUs (He et al. 2015) and takes no gain: with optimisers whose steps have a size of
+            their own, such as Adam's, larger first weights make a step relatively small.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -195,10 +197,12 @@ def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier",
             weight = weights.get("parametrizations.weight.original", layer.weight)
             if scheme == "xavier":
                 nn.init.xavier_normal_(weight, gain)
+            elif scheme == "he":
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")
             else:
                 nn.init.normal_(weight, 0.0, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 1.0, gain)
+            nn.init.normal_(layer.weight, 1.0, 0.0 if scheme == "he" else gain)
             nn.init.zeros_(layer.bias)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
-from restain.losses.similarity import SCALE_WEIGHTS, ms_ssim, smallest_px, ssim
+from restain.losses.similarity import SCALE_WEIGHTS, ms_ssim, smallest_px, ssim, ssim_loss
+from restain.metrics import similarity as metrics
 from restain.randomness import generator
 
 
@@ -82,3 +83,42 @@ def test_half_precision_is_raised() -> None:
     assert found.dtype == torch.float32
     assert_close(found, ms_ssim(virtual.bfloat16().float(), real.bfloat16().float(), 3))
     assert math.isclose(float(found.mean()), float(ms_ssim(virtual, real, 3).mean()), abs_tol=0.01)
+
+
+def ssim_by_loops(virtual: Tensor, real: Tensor) -> Tensor:
+    """Wang et al. 2004, equation 13, window by window, for one channel H x W in [0, 1]."""
+    offsets = torch.arange(-5, 6, dtype=torch.float64)
+    row = torch.exp(-offsets.square() / (2 * 1.5**2))
+    weights = torch.outer(row, row) / row.sum() ** 2
+    values = []
+    for top in range(virtual.shape[0] - 10):
+        for left in range(virtual.shape[1] - 10):
+            v, r = (x[top : top + 11, left : left + 11] for x in (virtual, real))
+            mean_v, mean_r = (weights * v).sum(), (weights * r).sum()
+            variance_v, variance_r = (weights * (v - mean_v) ** 2).sum(), (weights * (r - mean_r) ** 2).sum()
+            covariance = (weights * (v - mean_v) * (r - mean_r)).sum()
+            luminance = (2 * mean_v * mean_r + 0.0001) / (mean_v**2 + mean_r**2 + 0.0001)
+            values.append(luminance * (2 * covariance + 0.0009) / (variance_v + variance_r + 0.0009))
+    return torch.stack(values).mean()
+
+
+def test_ssim_as_a_loss_by_its_definition_gradient_included() -> None:
+    virtual, real = (image[:, :2, :14, :13].clone().requires_grad_() for image in images(6, size=16))
+    by_loops = torch.stack([ssim_by_loops(v, r) for n in range(2) for v, r in zip(virtual[n], real[n], strict=True)])
+    loss = ssim_loss(virtual * 2 - 1, real * 2 - 1)
+    assert_close(loss, 1 - by_loops.mean())
+    for found, expected in zip(
+        torch.autograd.grad(loss, (virtual, real)),
+        torch.autograd.grad(1 - by_loops.mean(), (virtual, real)),
+        strict=True,
+    ):
+        assert_close(found, expected)
+
+
+def test_ssim_as_a_loss_has_its_limits() -> None:
+    virtual, real = (image * 2 - 1 for image in images(7, size=32))
+    assert_close(ssim_loss(real, real), torch.zeros((), dtype=torch.float64))
+    assert_close(ssim_loss(virtual, real), ssim_loss(real, virtual))
+    assert_close(ssim_loss(virtual, real), 1 - metrics.ssim((virtual + 1) / 2, (real + 1) / 2).mean())
+    assert ssim_loss(-real, real) > 1 > ssim_loss(virtual, real)
+    assert ssim_loss(virtual.bfloat16(), real.bfloat16()).dtype == torch.float32

@@ -27,6 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
     "asp": {"width": WIDTH, "positions": 16, "discriminator_depth": 3},
     "pspstain": {"width": WIDTH, "positions": 16, "discriminator_depth": 3, "structure_scales": 3},
     "simgan": {"width": WIDTH, "blocks": 5, "positions": 16},
+    "registered": {"width": WIDTH, "blocks": 1, "discriminator_width": WIDTH},
     "vsmt": {"width": WIDTH, "positions": 16, "region_size": 2, "discriminator_depth": 3},
 }
 """Settings with which each method steps in a moment on 64 px."""

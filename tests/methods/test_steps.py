@@ -23,6 +23,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "pix2pix": ("pix2pix", {}, {"generator", "discriminator"}),
     "cyclegan": ("cyclegan", {}, {"generator", "back_generator", "discriminator", "he_discriminator"}),
     "pyramidp2p": ("pyramidp2p", {}, {"generator", "discriminator"}),
+    "registered": ("registered", {}, {"generator", "discriminator"}),
     "tdkstain": ("tdkstain", {}, {"generator", "discriminator", "estimator"}),
     "cut": ("cut", {}, {"generator", "discriminator", "sampler"}),
     "fastcut": ("cut", {"fast": True}, {"generator", "discriminator", "sampler"}),
