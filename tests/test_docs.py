@@ -36,6 +36,7 @@ PAGES = [
     ("methods/simgan.md", METHODS["simgan"].Config),
     ("methods/segment.md", METHODS["segment"].Config),
     ("methods/vsmt.md", METHODS["vsmt"].Config),
+    ("methods/registered.md", METHODS["registered"].Config),
 ]
 
 

@@ -107,7 +107,6 @@ class Registered(Method):
         """The generator."""
         return self.generator
 
-    @torch.no_grad()
     def sample(self, pair: Pair) -> dict[str, Tensor]:
         """H&E, virtual IHC and the real IHC in register."""
         return {"H&E": pair.he, "virtual": self.generator(pair.he), "real": pair.ihc}

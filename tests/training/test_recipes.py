@@ -25,7 +25,8 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_every_recipe_is_what_its_name_says_and_builds(path: Path) -> None:
     recipe = load_recipe(path)
-    method = "cut" if path.stem.startswith("fastcut") else path.stem.partition("-")[0]
+    family = path.stem.partition("-")[0]
+    method = {"fastcut": "cut", "restain": "registered"}.get(family, family)
     assert recipe.method == method
     narrow = load_recipe(path, ["model.width=4"])
     recipes = {name: choice for name, choice in narrow.auxiliary.items() if isinstance(choice, Recipe)}
