@@ -5,6 +5,7 @@ one and stains them. Sizes are in µm, so that the same tissue can be drawn at a
 """
 
 from restain.data.phantom.cells import HIDDEN_NOISE, KINDS, LOOKS_NOISE, POSITIVE_EXPRESSION
+from restain.data.phantom.neighbour import NeighbourSettings, PhantomNeighbour
 from restain.data.phantom.pair import GRADE_LIMITS, PhantomCells, PhantomPair, PhantomSettings, draw_pair
 from restain.data.phantom.slide import PhantomSlide
 from restain.data.phantom.tissue import Section, Tissue, Window
@@ -16,7 +17,9 @@ __all__ = [
     "KINDS",
     "LOOKS_NOISE",
     "POSITIVE_EXPRESSION",
+    "NeighbourSettings",
     "PhantomCells",
+    "PhantomNeighbour",
     "PhantomPair",
     "PhantomSettings",
     "PhantomSlide",

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.noise import Floats, Lattice, Noise, smoothstep
+from restain.data.phantom.noise import Coordinates, Floats, Lattice, Noise, smoothstep
 from restain.randomness import derive_seed
 
 Box = tuple[float, float, float, float]
@@ -20,6 +20,8 @@ SURVEY_PITCH_UM = 4.0
 ISLAND_UM = 170.0
 WALL_UM = 19.0
 """Thickness of the epithelium around a lumen, about two cells."""
+
+_FRAME_MARGIN = 0.6  # half-widths of an island between a frame and the tissue in it, on average
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,12 @@ class Anatomy:
         seed: decides everything.
         coverage: share of the plane that is tissue; the rest is bare glass.
         island_um: half the width of a typical island of tissue, in µm.
+        frame_um: tissue ends inside this box, with a wavy edge; None: nowhere.
     """
 
-    def __init__(self, seed: int, coverage: float, island_um: float = ISLAND_UM) -> None:
+    def __init__(
+        self, seed: int, coverage: float, island_um: float = ISLAND_UM, frame_um: Box | None = None
+    ) -> None:
         def noise(name: str, pitch_um: float, depth_um: float | None = None) -> Noise:
             return Noise(derive_seed(seed, "phantom", name), pitch_um, depth_um)
 
@@ -70,7 +75,7 @@ class Anatomy:
         self.heading = float(plan.uniform(0, np.pi))
         self.edge_level = NormalDist().inv_cdf(1 - coverage)
         self.warp_x, self.warp_y = noise("warp x", 18, 60), noise("warp y", 18, 60)
-        self.island_um = island_um
+        self.island_um, self.frame_um = island_um, frame_um
         self.edge, self.edge_detail = noise("edge", island_um), noise("edge detail", 22, 40)
         self.nests, self.nests_detail = noise("nests", 36, 70), noise("nests detail", 17, 35)
         self.hollows, self.gaps = noise("hollows", 60), noise("gaps", 22, 60)
@@ -93,6 +98,8 @@ class Anatomy:
         ragged = 0.05 * ISLAND_UM / self.island_um  # as many µm, however gently the field slopes
         edge = self.edge.sample(x, y) - self.edge_level + ragged * self.edge_detail.grid(xs, ys, z)
         tissue = _depth(edge, 1.0625 / self.island_um)
+        if self.frame_um is not None:
+            tissue = np.minimum(tissue, self.depth_in_frame(self.frame_um, xs, ys))
         mass = self.nests.sample(x, y, z) + 0.22 * self.nests_detail.grid(xs, ys, z) + self.richness - 0.1
         epithelium = np.minimum(_depth(mass, 1 / 36), tissue - 6)
         hollowness = self.hollows.grid(xs, ys) + self.hollowness
@@ -118,6 +125,14 @@ class Anatomy:
             inflammation=lattice(0.03 + 0.85 * crowding),
             activity=lattice(self.level + 0.16 * self.clones.grid(xs, ys)),
         )
+
+    def depth_in_frame(self, frame_um: Box, xs: Coordinates, ys: Coordinates) -> Floats:
+        """Depth in µm inside a box whose sides are wavy, at every crossing of `xs` and `ys`."""
+        left, top, right, bottom = frame_um
+        across, down = np.minimum(xs - left, right - xs), np.minimum(ys - top, bottom - ys)
+        depth = np.minimum(across[None, :], down[:, None]).astype(np.float32)
+        waves = np.clip(self.edge.grid(xs, ys), -1.5, 1.5)
+        return np.asarray(depth + self.island_um * (0.3 * waves - _FRAME_MARGIN), np.float32)
 
 
 def _lattice_range(low_um: float, high_um: float) -> NDArray[np.int64]:

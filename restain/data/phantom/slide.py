@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from restain.data.phantom.anatomy import Anatomy, Box
 from restain.data.phantom.paint import Layers
 from restain.data.phantom.render import Staining, camera_noise, draw_staining, he_substance, ihc_substance, photograph
 from restain.data.phantom.tissue import Marker, Tissue, Window
@@ -29,13 +30,22 @@ class PhantomSlide:
         marker: what the IHC shows: "membrane" (like HER2) or "nuclear" (like Ki67 or ER).
         mpp: µm per pixel, 0.1 to 2.
         coverage: share of the slide that is tissue, above 0 and below 1.
+        framed: whether all tissue ends before the border of the slide, as a section that was laid on it; then up to
+            half of the slide can be tissue.
 
     Raises:
         ConfigError: a value is out of range.
     """
 
     def __init__(
-        self, seed: int, size_px: int, marker: Marker = "membrane", mpp: float = 0.5, coverage: float = 0.3
+        self,
+        seed: int,
+        size_px: int,
+        marker: Marker = "membrane",
+        mpp: float = 0.5,
+        coverage: float = 0.3,
+        *,
+        framed: bool = False,
     ) -> None:
         if size_px < 64:
             raise ConfigError(f"size {size_px}: a slide needs at least 64 px")
@@ -45,9 +55,11 @@ class PhantomSlide:
             raise ConfigError(f"coverage {coverage:g}: expected the share of tissue, above 0 and below 1")
         self.seed, self.size_px, self.coverage = seed, size_px, coverage
         island_um = float(np.clip(size_px * mpp / 8, *_ISLAND_UM))
-        self.tissue = Tissue(derive_seed(seed, "phantom", "slide"), marker, mpp, coverage, island_um)
-        self.corner = self._choose_corner()
+        tissue_seed = derive_seed(seed, "phantom", "slide")
+        self.corner = self._choose_corner(Anatomy(tissue_seed, coverage, island_um), mpp, framed)
         """Of the endless tissue, the pixel that is the slide's first."""
+        frame_um = self._frame(self.corner, mpp) if framed else None
+        self.tissue = Tissue(tissue_seed, marker, mpp, coverage, island_um, frame_um)
         rng = np.random.default_rng(derive_seed(seed, "phantom", "laboratory"))
         self._he, self._ihc = draw_staining(rng, "he"), draw_staining(rng, "ihc")
 
@@ -68,12 +80,12 @@ class PhantomSlide:
     @property
     def he_glass(self) -> tuple[int, int, int]:
         """Colour of the glass in the H&E."""
-        return _levels(self._he)
+        return levels_of_glass(self._he)
 
     @property
     def ihc_glass(self) -> tuple[int, int, int]:
         """Colour of the glass in the IHC."""
-        return _levels(self._ihc)
+        return levels_of_glass(self._ihc)
 
     def _draw(self, x: int, y: int, width: int, height: int) -> Layers | None:
         layers = self.tissue.draw(Window(self.corner[0] + x, self.corner[1] + y, width, height)).layers
@@ -84,19 +96,27 @@ class PhantomSlide:
         key = derive_seed(self.seed, "phantom", "slide", name)
         return photograph(substance, staining, camera_noise(key, np.arange(x, x + width), np.arange(y, y + height)))
 
-    def _choose_corner(self) -> tuple[int, int]:
+    def _frame(self, corner: tuple[int, int], mpp: float) -> Box:
+        x, y = corner[0] * mpp, corner[1] * mpp
+        return x, y, x + self.size_px * mpp, y + self.size_px * mpp
+
+    def _choose_corner(self, anatomy: Anatomy, mpp: float, framed: bool) -> tuple[int, int]:
         """The first of all places whose tissue covers about what is wanted."""
         rng = np.random.default_rng(derive_seed(self.seed, "phantom", "place"))
-        anatomy, mpp = self.tissue.anatomy, self.tissue.mpp
         across = np.linspace(0, self.size_px * mpp, _LOOK)
         corners = rng.integers(-1_000_000, 1_000_000, (_PLACES, 2))
-        shares = [
-            (anatomy.edge.grid(x * mpp + across, y * mpp + across) > anatomy.edge_level).mean() for x, y in corners
-        ]
+        shares = []
+        for x, y in corners:
+            xs, ys = x * mpp + across, y * mpp + across
+            tissue = anatomy.edge.grid(xs, ys) > anatomy.edge_level
+            if framed:
+                tissue &= anatomy.depth_in_frame(self._frame((x, y), mpp), xs, ys) > 0
+            shares.append(tissue.mean())
         x, y = corners[int(np.argmin(np.abs(np.array(shares) - self.coverage)))]
         return int(x), int(y)
 
 
-def _levels(staining: Staining) -> tuple[int, int, int]:
+def levels_of_glass(staining: Staining) -> tuple[int, int, int]:
+    """Colour of bare glass, in grey levels."""
     red, green, blue = (round(255 * float(light)) for light in staining.glass)
     return red, green, blue

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from restain.data.phantom.anatomy import ISLAND_UM, Anatomy
+from restain.data.phantom.anatomy import ISLAND_UM, Anatomy, Box
 from restain.data.phantom.cells import REACH_UM, Cells, populate
 from restain.data.phantom.noise import Coordinates
 from restain.data.phantom.paint import Layers, paint
@@ -45,6 +45,7 @@ class Tissue:
         mpp: µm per pixel.
         coverage: share of the plane that is tissue.
         island_um: half the width of a typical island of tissue, in µm.
+        frame_um: tissue ends inside this box (left, top, right, bottom); None: nowhere.
     """
 
     def __init__(
@@ -54,9 +55,15 @@ class Tissue:
         mpp: float = 0.5,
         coverage: float = 0.95,
         island_um: float = ISLAND_UM,
+        frame_um: Box | None = None,
     ) -> None:
-        self.seed, self.marker, self.mpp = seed, marker, mpp
-        self.anatomy = Anatomy(seed, coverage, island_um)
+        self.seed, self.marker, self.mpp, self.coverage = seed, marker, mpp, coverage
+        self.anatomy = Anatomy(seed, coverage, island_um, frame_um)
+
+    def at(self, mpp: float) -> "Tissue":
+        """The same tissue, drawn at other micrometres per pixel."""
+        anatomy = self.anatomy
+        return Tissue(self.seed, self.marker, mpp, self.coverage, anatomy.island_um, anatomy.frame_um)
 
     def draw(self, window: Window, depth_um: float = 0.0) -> Section:
         """Cut a section `depth_um` below the plane and draw a window of it, as a microscope sees it."""
