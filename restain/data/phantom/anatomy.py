@@ -61,9 +61,7 @@ class Anatomy:
         frame_um: tissue ends inside this box, with a wavy edge; None: nowhere.
     """
 
-    def __init__(
-        self, seed: int, coverage: float, island_um: float = ISLAND_UM, frame_um: Box | None = None
-    ) -> None:
+    def __init__(self, seed: int, coverage: float, island_um: float = ISLAND_UM, frame_um: Box | None = None) -> None:
         def noise(name: str, pitch_um: float, depth_um: float | None = None) -> Noise:
             return Noise(derive_seed(seed, "phantom", name), pitch_um, depth_um)
 

@@ -1,11 +1,12 @@
 """What lies on a slide besides the tissue in question: pen marks, the black border of a scan, control tissue."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.noise import Floats, Noise
+from restain.data.phantom.noise import Coordinates, Floats, Noise
 from restain.data.phantom.render import ihc_substance
 from restain.data.phantom.tissue import Tissue, Window
 
@@ -62,18 +63,18 @@ class Marks:
         levels[black] = _BLACK
         return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
-    def _black(self, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _black(self, xs: Coordinates, ys: Coordinates) -> NDArray[np.bool_]:
         (across, down), (width, height) = self._black_um, self._size_um
         columns = (width - xs if self._right else xs) < across
         rows = (height - ys if self._bottom else ys) < down
-        return columns[None, :] | rows[:, None]
+        return np.asarray(columns[None, :] | rows[:, None])
 
-    def _ink_cover(self, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> Floats | None:
+    def _ink_cover(self, xs: Coordinates, ys: Coordinates) -> Floats | None:
         """How much of the light the ink takes, H x W, or None where there is no ink."""
         near = self._pen_um
         cover: Floats | None = None
         for line in self._lines:
-            for start, end in zip(line[:-1], line[1:], strict=True):
+            for start, end in pairwise(line):
                 low, high = np.minimum(start, end) - near, np.maximum(start, end) + near
                 if high[0] < xs[0] or low[0] > xs[-1] or high[1] < ys[0] or low[1] > ys[-1]:
                     continue

@@ -28,7 +28,7 @@ _STEEPEST_BEND = 0.2  # share of the pitch that the bend may be long; from 0.5 o
 _INVERSE_STEPS = 20
 _PLAY = 0.02  # of the side: how far beside the middle of its slide the section may lie
 _DEEP_UM = 15.0  # landmarks lie at least so deep in tissue
-_LANDMARK_TRIES = 60
+_LANDMARK_TRIES = 12
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,12 @@ class PhantomNeighbour:
         true_mpp = self.mpp / wanted.scale
         if not 0.1 <= true_mpp <= 2:
             raise ConfigError(
-                f"mpp {self.mpp:g} at scale {wanted.scale:g} shows {true_mpp:g} µm of tissue in a pixel; expected 0.1 to 2"
+                f"mpp {self.mpp:g} at scale {wanted.scale:g}: a pixel would show {true_mpp:g} µm of tissue; expected "
+                "0.1 to 2"
             )
         side_um = slide.size_px * slide.tissue.mpp
-        pitch_um = float(np.clip(side_um / 6, *_BEND_PITCH_UM))
+        self.bend_pitch_um = pitch_um = float(np.clip(side_um / 6, *_BEND_PITCH_UM))
+        """Distance over which the bend changes."""
         if wanted.bend_um > _STEEPEST_BEND * pitch_um:
             most = _STEEPEST_BEND * pitch_um
             raise ConfigError(f"bend {wanted.bend_um:g} µm: at most {most:.0f} µm on this slide, or tissue would fold")
@@ -100,10 +102,11 @@ class PhantomNeighbour:
         linear = wanted.scale * rotation @ np.diag([-1.0 if wanted.mirror else 1.0, 1.0])
         extent = np.abs(linear) @ np.full(2, side_um)
         strip = CONTROL_STRIP * extent[1] if wanted.control else 0.0
-        middle = extent / 2 + (strip, 0) + rng.uniform(-1, 1, 2) * _PLAY * extent
+        room = extent + np.array([strip, 0.0])
+        middle = extent / 2 + np.array([strip, 0.0]) + rng.uniform(-1, 1, 2) * _PLAY * extent
         self.affine: NDArray[np.float64] = np.column_stack([linear, middle - linear @ np.full(2, side_um / 2)])
         """The linear part and the shift, 2 x 3, in µm: ihc = linear @ (he + bend(he)) + shift."""
-        width, height = (math.ceil(length / self.mpp) for length in extent + (strip, 0))
+        width, height = (math.ceil(length / self.mpp) for length in room)
         self.size = width, height
         """Width and height in px."""
         self._tissue = slide.tissue.at(true_mpp)
@@ -163,6 +166,9 @@ class PhantomNeighbour:
         rng = np.random.default_rng(derive_seed(self.slide.seed, "phantom", "landmarks"))
         side_um = self.slide.size_px * self.slide.tissue.mpp
         places = rng.uniform(0.02, 0.98, (_LANDMARK_TRIES * count, 2)) * side_um
+        anatomy = self.slide.tissue.anatomy
+        edge = anatomy.edge.sample(*(places + self._origin_um).T)
+        places = places[edge > anatomy.edge_level]  # roughly in tissue; what follows is slow
         chosen: list[NDArray[np.float64]] = []
         apart_um = 0.4 * side_um / math.sqrt(count)
         for place in places:
@@ -182,7 +188,9 @@ class PhantomNeighbour:
         """What is to be stained in a window, 2 x H x W."""
         he_x, he_y = self._origins(x, y, width, height)
         tissue = self._tissue
-        columns, rows = ((um + start) / tissue.mpp - 0.5 for um, start in zip((he_x, he_y), self._origin_um, strict=True))
+        columns, rows = (
+            (um + start) / tissue.mpp - 0.5 for um, start in zip((he_x, he_y), self._origin_um, strict=True)
+        )
         left, top = math.floor(columns.min()), math.floor(rows.min())
         window = Window(left, top, math.ceil(columns.max()) - left + 1, math.ceil(rows.max()) - top + 1)
         layers = tissue.draw(window, self.settings.depth_um).layers
