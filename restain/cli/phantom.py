@@ -10,10 +10,14 @@ from restain.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from restain.data.phantom import PhantomSettings, PhantomSlide
+    from restain.data.phantom import PhantomNeighbour, PhantomSettings, PhantomSlide
 
 TILES = "Pairs of tiles"
 SLIDES = "A whole slide"
+NEIGHBOUR = "Its neighbour"
+
+_TILE_PX = 512
+_LANDMARKS = 100
 
 
 def command(
@@ -61,18 +65,66 @@ def command(
     coverage: Annotated[
         float, typer.Option(help="Share of the slide that is tissue, above 0 and below 1.", rich_help_panel=SLIDES)
     ] = 0.3,
+    neighbour: Annotated[
+        Path | None,
+        typer.Option(
+            help="The neighbouring section as IHC on a slide of its own, to this *.ome.tif, with its true transform.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=NEIGHBOUR,
+        ),
+    ] = None,
+    neighbour_mpp: Annotated[
+        float | None,
+        typer.Option(help="Its micrometres per pixel.", show_default="as the H&E's", rich_help_panel=NEIGHBOUR),
+    ] = None,
+    turn: Annotated[
+        float, typer.Option(help="By how many degrees it is turned, clockwise.", rich_help_panel=NEIGHBOUR)
+    ] = 4.0,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Lay it on the slide with its other side up.", rich_help_panel=NEIGHBOUR)
+    ] = False,
+    scale: Annotated[
+        float,
+        typer.Option(
+            help="How many times too large its tissue is by what its file says, 0.25 to 4.", rich_help_panel=NEIGHBOUR
+        ),
+    ] = 1.0,
+    bend: Annotated[
+        float, typer.Option(help="Longest shift of its smooth bend in µm, about.", rich_help_panel=NEIGHBOUR)
+    ] = 40.0,
+    control: Annotated[
+        bool, typer.Option("--control", help="Put control tissue beside it.", rich_help_panel=NEIGHBOUR)
+    ] = False,
+    pen: Annotated[
+        bool, typer.Option("--pen", help="Draw on both slides with a pen.", rich_help_panel=NEIGHBOUR)
+    ] = False,
+    black_edge: Annotated[
+        bool, typer.Option("--black-edge", help="Give its scan a black edge.", rich_help_panel=NEIGHBOUR)
+    ] = False,
 ) -> None:
-    """Draw pairs of H&E and IHC tiles in the layout of MIST, or a whole slide; cells and true stain are known."""
-    from restain.data.phantom import PhantomSettings, PhantomSlide
+    """Draw pairs of H&E and IHC tiles in the layout of MIST, or whole slides; cells, stain and transform are known."""
+    from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSettings, PhantomSlide
 
     if slide is not None:
         if out is not None or pairs is not None:
             raise ConfigError("OUT and --pairs draw pairs, --slide draws a slide; give one or the other")
-        _draw_slide(slide, ihc, PhantomSlide(seed, 20_000 if size is None else size, marker, mpp, coverage))
+        drawn = PhantomSlide(
+            seed, 20_000 if size is None else size, marker, mpp, coverage, framed=neighbour is not None
+        )
+        beside = None
+        if neighbour is not None:
+            lie = NeighbourSettings(
+                mpp=neighbour_mpp, angle=turn, mirror=mirror, scale=scale, bend_um=bend,
+                control=control, pen=pen, black_edge=black_edge,
+            )  # fmt: skip
+            beside = PhantomNeighbour(drawn, lie)
+        _draw_slides(slide, ihc, neighbour, drawn, beside)
     elif out is None or pairs is None:
         raise ConfigError("give OUT and --pairs to draw pairs, or --slide FILE.ome.tif to draw a slide")
-    elif ihc is not None:
-        raise ConfigError("--ihc is drawn beside a --slide; of pairs, both sides are drawn anyway")
+    elif ihc is not None or neighbour is not None:
+        option = "--ihc" if ihc is not None else "--neighbour"
+        raise ConfigError(f"{option} is drawn beside a --slide; of pairs, both sides are drawn anyway")
     else:
         settings = PhantomSettings(512 if size is None else size, marker, mpp, displacement)
         _draw_pairs(out, pairs, _held_out(validation, pairs), seed, settings)
@@ -101,37 +153,86 @@ def _draw_pairs(out: Path, pairs: int, held_out: int, seed: int, settings: "Phan
     typer.echo(f"{out / 'TrainValAB'} holds {counts}, with the truth beside them")
 
 
-def _draw_slide(he: Path, ihc: Path | None, slide: "PhantomSlide") -> None:
+def _draw_slides(
+    he: Path, ihc: Path | None, neighbour: Path | None, slide: "PhantomSlide", beside: "PhantomNeighbour | None"
+) -> None:
     from importlib.metadata import version
 
     from restain.slides.tiff import Description
     from restain.slides.writer import write_slide
 
-    wanted = [(he, "H&E", slide.he, slide.he_glass)]
+    side, marker = (slide.size_px, slide.size_px), f"{slide.tissue.marker} IHC"
+    wanted = [(he, "H&E", beside.he if beside else slide.he, slide.he_glass, side, slide.tissue.mpp)]
     if ihc is not None:
-        wanted.append((ihc, f"{slide.tissue.marker} IHC", slide.ihc, slide.ihc_glass))
-    for path, *_ in wanted:
+        wanted.append((ihc, marker, slide.ihc, slide.ihc_glass, side, slide.tissue.mpp))
+    if neighbour is not None and beside is not None:
+        wanted.append((neighbour, marker, beside.ihc, beside.glass, beside.size, beside.mpp))
+    _refuse_names({"--slide": he, "--ihc": ihc, "--neighbour": neighbour})
+    job = f"phantom {version('restain')} {slide}" + (f" {beside.settings}" if beside else "")
+    tiles = [_tiles_of(size) for *_, size, _ in wanted]
+    with _progress() as progress:
+        task = progress.add_task("tiles", total=sum(tiles))
+        for nth, (path, stain, tile, glass, size, mpp) in enumerate(wanted):
+
+            def show(done: int, _: int, before: int = sum(tiles[:nth])) -> None:
+                rate = progress.tasks[0].speed or 0
+                progress.update(task, completed=before + done, description=f"tiles, {rate:.1f} per second")
+
+            provenance = {"software": f"restain {version('restain')}", "drawn": str(slide)}
+            if beside is not None:
+                provenance["neighbour"] = str(beside.settings)
+            description = Description(f"drawn tissue, {stain}", mpp, stain, provenance=provenance)
+            write_slide(
+                path, size, tile, description, background=glass, job=f"{job} {path.name} {stain}", on_progress=show
+            )
+    typer.echo("\n".join(str(path) for path, *_ in wanted))
+    if neighbour is not None and beside is not None:
+        for path in _write_truth(he, neighbour, slide, beside):
+            typer.echo(str(path))
+
+
+def _refuse_names(given: dict[str, Path | None]) -> None:
+    """Make sure that every slide has a name of its own that is free."""
+    taken: dict[Path, str] = {}
+    for option, path in given.items():
+        if path is None:
+            continue
         if not path.name.lower().endswith((".ome.tif", ".ome.tiff")):
             raise OutputError(f"{path}: a slide is an OME-TIFF; give a name that ends in .ome.tif")
         if path.exists():
             raise OutputError(f"{path} exists; choose another name, or remove it")
-    if ihc is not None and ihc.resolve() == he.resolve():
-        raise OutputError(f"--slide and --ihc are both {he}; give each a file of its own")
-    job = f"phantom {version('restain')} {slide}"
-    with _progress() as progress:
-        task = progress.add_task("tiles", total=None)
-        for nth, (path, stain, tile, glass) in enumerate(wanted):
+        if other := taken.get(path.resolve()):
+            raise OutputError(f"{other} and {option} are both {path}; give each a file of its own")
+        taken[path.resolve()] = option
 
-            def show(done: int, total: int, before: int = nth) -> None:
-                rate = progress.tasks[0].speed or 0
-                words = f"tiles, {rate:.1f} per second"
-                progress.update(task, completed=before * total + done, total=len(wanted) * total, description=words)
 
-            provenance = {"software": f"restain {version('restain')}", "drawn": str(slide)}
-            description = Description(f"drawn tissue, {stain}", slide.tissue.mpp, stain, provenance=provenance)
-            size = (slide.size_px, slide.size_px)
-            write_slide(path, size, tile, description, background=glass, job=f"{job} {stain}", on_progress=show)
-    typer.echo("\n".join(str(path) for path, *_ in wanted))
+def _tiles_of(size: tuple[int, int]) -> int:
+    return -(-size[0] // _TILE_PX) * -(-size[1] // _TILE_PX)
+
+
+def _write_truth(he: Path, ihc: Path, slide: "PhantomSlide", beside: "PhantomNeighbour") -> list[Path]:
+    """The true transform and true landmarks, beside the slide of the neighbour."""
+    from restain.registration.field import Affine, Box, field_of
+    from restain.registration.landmarks import Landmarks, write_acrobat, write_anhir
+    from restain.registration.transform import Scan, Transform
+
+    scans = (
+        Scan(he.name, (slide.size_px, slide.size_px), slide.tissue.mpp),
+        Scan(ihc.name, beside.size, beside.mpp),
+    )
+    box = Box(0, 0, slide.size_px, slide.size_px, slide.tissue.mpp)
+    bend = field_of(lambda points: points + beside.bend(points), box, beside.bend_pitch_um / 4)
+    stem = ihc.name[: ihc.name.lower().rindex(".ome.tif")]
+    files = [
+        ihc.with_name(f"{stem}.{ending}")
+        for ending in ("transform.json", "landmarks-he.csv", "landmarks-ihc.csv", "landmarks.csv")
+    ]
+    Transform(*scans, Affine(beside.affine), bend).save(files[0])
+    landmarks = Landmarks(*beside.landmarks(_LANDMARKS))
+    write_anhir(files[1], landmarks.he, scans[0])
+    write_anhir(files[2], landmarks.ihc, scans[1])
+    write_acrobat(files[3], landmarks, *scans, antibody=slide.tissue.marker)
+    return files
 
 
 def _held_out(validation: float, pairs: int) -> int:

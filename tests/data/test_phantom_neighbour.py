@@ -1,9 +1,13 @@
 """The neighbouring section lies on its slide as its transform says, with whatever else is put there."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from restain.cli import app
 from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSlide
 from restain.errors import ConfigError
 
@@ -109,3 +113,26 @@ def test_landmarks_lie_in_tissue_of_both(slide: PhantomSlide) -> None:
 def test_impossible_neighbours_are_refused(slide: PhantomSlide, change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PhantomNeighbour(slide, NeighbourSettings(**change))  # type: ignore[arg-type]  # by name
+
+
+def test_the_command_writes_both_slides_and_the_truth(tmp_path: Path) -> None:
+    from restain.registration.landmarks import landmark_error, read_landmarks
+    from restain.registration.transform import load_transform
+    from restain.slides.reader import open_slide
+
+    he, ihc = tmp_path / "he.ome.tif", tmp_path / "ihc.ome.tif"
+    words = ["phantom", "--slide", he, "--neighbour", ihc, "--size", 200, "--mpp", 2, "--turn", 50, "--bend", 10,
+             "--mirror", "--neighbour-mpp", 1.5, "--scale", 1.2]  # fmt: skip
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    found = load_transform(tmp_path / "ihc.transform.json")
+    assert found.angle == pytest.approx(50)
+    assert found.scale == pytest.approx(1.2)
+    assert found.is_mirrored
+    for path, scan in ((he, found.he), (ihc, found.ihc)):
+        with open_slide(path) as slide:
+            assert (slide.size, slide.mpp) == (scan.size, pytest.approx(scan.mpp))
+    anhir = [tmp_path / "ihc.landmarks-he.csv", tmp_path / "ihc.landmarks-ihc.csv"]
+    for files in (anhir, [tmp_path / "ihc.landmarks.csv"]):
+        error = landmark_error(found, read_landmarks(files, found.he, found.ihc))
+        assert error.um.max() < 0.1
