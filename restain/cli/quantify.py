@@ -53,14 +53,13 @@ def command(
 
     from restain.errors import RestainError
     from restain.image import make_folder
-    from restain.quantify.files import Report, Source, quantify_source
+    from restain.quantify.files import Report, Source, load_rois, quantify_source
     from restain.quantify.instanseg import load_instanseg
-    from restain.quantify.regions import load_regions
     from restain.quantify.tiles import Settings, fit_mpp
     from restain.slides.reader import open_slide
     from restain.staining.files import find_jobs
 
-    drawn = load_regions(regions) if regions else []
+    drawn = load_rois(regions) if regions else []
     Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
     jobs = find_jobs(inputs, out, overwrite=overwrite)
     segmenter = load_instanseg() if nuclei == "instanseg" else lambda _: None
@@ -83,7 +82,7 @@ def command(
                         Settings(finest, marker, nucleus_um, segmenter(finest), vectors),
                         out,
                         report,
-                        regions=drawn,
+                        rois=drawn,
                         tile_px=tile_px,
                         on_pixels=partial(progress.advance, task),
                     )

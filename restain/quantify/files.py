@@ -4,11 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from restain.errors import InputError
 from restain.image import save_image
-from restain.quantify.output import Overlay, cell_file, write_csv
-from restain.quantify.regions import WHOLE, Region
+from restain.polygons import Roi, geojson_file, read_rois
+from restain.quantify.output import Overlay, add_cells, write_csv
 from restain.quantify.tally import Tally
 from restain.quantify.tiles import Read, Settings, quantify_tiles
+
+WHOLE = "all"
+"""What the tables call the whole image; no region of interest may."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,25 @@ class Report:
         write_csv(out / "tiles.csv", self.tiles)
 
 
+def load_rois(path: Path) -> list[Roi]:
+    """Read regions of interest to be summed up on their own.
+
+    Raises:
+        MissingError, InputError: as in `read_rois`; or one has the name of the whole image.
+    """
+    rois = read_rois(path)
+    if any(roi.name == WHOLE for roi in rois):
+        raise InputError(f"{path}: a region is named '{WHOLE}', as the tables name the whole image; rename it")
+    return rois
+
+
 def quantify_source(
     source: Source,
     settings: Settings,
     out: Path,
     report: Report,
     *,
-    regions: Sequence[Region] = (),
+    rois: Sequence[Roi] = (),
     tile_px: int = 1024,
     on_pixels: Callable[[int], None] = lambda _: None,
 ) -> Tally:
@@ -59,8 +75,9 @@ def quantify_source(
         source: the image.
         settings: how to measure.
         out: folder of the results.
-        report: gets a row for the whole image, one for each region, and one for each tile; none where the image fails.
-        regions: parts of the image that are summed up on their own.
+        report: gets a row for the whole image, one for each region of interest, and one for each tile; none where the
+            image fails.
+        rois: parts of the image that are summed up on their own.
         tile_px: side of a tile.
         on_pixels: called after each tile with its pixels.
 
@@ -73,20 +90,20 @@ def quantify_source(
     """
     overlay = Overlay(source.size)
     whole = Tally()
-    parts = {region.name: Tally() for region in regions}
+    parts = {roi.name: Tally() for roi in rois}
     tiles: list[dict[str, object]] = []
-    with cell_file(out / f"{source.name}.geojson", source.scale) as cells:
+    with geojson_file(out / f"{source.name}.geojson") as cells:
         for tile in quantify_tiles(source.read, source.size, settings, tile_px):
             height, width = tile.rgb.shape[:2]
             counted = tile.tally()
             whole += counted
-            for region in regions:
-                if region.may_touch(tile.location, (width, height), source.scale):
-                    parts[region.name] += tile.tally(region.mask(tile.location, (width, height), source.scale))
+            for roi in rois:
+                if roi.may_touch(tile.location, (width, height), source.scale):
+                    parts[roi.name] += tile.tally(roi.mask(tile.location, (width, height), source.scale))
             x, y = tile.location
             place = {"image": source.name, "x": x, "y": y, "width": width, "height": height}
             tiles.append({**place, **counted.row(settings.marker)})
-            cells.add(tile)
+            add_cells(cells, tile, source.scale)
             overlay.add(tile)
             on_pixels(width * height)
     save_image(out / f"{source.name}.overlay.png", overlay.picture)

@@ -1,11 +1,8 @@
 """Writes what was measured: cells as GeoJSON that QuPath opens, an overlay picture, rows of CSV."""
 
 import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from restain.image import atomic_path
+from restain.polygons import GeoJsonFile
 from restain.quantify.cells import CLASSES
 from restain.quantify.density import RGB
 from restain.quantify.tiles import TileResult
@@ -24,56 +22,29 @@ OVERLAY_PX = 4096
 """Longest side of an overlay picture; larger images are drawn smaller."""
 
 
-class CellFile:
-    """The cells of one image as a GeoJSON FeatureCollection, written tile by tile."""
-
-    def __init__(self, file: IO[str], scale: float) -> None:
-        self._file, self._scale = file, scale
-        self._written = 0
-
-    def add(self, tile: TileResult) -> None:
-        """Write the cells of a tile."""
-        cells = tile.cells
-        corner = np.array(tile.location)
-        for index, outline in enumerate(tile.outlines()):
-            intensity = int(cells.intensity[index])
-            feature = {
-                "type": "Feature",
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [np.round((outline + corner) * self._scale, 1).tolist()],
-                },
-                "properties": {
-                    "objectType": "detection",
-                    "classification": {"name": CLASSES[intensity], "color": list(COLOURS[intensity])},
-                    "measurements": {
-                        "Nucleus: area µm²": round(float(cells.area_um2[index]), 2),
-                        "Nucleus: haematoxylin OD": round(float(cells.haematoxylin[index]), 4),
-                        "Nucleus: DAB OD": round(float(cells.dab[index]), 4),
-                        "Membrane: completeness": round(float(cells.completeness[index]), 4),
-                        "Membrane: DAB OD": round(float(cells.membrane_dab[index]), 4),
-                    },
-                },
-            }
-            self._file.write((",\n" if self._written else "") + json.dumps(feature, ensure_ascii=False))
-            self._written += 1
-
-
-@contextmanager
-def cell_file(path: Path, scale: float = 1.0) -> Iterator[CellFile]:
-    """Write cells to a GeoJSON file; under its name it is whole or not there.
+def add_cells(file: GeoJsonFile, tile: TileResult, scale: float) -> None:
+    """Write the cells of a tile to a GeoJSON file.
 
     Args:
-        path: the file.
+        file: from `restain.polygons.geojson_file`.
+        tile: whose cells.
         scale: px of the whole image, in which coordinates are written, per px that was measured.
-
-    Raises:
-        OutputError: it cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [\n')
-        yield CellFile(file, scale)
-        file.write("\n]}\n")
+    cells, corner = tile.cells, np.array(tile.location)
+    for index, outline in enumerate(tile.outlines()):
+        intensity = int(cells.intensity[index])
+        properties = {
+            "objectType": "detection",
+            "classification": {"name": CLASSES[intensity], "color": list(COLOURS[intensity])},
+            "measurements": {
+                "Nucleus: area µm²": round(float(cells.area_um2[index]), 2),
+                "Nucleus: haematoxylin OD": round(float(cells.haematoxylin[index]), 4),
+                "Nucleus: DAB OD": round(float(cells.dab[index]), 4),
+                "Membrane: completeness": round(float(cells.completeness[index]), 4),
+                "Membrane: DAB OD": round(float(cells.membrane_dab[index]), 4),
+            },
+        }
+        file.add([np.round((outline + corner) * scale, 1).tolist()], properties)
 
 
 def draw_tile(tile: TileResult) -> RGB:

@@ -1,6 +1,5 @@
 """Finds tissue on a coarse image of a slide."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from restain.errors import InputError
-from restain.image import atomic_path, save_image
+from restain.image import save_image
+from restain.polygons import geojson_file
 from restain.slides.reader import Slide
 from restain.slides.sources import RGB
 
@@ -201,17 +201,11 @@ def save_tissue(tissue: TissueMask, slide: Slide, picture: Path, outlines: Path)
     rgb = np.asarray(Image.fromarray(slide.thumbnail(max(width, height))).resize((width, height)))
     pale = (rgb // 4 + 176).astype(np.uint8)
     save_image(picture, np.where(tissue.mask[..., None], rgb, pale))
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": polygon},
-            "properties": {
-                "objectType": "annotation",
-                "classification": {"name": "Tissue", "color": [150, 75, 160]},
-                "isLocked": True,
-            },
-        }
-        for polygon in tissue.polygons()
-    ]
-    with atomic_path(outlines) as temporary:
-        temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    properties = {
+        "objectType": "annotation",
+        "classification": {"name": "Tissue", "color": [150, 75, 160]},
+        "isLocked": True,
+    }
+    with geojson_file(outlines) as file:
+        for rings in tissue.polygons():
+            file.add(rings, properties)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError
+from restain.polygons import Roi
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
 from restain.slides.reader import Slide
-from restain.slides.rois import Drawn
+from restain.slides.rois import coarse_mask
 from restain.slides.tiling import Box, Tile
 from restain.slides.tissue import TissueMask
 
@@ -52,7 +53,7 @@ class Plan:
     halo_px: int
     tissue: TissueMask | None
     """None where everything is stained."""
-    drawn: Drawn | None = None
+    drawn: Roi | None = None
     """Polygons outside which nothing is stained; `tissue` is then their coarse mask."""
 
     def read(self, window: Box) -> RGB:
@@ -108,7 +109,7 @@ def make_plan(
     multiple: int = 4,
     region: tuple[int, int, int, int] | None = None,
     tissue: TissueMask | None = None,
-    drawn: Drawn | None = None,
+    drawn: Roi | None = None,
 ) -> Plan:
     """Lay the grid of tiles.
 
@@ -159,7 +160,7 @@ def make_plan(
         layout=Layout((area.width, area.height), encoded_px),
         tile_px=tile_px,
         halo_px=halo_px,
-        tissue=drawn.coarse(slide) if drawn else tissue,
+        tissue=coarse_mask(drawn, slide) if drawn else tissue,
         drawn=drawn,
     )
 

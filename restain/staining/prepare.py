@@ -11,7 +11,7 @@ from restain.errors import InputError
 from restain.image import to_tensor, to_uint8
 from restain.networks.norm import freeze
 from restain.slides.reader import Slide
-from restain.slides.rois import load_rois
+from restain.slides.rois import load_roi
 from restain.slides.tiling import Box
 from restain.slides.tissue import TissueMask, find_tissue
 from restain.slides.writer import BACKGROUND, Colour, SlideWriter
@@ -33,7 +33,7 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str
         notes: what is worth knowing is added here.
 
     Raises:
-        InputError, MissingError: as in `find_tissue`, `load_rois` and `make_plan`.
+        InputError, MissingError: as in `find_tissue`, `load_roi` and `make_plan`.
     """
     find_norm(settings.norm, model.sha256)  # a wrong one is said before any work
     halo_px = model.generator.halo_px if settings.halo_px is None else settings.halo_px
@@ -56,7 +56,7 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings, notes: list[str
         multiple=multiple,
         region=settings.region,
         tissue=find_tissue(slide) if settings.tissue_mask and not settings.rois else None,
-        drawn=load_rois(settings.rois, slide) if settings.rois else None,
+        drawn=load_roi(settings.rois, slide) if settings.rois else None,
     )
 
 

@@ -14,9 +14,9 @@ from restain.cli import app
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.errors import InputError, MissingError
 from restain.image import load_image, save_image, to_tensor, to_uint8
+from restain.polygons import Roi
 from restain.quantify.density import RGB, densities
-from restain.quantify.files import Report, Source, quantify_source
-from restain.quantify.regions import Region, load_regions
+from restain.quantify.files import Report, Source, load_rois, quantify_source
 from restain.quantify.tiles import Settings
 from restain.stains import STAIN_VECTORS, from_unit, optical_density, to_unit
 
@@ -113,13 +113,13 @@ def test_an_image_that_fails_leaves_no_bar(tile: Path, tmp_path: Path, monkeypat
 
 def test_regions_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="does not exist"):
-        load_regions(tmp_path / "nowhere.geojson")
+        load_rois(tmp_path / "nowhere.geojson")
     (tmp_path / "bad.geojson").write_text("{")
     with pytest.raises(InputError, match="cannot be read as GeoJSON"):
-        load_regions(tmp_path / "bad.geojson")
+        load_rois(tmp_path / "bad.geojson")
     (tmp_path / "empty.geojson").write_text('{"type": "FeatureCollection", "features": []}')
-    with pytest.raises(InputError, match="no polygons"):
-        load_regions(tmp_path / "empty.geojson")
+    with pytest.raises(InputError, match="no polygon"):
+        load_rois(tmp_path / "empty.geojson")
 
 
 def test_a_hole_is_not_in_its_region(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_hole_is_not_in_its_region(tmp_path: Path) -> None:
     hole = [[5, 5], [15, 5], [15, 15], [5, 15], [5, 5]]
     content = [{"geometry": {"type": "Polygon", "coordinates": [square, hole]}, "properties": {}}]
     (tmp_path / "ring.geojson").write_text(json.dumps(content))
-    (region,) = load_regions(tmp_path / "ring.geojson")
+    (region,) = load_rois(tmp_path / "ring.geojson")
     mask = region.mask((0, 0), (30, 30))
     assert mask[2, 2]
     assert not mask[10, 10]
@@ -150,8 +150,8 @@ def drawn(path: Path, *geometries: object, name: str = "part") -> Path:
 def test_no_region_is_called_as_the_whole_image(tmp_path: Path) -> None:
     path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": [square(0, 0)]}, name="all")
     with pytest.raises(InputError, match="a region is named 'all', as the tables name the whole image; rename it"):
-        load_regions(path)
-    whole = quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), regions=[_box("all")])
+        load_rois(path)
+    whole = quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), rois=[_box("all")])
     assert whole.area_um2 == 64 * 64 / 4
 
 
@@ -160,8 +160,8 @@ def test_no_region_is_called_as_the_whole_image(tmp_path: Path) -> None:
 def test_a_ring_of_too_few_points_is_refused(tmp_path: Path, points: int, before: list[object]) -> None:
     rings = [*before, square(5, 5)[:points]]
     path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": rings})
-    with pytest.raises(InputError, match="region 'part' has a ring of fewer than three points; draw it again"):
-        load_regions(path)
+    with pytest.raises(InputError, match="'part' has fewer than three points"):
+        load_rois(path)
 
 
 def test_of_other_geometries_only_polygons_are_taken(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_of_other_geometries_only_polygons_are_taken(tmp_path: Path) -> None:
     polygon = {"type": "Polygon", "coordinates": [square(0, 0)]}
     collection = {"type": "GeometryCollection", "geometries": [point, polygon]}
     several = {"type": "MultiPolygon", "coordinates": [[square(40, 0)], []]}
-    (region,) = load_regions(drawn(tmp_path / "r.geojson", point, None, collection, several))
+    (region,) = load_rois(drawn(tmp_path / "r.geojson", point, None, collection, several))
     assert [outer.tolist() for (outer,) in region.polygons] == [square(0, 0), square(40, 0)]
 
 
@@ -190,7 +190,7 @@ def test_the_densities_of_a_tile_serve_all_its_regions(tmp_path: Path, monkeypat
     counted = Mock(wraps=densities)
     monkeypatch.setattr("restain.quantify.tiles.densities", counted)
     regions = [_box(str(number), number) for number in range(5)]
-    quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), regions=regions)
+    quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), rois=regions)
     counted.assert_called_once()
 
 
@@ -211,8 +211,8 @@ def _white(_: tuple[int, int], size: tuple[int, int]) -> RGB:
     return np.full((size[1], size[0], 3), 255, np.uint8)
 
 
-def _box(name: str, left: int = 0, top: int = 0, side: int = 20) -> Region:
-    return Region(name, [[np.array(square(left, top, side), np.float64)]])
+def _box(name: str, left: int = 0, top: int = 0, side: int = 20) -> Roi:
+    return Roi(name, [[np.array(square(left, top, side), np.float64)]])
 
 
 def test_help_says_what_to_install() -> None:

@@ -15,9 +15,10 @@ from scipy import ndimage
 
 from restain.errors import InputError, MissingError
 from restain.image import load_image
+from restain.polygons import Roi
 from restain.slides.codec import Codec
 from restain.slides.reader import open_slide
-from restain.slides.rois import Drawn, load_rois
+from restain.slides.rois import coarse_mask, load_roi
 from restain.slides.writer import BACKGROUND
 from restain.staining.settings import Model, SlideSettings, load_model
 from restain.staining.slide import stain_slide
@@ -89,26 +90,26 @@ def test_the_coarse_mask_misses_nothing_and_many_polygons_are_one_union(make_sli
     square = np.array([(0, 0), (9, 0), (9, 9), (0, 9)])
     squares = [[square + corner] for corner in random.uniform(-20, 590, (200, 2))]
     with open_slide(make_slide()) as slide:
-        coarse = Drawn(squares).coarse(slide)
-    fine = Drawn(squares).mask((0, 0), (600, 430), 1.0)
+        coarse = coarse_mask(Roi("", squares), slide)
+    fine = Roi("", squares).mask((0, 0), (600, 430), 1.0)
     union = np.zeros_like(fine)
     for one in squares:
-        union |= Drawn([one]).mask((0, 0), (600, 430), 1.0)
+        union |= Roi("", [one]).mask((0, 0), (600, 430), 1.0)
     assert np.array_equal(fine, union)
     assert all(coarse.touches(x, y, 1, 1) for y, x in np.argwhere(fine)[::17].tolist())
-    left = Drawn(squares).mask((100, 50), (200, 100), 1.0)
+    left = Roi("", squares).mask((100, 50), (200, 100), 1.0)
     assert np.array_equal(left, fine[50:150, 100:300])
 
 
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ("no json", "is not GeoJSON"),
-        ('{"a": 1}', "is not GeoJSON"),
+        ("no json", "cannot be read as GeoJSON"),
+        ('{"a": 1}', "cannot be read as GeoJSON"),
         ('{"type": "FeatureCollection", "features": []}', "has no polygon"),
         ('{"type": "Feature", "geometry": null}', "has no polygon"),
-        ('{"type": "Polygon", "coordinates": ["a"]}', "is not GeoJSON"),
-        ('{"type": "Polygon", "coordinates": [[[1, 1]]]}', "a ring of fewer than three points; draw it again"),
+        ('{"type": "Polygon", "coordinates": ["a"]}', "cannot be read as GeoJSON"),
+        ('{"type": "Polygon", "coordinates": [[[1, 1]]]}', "fewer than three points"),
         ('[{"type": "Polygon", "coordinates": [[[9e5, 9e5], [9e5, 9.1e5], [9.1e5, 9e5]]]}]', "none of its polygons"),
     ],
 )
@@ -116,6 +117,6 @@ def test_bad_regions_are_refused(make_slide: MakeSlide, tmp_path: Path, contents
     (tmp_path / "r.geojson").write_text(contents)
     with open_slide(make_slide()) as slide:
         with pytest.raises(InputError, match=message):
-            load_rois(tmp_path / "r.geojson", slide)
+            load_roi(tmp_path / "r.geojson", slide)
         with pytest.raises(MissingError, match="does not exist"):
-            load_rois(tmp_path / "none.geojson", slide)
+            load_roi(tmp_path / "none.geojson", slide)

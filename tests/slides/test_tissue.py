@@ -12,7 +12,7 @@ from scipy import ndimage
 from restain.errors import InputError
 from restain.slides import tissue
 from restain.slides.reader import open_slide
-from restain.slides.rois import load_rois
+from restain.slides.rois import coarse_mask, load_roi
 from restain.slides.tissue import TissueMask, find_tissue, otsu, save_tissue, tissue_of
 
 MakeSlide = Callable[..., Path]
@@ -70,7 +70,7 @@ def test_what_is_saved_can_be_read_again(make_slide: MakeSlide, tmp_path: Path) 
     with open_slide(make_slide()) as slide:
         tissue = find_tissue(slide)
         save_tissue(tissue, slide, tmp_path / "t.png", tmp_path / "t.geojson")
-        again = load_rois(tmp_path / "t.geojson", slide).coarse(slide)
+        again = coarse_mask(load_roi(tmp_path / "t.geojson", slide), slide)
     feature = json.loads((tmp_path / "t.geojson").read_text())["features"][0]
     assert feature["properties"]["objectType"] == "annotation"
     assert (again.mask != tissue.mask).mean() < 0.02

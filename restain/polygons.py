@@ -1,0 +1,167 @@
+"""Polygons that somebody drew: read from GeoJSON as QuPath exports it, turned into masks, and written again."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from restain.errors import InputError, MissingError
+from restain.image import atomic_path
+
+Ring = NDArray[np.float64]
+"""Corners, x and y in px of the whole image, K x 2."""
+Polygon = list[Ring]
+"""An outline, then its holes."""
+
+UNNAMED = "region"
+"""The name of a region of interest where the annotation has none."""
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A region of interest: all polygons of one name."""
+
+    name: str
+    polygons: Sequence[Polygon]
+
+    @cached_property
+    def _bounds(self) -> tuple[Ring, Ring]:
+        """Least and largest x and y of each polygon, N x 2."""
+        return (
+            np.array([outline.min(0) for outline, *_ in self.polygons]).reshape(-1, 2),
+            np.array([outline.max(0) for outline, *_ in self.polygons]).reshape(-1, 2),
+        )
+
+    def may_touch(self, location: tuple[int, int], size: tuple[int, int], scale: float = 1.0) -> bool:
+        """Whether the box around any polygon meets a tile; where not, `mask` is empty. Arguments as there."""
+        return bool(len(self._near(location, size, scale)))
+
+    def mask(self, location: tuple[int, int], size: tuple[int, int], scale: float = 1.0) -> NDArray[np.bool_]:
+        """Which pixels of a tile lie in the polygons.
+
+        Args:
+            location: x and y of the tile.
+            size: its width and height in px.
+            scale: how many px of the polygons' coordinates one px of the tile is wide.
+
+        Returns:
+            H x W.
+        """
+        found = np.zeros(size[::-1], bool)
+        for index in self._near(location, size, scale):
+            found |= draw_polygon([ring / scale - np.array(location) for ring in self.polygons[index]], size)
+        return found
+
+    def _near(self, location: tuple[int, int], size: tuple[int, int], scale: float) -> NDArray[np.int64]:
+        low, high = (bound / scale - np.array(location) for bound in self._bounds)
+        return np.flatnonzero((high >= -1).all(1) & (low <= np.array(size) + 1).all(1))
+
+
+def draw_polygon(polygon: Polygon, size: tuple[int, int], *, with_edge: bool = False) -> NDArray[np.bool_]:
+    """Which pixels of an image lie in a polygon, H x W.
+
+    Args:
+        polygon: in px of the image; 0 is the upper left corner of its first pixel.
+        size: width and height of the image.
+        with_edge: whether pixels that the outline touches count too, those of holes included.
+    """
+    image = Image.new("1", size)
+    draw = ImageDraw.Draw(image)
+    for index, ring in enumerate(polygon):
+        corners = [tuple(corner) for corner in (ring - 0.5).tolist()]
+        outline = int(index == 0) if with_edge else None
+        draw.polygon(corners, fill=int(index == 0), outline=outline)
+    return np.asarray(image)
+
+
+def read_rois(path: Path) -> list[Roi]:
+    """Read the polygons of a GeoJSON file; those of one name are one region of interest.
+
+    The name is that of the annotation, or of its class. Other geometries, such as points, are passed over.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is no GeoJSON, holds no polygon, or a broken one.
+    """
+    found: dict[str, list[Polygon]] = {}
+    try:
+        for name, rings in _polygons(json.loads(path.read_text(encoding="utf-8")), UNNAMED):
+            polygon = [np.array([(float(x), float(y)) for x, y, *_ in ring]).reshape(-1, 2) for ring in rings]
+            found.setdefault(name, []).append(polygon)
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} does not exist; GeoJSON with polygons is expected") from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read as GeoJSON ({error}); export annotations as GeoJSON, for instance in QuPath"
+        ) from error
+    if not found:
+        raise InputError(f"{path} has no polygon; draw at least one and export it as GeoJSON")
+    for name, polygons in found.items():
+        if any(len(ring) < 3 for polygon in polygons for ring in polygon):
+            raise InputError(f"{path}: a ring of '{name}' has fewer than three points; draw it again")
+    return [Roi(name, polygons) for name, polygons in found.items()]
+
+
+class GeoJsonFile:
+    """A FeatureCollection that is written polygon by polygon."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._written = 0
+
+    def add(self, rings: Sequence[Sequence[Sequence[float]]], properties: Mapping[str, Any]) -> None:
+        """Write a polygon.
+
+        Args:
+            rings: outline and holes; x and y in px of the whole image, the first point repeated at the end of each.
+            properties: as QuPath knows them, such as `objectType` and `classification`.
+        """
+        geometry = {"type": "Polygon", "coordinates": rings}
+        feature = {"type": "Feature", "geometry": geometry, "properties": properties}
+        self._file.write((",\n" if self._written else "") + json.dumps(feature, ensure_ascii=False))
+        self._written += 1
+
+
+@contextmanager
+def geojson_file(path: Path) -> Iterator[GeoJsonFile]:
+    """Write polygons to a GeoJSON file; under its name it is whole or not there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [\n')
+        yield GeoJsonFile(file)
+        file.write("\n]}\n")
+
+
+def _polygons(node: Any, name: str) -> Iterator[tuple[str, list[list[list[float]]]]]:
+    """Name and rings of each polygon below a GeoJSON object; QuPath writes a collection or a bare list of features."""
+    if node is None:  # a feature without a geometry
+        return
+    if isinstance(node, list):
+        for part in node:
+            yield from _polygons(part, name)
+        return
+    if "geometry" in node:
+        yield from _polygons(node["geometry"], _name(node, name))
+        return
+    parts = next((node[key] for key in ("features", "geometries") if key in node), None)
+    if parts is not None:
+        yield from _polygons(parts, name)
+    elif node["type"] == "Polygon" and node["coordinates"]:
+        yield name, node["coordinates"]
+    elif node["type"] == "MultiPolygon":
+        yield from ((name, rings) for rings in node["coordinates"] if rings)
+
+
+def _name(feature: Mapping[str, Any], otherwise: str) -> str:
+    properties = feature.get("properties") or {}
+    return str(properties.get("name") or (properties.get("classification") or {}).get("name") or otherwise)

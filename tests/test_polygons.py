@@ -1,0 +1,62 @@
+"""Polygons come back from GeoJSON as they were written, wherever in the file they lie."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restain.polygons import Roi, geojson_file, read_rois
+
+SQUARE = [[0.0, 0.0], [20.0, 0.0], [20.0, 20.0], [0.0, 20.0], [0.0, 0.0]]
+HOLE = [[5.0, 5.0], [15.0, 5.0], [15.0, 15.0], [5.0, 15.0], [5.0, 5.0]]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    with geojson_file(tmp_path / "two.geojson") as file:
+        file.add([SQUARE, HOLE], {"name": "ring", "classification": {"name": "Tumour"}})
+        file.add([HOLE], {"classification": {"name": "Tumour"}})
+    ring, hole = read_rois(tmp_path / "two.geojson")
+    assert (ring.name, hole.name) == ("ring", "Tumour")
+    assert [corners.tolist() for corners in ring.polygons[0]] == [SQUARE, HOLE]
+    assert [corners.tolist() for corners in hole.polygons[0]] == [HOLE]
+
+
+def test_nothing_written_is_still_a_collection(tmp_path: Path) -> None:
+    with geojson_file(tmp_path / "none.geojson"):
+        pass
+    assert json.loads((tmp_path / "none.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+POLYGON = {"type": "Polygon", "coordinates": [SQUARE]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        POLYGON,
+        [POLYGON],
+        {"type": "Feature", "geometry": POLYGON},
+        [{"type": "Feature", "geometry": POLYGON, "properties": None}],
+        {"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": POLYGON, "properties": {}}]},
+        {"type": "GeometryCollection", "geometries": [{"type": "Point", "coordinates": [1, 2]}, POLYGON]},
+        {"type": "MultiPolygon", "coordinates": [[SQUARE], []]},
+    ],
+)
+def test_a_polygon_is_found_wherever_geojson_allows_one(tmp_path: Path, content: object) -> None:
+    (tmp_path / "one.geojson").write_text(json.dumps(content))
+    (roi,) = read_rois(tmp_path / "one.geojson")
+    assert [ring.tolist() for polygon in roi.polygons for ring in polygon] == [SQUARE]
+
+
+@given(st.tuples(*[st.floats(0, 40)] * 4), st.sampled_from([0.5, 1.0, 2.0]))
+def test_a_mask_holds_the_pixels_whose_centres_lie_inside(corners: tuple[float, ...], scale: float) -> None:
+    (left, right), (top, bottom) = sorted(corners[:2]), sorted(corners[2:])
+    box = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    mask = Roi("box", [[box]]).mask((3, 2), (30, 25), scale)
+    y, x = (np.mgrid[2:27, 3:33] + 0.5) * scale
+    depth = np.min([x - left, right - x, y - top, bottom - y], axis=0)
+    assert mask[depth > scale].all()
+    assert not mask[depth < -scale].any()
