@@ -142,7 +142,13 @@ def quantify_image(rgb: RGB, settings: Settings) -> TileResult:
     return found
 
 
-def quantify_tiles(read: Read, size: tuple[int, int], settings: Settings, tile_px: int = 1024) -> Iterator[TileResult]:
+def quantify_tiles(
+    read: Read,
+    size: tuple[int, int],
+    settings: Settings,
+    tile_px: int = 1024,
+    wanted: Callable[[tuple[int, int], tuple[int, int]], bool] = lambda *_: True,
+) -> Iterator[TileResult]:
     """Measure an image tile by tile, row by row.
 
     Each tile is read with enough around it that its cells come out as in one piece, and a cell belongs to the tile that
@@ -153,6 +159,7 @@ def quantify_tiles(read: Read, size: tuple[int, int], settings: Settings, tile_p
         size: its width and height in px.
         settings: how.
         tile_px: side of a tile; those at the right and lower edge may be smaller.
+        wanted: tells by its location and size whether a tile is measured; all are if not given.
 
     Raises:
         InputError: as in `quantify_image`.
@@ -160,7 +167,9 @@ def quantify_tiles(read: Read, size: tuple[int, int], settings: Settings, tile_p
     width, height = size
     for y in range(0, height, tile_px):
         for x in range(0, width, tile_px):
-            yield _tile(read, size, settings, (x, y), (min(tile_px, width - x), min(tile_px, height - y)))
+            location, extent = (x, y), (min(tile_px, width - x), min(tile_px, height - y))
+            if wanted(location, extent):
+                yield _tile(read, size, settings, location, extent)
 
 
 def _tile(

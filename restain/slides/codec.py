@@ -32,6 +32,11 @@ class Codec:
             raise InputError(f"JPEG quality {self.quality} is out of range; expected 1 to 100")
 
     @property
+    def is_jpeg(self) -> bool:
+        """Whether encoded tiles are JPEG files as they are."""
+        return self.compression != "lossless"
+
+    @property
     def words(self) -> str:
         """As the provenance of a slide says it."""
         return self.compression if self.compression == "lossless" else f"{self.compression}, quality {self.quality}"

@@ -142,15 +142,15 @@ class SlideWriter:
         parents = {Position(level, below.row // 2, below.column // 2) for below in self.spool.positions(level - 1)}
         todo = sorted(parents - self.spool.positions(level))
         made: list[tuple[Position, bytes]] = []
-        for tile in ahead(pool, self._halved, todo, depth):
+        for tile in ahead(pool, self.halved, todo, depth):
             made.append(tile)
             if len(made) == _TOGETHER:
                 self.put(made)
                 made = []
         self.put(made)
 
-    def _halved(self, parent: Position) -> tuple[Position, bytes]:
-        """A tile from the four below it, by the mean of each 2 x 2 px."""
+    def halved(self, parent: Position) -> tuple[Position, bytes]:
+        """Encode a tile from the four kept below it, by the mean of each 2 x 2 px; background where none is."""
         side = self.layout.tile_px
         canvas = self._blank(2 * side)
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):

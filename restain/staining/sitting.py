@@ -1,0 +1,227 @@
+"""One slide being stained by one model: what is to be done, what is finished, and how a batch of tiles is made.
+
+`restain.staining.slide` works through all of it; the viewer asks for what is looked at. Both leave the same pixels.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from restain.errors import InputError, RestainError
+from restain.image import to_tensor, to_uint8
+from restain.networks.generator import Generator
+from restain.networks.norm import evaluating
+from restain.slides.codec import RGB
+from restain.slides.identity import content_key, job_key
+from restain.slides.layout import Position
+from restain.slides.reader import Slide
+from restain.slides.tiff import Description
+from restain.slides.writer import SlideWriter
+from restain.staining.memory import most_px
+from restain.staining.plan import Plan, Work, check_disk, needed_bytes
+from restain.staining.policies import Network
+from restain.staining.prepare import background_of, network_of, plan_of
+from restain.staining.settings import Model, SlideSettings
+from restain.workers.memory import reused_memory, steady_memory
+
+STATISTICS = "statistics.safetensors"
+"""Ending of the file in which the statistics of a slide's norms are kept."""
+
+
+class Sitting:
+    """A slide, a model and the result that their tiles are for. Entered, it holds the spool of the result.
+
+    Batches are always the same, so that whoever stains them, and in whatever order, gets the same pixels.
+    """
+
+    def __init__(self, model: Model, slide: Slide, out: Path, settings: SlideSettings) -> None:
+        """Decide what there is to do.
+
+        Args:
+            model: what stains.
+            slide: what is stained.
+            out: the result, `*.ome.tif`.
+            settings: how.
+
+        Raises:
+            InputError, MissingError: as in `plan_of`; or there is nothing to stain.
+        """
+        self.model, self.out, self.settings = model, out, settings
+        self.notes: list[str] = []
+        """What is worth knowing."""
+        self.plan = plan_of(model, slide, settings, self.notes)
+        self.work = self.plan.work()
+        """All that the network has to do."""
+        if not self.work:
+            raise InputError(f"{slide.path}: no tissue there; choose another region, or --no-tissue-mask")
+        self.job = job_name(model, slide, settings)
+        self._stack = ExitStack()
+        self._network: Network | None = None
+
+    def __enter__(self) -> SlideWriter:
+        """Take hold of the spool.
+
+        Raises:
+            OutputError: the disk is too small, or another process holds it.
+        """
+        with ExitStack() as stack:
+            needed = needed_bytes(self.work, self.plan.read, self.settings.codec)
+            check_disk(self.out, needed, _size(self.out.with_name(f"{self.out.name}.spool")))
+            stack.enter_context(evaluating(self.model.generator))
+            stack.enter_context(memory_in_words(self.plan))
+            stack.enter_context(reused_memory() if self._is_folded else steady_memory())
+            description = _describe(self.model, self.plan, self.settings, self.job)
+            self.writer = stack.enter_context(
+                SlideWriter(self.out, self.plan.layout, description, self.settings.codec, job=self.job)
+            )
+            self._stack = stack.pop_all()
+        return self.writer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Let go of it; what is finished stays for the next sitting."""
+        return self._stack.__exit__(kind, error, trace)
+
+    def prepare(self) -> None:
+        """Take the statistics of the slide and the colour of its glass; those of an earlier sitting are taken up again.
+
+        Raises:
+            As `network_of`.
+        """
+        self._network = network_of(self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS)
+        self.writer.background = background_of(self._network, self.work, self.plan, self.writer)
+
+    @cached_property
+    def together(self) -> int:
+        """Windows that go through the network together."""
+        if self.settings.norm == "dense":  # each place has statistics of its own
+            return 1
+        together = self.settings.batch or (1 if self.model.device.type == "cpu" else 2)
+        if self.model.device.type == "cpu":
+            window_px = (self.plan.tile_px + 2 * self.plan.halo_px) ** 2
+            most = (
+                most_px(self.model.generator, self.settings.norm) // 2
+            )  # together they take up to twice as much per px
+            together = max(1, min(together, most // window_px))
+        return together
+
+    @cached_property
+    def batches(self) -> list[list[Work]]:
+        """All the work, in the batches in which it is always done."""
+        return [self.work[start : start + self.together] for start in range(0, len(self.work), self.together)]
+
+    def read(self, one: Work) -> RGB:
+        """What the network sees for one piece of work."""
+        return self.plan.read(one.tile.window)
+
+    def stain(self, batch: Sequence[Work], windows: Sequence[RGB]) -> NDArray[np.uint8]:
+        """Stain the windows of one batch, B x H x W x 3. After `prepare`."""
+        assert self._network is not None
+        return to_uint8(self._network(to_tensor(np.stack(windows)), batch[0].tile.window))
+
+    def encode(self, batch: Sequence[Work], virtual: NDArray[np.uint8]) -> list[tuple[Position, bytes]]:
+        """The tiles of the file that a stained batch fills."""
+        return [
+            self.writer.encode(position, self._drawn(rgb[box.within(one.tile.window).slices], self.plan.drawn_in(box)))
+            for one, rgb in zip(batch, virtual, strict=True)
+            for position, box in ((position, self.plan.box(position)) for position in one.positions)
+        ]
+
+    def stain_at(self, index: int) -> set[Position]:
+        """Stain the batch that a piece of work belongs to, and keep it; returns the tiles that are finished by it."""
+        batch = self.batches[index // self.together]
+        tiles = self.encode(batch, self.stain(batch, [self.read(one) for one in batch]))
+        self.writer.put(tiles)
+        return {position for position, _ in tiles}
+
+    @property
+    def _is_folded(self) -> bool:
+        """Whether the network runs without norms, see `restain.networks.norm.freeze`."""
+        return self.settings.norm not in ("dense", "tile") and isinstance(self.model.generator, Generator)
+
+    def _drawn(self, rgb: RGB, inside: NDArray[np.bool_] | None) -> RGB:
+        """Put the colour of glass where nobody has drawn."""
+        if inside is None or inside.all():
+            return rgb
+        return np.where(inside[..., None], rgb, np.array(self.writer.background, np.uint8))
+
+
+def job_name(model: Model, slide: Slide, settings: SlideSettings) -> str:
+    """Names everything that the pixels depend on."""
+    files = {}
+    for name, given in (("norm", settings.norm), ("rois", settings.rois)):
+        if given and Path(given).is_file():
+            files[name] = hashlib.sha256(Path(given).read_bytes()).hexdigest()
+    return job_key(
+        {
+            "slide": content_key(slide.path),
+            "slide mpp": slide.mpp,
+            "model": model.sha256,
+            "model mpp": settings.model_mpp or model.mpp,
+            "norm": "a file" if "norm" in files else settings.norm,
+            "settings": [settings.tile_px, settings.halo_px, settings.region, settings.tissue_mask],
+            "rois": settings.rois is not None,
+            "files": files,
+            "numbers": [settings.bfloat16, settings.batch, model.device.type, settings.engine],
+            "codec": str(settings.codec),
+            "version": version("restain"),
+        }
+    )
+
+
+def _describe(model: Model, plan: Plan, settings: SlideSettings, job: str) -> Description:
+    slide = plan.slide
+    stain = f"virtual {model.stain or 'IHC'}"
+    return Description(
+        name=f"{slide.path.name}, {stain}",
+        mpp=round(plan.mpp, 9),
+        stain=stain,
+        origin_um=(plan.area.x * plan.mpp, plan.area.y * plan.mpp),
+        icc_profile=slide.icc_profile,
+        provenance={
+            "software": f"restain {version('restain')}, torch {torch.__version__}",
+            "warning": "Virtual stain, drawn by a network from H&E; for research, not for diagnosis.",
+            "source": slide.path.name,
+            "source mpp": f"{slide.mpp:.6g} {slide.mpp_origin}",
+            "model": model.name,
+            "model sha256": model.sha256,
+            "model mpp": f"{plan.mpp:.6g}",
+            "norm": settings.norm,
+            "tile": f"{plan.tile_px} px, halo {plan.halo_px} px, batch {settings.batch or 'not given'}",
+            "arithmetic": f"{'bfloat16' if settings.bfloat16 else 'float32'}, {settings.engine} on {model.device.type}",
+            "compression": settings.codec.words,
+            "region": "all of it" if settings.region is None else ",".join(map(str, settings.region)),
+            "stained": _stained(plan, settings),
+            "job": job,
+        },
+    )
+
+
+def _stained(plan: Plan, settings: SlideSettings) -> str:
+    if settings.rois:
+        return f"polygons of {settings.rois.name}"
+    return "tissue" if plan.tissue else "everything"
+
+
+@contextmanager
+def memory_in_words(plan: Plan) -> Iterator[None]:
+    """Turn what torch says of too little memory into a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RestainError(
+            f"tiles of {plan.tile_px} px do not fit into the memory; choose a smaller --tile-px or --batch"
+        ) from error
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
