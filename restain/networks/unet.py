@@ -10,14 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from restain.errors import ShapeError
-from restain.networks.blocks import NormName, convolution, initialise, normalisation
+from restain.networks.blocks import NormName, initialise, normalisation
 
-DROPPED_STAGES = 3
-"""Stages with dropout: the first three on the way up."""
+DROPPED_STAGES = (1, 2, 3)
+"""Stages with dropout, counted from the first on the way up: the second to the fourth, as in the authors' PyTorch code,
+where the paper says the first three."""
 
 
 class UNetConfig(BaseModel):
-    """Shape of a U-Net; the defaults are pix2pix's U-Net-256 (54.41 M weights)."""
+    """Shape of a U-Net; the defaults are pix2pix's U-Net-256 (54.41 M weights).
+
+    No convolution but the last has a bias: the batch norms bring theirs, and the authors' code leaves it out where there
+    is no norm, too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +31,7 @@ class UNetConfig(BaseModel):
     depth: int = Field(8, ge=2)
     """Halvings; sides must be multiples of 2^depth, 256 px for the default."""
     dropout: float = Field(0.5, ge=0.0, lt=1.0)
-    """In the first three stages on the way up."""
+    """In the second to the fourth stage on the way up."""
 
 
 class UNet(nn.Module):
@@ -38,17 +43,17 @@ class UNet(nn.Module):
         channels = [config.width * min(2**level, 8) for level in range(config.depth)]
         last = config.depth - 1
 
-        down: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, 1)]
+        down: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, 1, bias=False)]
         for level in range(1, config.depth):
             # the last has no norm: there may be but one pixel left to take statistics of
             norm: NormName = "batch" if level < last else "none"
-            conv = convolution(channels[level - 1], channels[level], 4, stride=2, padding=1, norm=norm)
+            conv = nn.Conv2d(channels[level - 1], channels[level], 4, 2, 1, bias=False)
             down.append(nn.Sequential(nn.LeakyReLU(0.2, inplace=True), conv, normalisation(norm, channels[level])))
 
         up: list[nn.Module] = []
         for level in range(last, 0, -1):
             before, after = channels[level] * (1 if level == last else 2), channels[level - 1]
-            drops = config.dropout > 0 and last - level < DROPPED_STAGES
+            drops = config.dropout > 0 and last - level in DROPPED_STAGES
             up.append(
                 nn.Sequential(
                     nn.ReLU(inplace=True),

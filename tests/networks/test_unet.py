@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
+from restain.networks.norm import Convolution
 from restain.networks.unet import UNet, UNetConfig
 
 
@@ -20,7 +21,10 @@ def test_the_published_size() -> None:
     assert (network.multiple, network.halo_px) == (256, 768)
     # as published: no norm after the first and the last convolution, dropout in three stages on the way up
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.down.modules()) == 6
-    assert [any(isinstance(layer, nn.Dropout) for layer in stage) for stage in network.up] == [True] * 3 + [False] * 4
+    dropped = [any(isinstance(layer, nn.Dropout) for layer in stage) for stage in network.up]
+    assert dropped == [False, True, True, True, False, False, False]
+    biased = [isinstance(layer.bias, nn.Parameter) for layer in network.modules() if isinstance(layer, Convolution)]
+    assert biased == [False] * 15 + [True]
 
 
 @pytest.mark.parametrize("depth", [2, 3, 6])
