@@ -11,6 +11,9 @@ from restain.alignment import TINY
 from restain.errors import ShapeError
 from restain.tensors import full_precision, same_shape
 
+SAME_PLACE = -10.0
+"""Stands for 1 - cosine where a place would be matched with itself."""
+
 
 @full_precision
 def image_similarity(features: Tensor) -> Tensor:
@@ -19,70 +22,76 @@ def image_similarity(features: Tensor) -> Tensor:
     return directions @ directions.mT
 
 
-def correlation_loss(virtual: Tensor, source: Tensor) -> Tensor:
-    """Images that are alike before staining should be as alike after: L1 between the batch's matrices of cosines.
+def correlation_loss(virtual: Tensor, real: Tensor) -> Tensor:
+    """Virtual IHC should be as alike among themselves as the real ones are: L1 between a batch's matrices of cosines.
 
     Unlike the other losses it is one number for the batch, not a mean over its images.
 
     Args:
-        virtual: features of the virtual IHC, N x P x C.
-        source: features of the H&E at the same places, same shape. It takes no gradient.
+        virtual: features of the virtual IHC, N x C x H x W.
+        real: features of the real IHC of the same batch, same shape. It takes no gradient.
 
     Raises:
         ShapeError: the shapes differ, or there is but one image.
     """
-    same_shape(virtual=virtual, source=source)
+    same_shape(virtual=virtual, real=real)
     if len(virtual) < 2:
         raise ShapeError("likeness among images needs a batch of at least 2, but it holds 1; raise batch_size")
-    return F.l1_loss(image_similarity(virtual), image_similarity(source).detach())
+    return F.l1_loss(image_similarity(virtual), image_similarity(real).detach())
 
 
 @full_precision
 def transport_plan(first: Tensor, second: Tensor, epsilon: float = 1.0, iterations: int = 50) -> Tensor:
-    """Entropic optimal transport between two sets of places of equal mass (Sinkhorn; Cuturi 2013).
+    """Transport plan between two images' features at the same places (Sinkhorn; Cuturi 2013), as SIM-GAN takes it.
 
-    The cost is 1 - cosine. Scalings are multiplied, not added as logarithms: costs lie in [0, 2], so that nothing can
-    vanish while epsilon is at least 0.05, and only vectors have to be kept for the gradient. For smaller ones there is
-    `restain.alignment.sinkhorn_alignment`.
+    The kernel is exp(+(1 - cosine) / epsilon), so that mass goes to what is *unlike*; at the same place it is
+    exp(-10 / epsilon), next to nothing. Scalings are multiplied, not added as logarithms: kernels away from the same
+    place lie between 1 and exp(2 / epsilon), so that nothing can overflow while epsilon is at least 0.05, and only
+    vectors have to be kept for the gradient.
 
     Args:
         first: features of length 1, N x P x C.
-        second: features of length 1, N x Q x C.
+        second: features of length 1 at the same places, N x P x C.
         epsilon: strength of the entropy; large blurs, small matches one to one.
         iterations: times that rows and columns are brought to their masses.
 
     Returns:
-        N x P x Q; columns sum to 1/Q, rows to 1/P as far as the iterations have come, all together to 1.
+        N x P x P; columns sum to 1, rows as far as the iterations have come.
+
+    Raises:
+        ShapeError: the shapes differ.
     """
-    kernel = ((first @ second.mT - 1) / epsilon).exp()
-    count, places, others = kernel.shape
-    columns = kernel.new_ones(count, others, 1)
+    same_shape(first=first, second=second)
+    reward = 1 - first @ second.mT
+    places = torch.eye(reward.shape[1], dtype=torch.bool, device=reward.device)
+    kernel = (reward.masked_fill(places, SAME_PLACE) / epsilon).exp()
+    columns = kernel.new_ones(*kernel.shape[:2], 1)
     for _ in range(iterations):
-        rows = (1 / places) / (kernel @ columns)
-        columns = (1 / others) / (kernel.mT @ rows)
+        rows = 1 / (kernel @ columns)
+        columns = 1 / (kernel.mT @ rows)
     return rows * kernel * columns.mT
 
 
 def transport_loss(
     virtual: Tensor, source: Tensor, target: Tensor, epsilon: float = 1.0, iterations: int = 50
 ) -> Tensor:
-    """Mass should go from the virtual IHC to the real one as it does from the H&E: mean L1 between the two plans.
+    """Mass should go from real to virtual IHC as it does from the H&E to the real IHC: mean L1 between the plans.
 
-    Departs from the paper in reading the plan of target and virtual IHC the other way round, so that the same place of
-    the tissue is in the same row of both plans.
+    The plans compared are T(x, y) and T(y, v), as published: rows are places of the H&E in the one and of the real IHC
+    in the other.
 
     Args:
-        virtual: features of the virtual IHC, of length 1, N x P x C.
-        source: features of the H&E at the same places. It takes no gradient.
-        target: features of the real IHC, N x Q x C. It takes no gradient.
+        virtual: features of the virtual IHC v, of length 1, N x P x C.
+        source: features of the H&E x at the same places. It takes no gradient.
+        target: features of the real IHC y at the same places. It takes no gradient.
         epsilon: as in `transport_plan`.
         iterations: as in `transport_plan`.
 
     Raises:
-        ShapeError: the shapes of `virtual` and `source` differ.
+        ShapeError: the shapes differ.
     """
-    same_shape(virtual=virtual, source=source)
+    same_shape(virtual=virtual, source=source, target=target)
     target = target.detach()
     with torch.no_grad():
         expected = transport_plan(source, target, epsilon, iterations)
-    return F.l1_loss(transport_plan(virtual, target, epsilon, iterations), expected)
+    return F.l1_loss(transport_plan(target, virtual, epsilon, iterations), expected)

@@ -1,7 +1,7 @@
 """SIM-GAN: supervised information mined from weakly paired images (Guan et al., IEEE TMI 2025).
 
-To CUT it adds two relations that hold although the sections differ: H&E images that are alike stay so when stained, and
-the places of the virtual IHC are to the real one's as the H&E's are.
+To CUT it adds two relations that hold although the sections differ: virtual IHC are as alike among themselves as the
+real ones are, and places of the real IHC are to those of the virtual one as the H&E's are to the real one's.
 """
 
 from collections.abc import Mapping
@@ -23,23 +23,22 @@ from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
 
-DISCRIMINATOR_DEPTH = 3
-"""Halvings, as CUT's."""
-
 
 class SimGanConfig(MethodConfig):
     """Settings of `simgan`; the defaults are the authors'."""
 
-    width: int = Field(64, ge=1)
-    """Channels of the generator's and the discriminator's first convolution."""
-    blocks: int = Field(9, ge=5)
+    width: int = Field(64, ge=2)
+    """Channels of the generator's first convolution; the discriminator has half as many."""
+    blocks: int = Field(6, ge=5)
     """Residual blocks of the generator; PatchNCE reads the fifth."""
+    discriminator_depth: int = Field(5, ge=2)
+    """Stages of the discriminator; each halves the image, so that 5 need crops of at least 128 px."""
     lambda_nce: float = Field(1.0, ge=0)
     """Weight of PatchNCE, the mean of its terms on H&E and on IHC."""
     lambda_correlation: float = Field(10.0, ge=0)
     """Weight of the likeness among the images of a batch; at 0 it is left out, and a batch may be a single image."""
     lambda_transport: float = Field(10_000.0, ge=0)
-    """Weight of the difference between transport plans, whose entries are of the order of 1 / positions^2."""
+    """Weight of the difference between transport plans, whose entries are of the order of 1 / positions."""
     transport_epsilon: float = Field(1.0, ge=0.05)
     """Entropic regularisation of the plans, in units of cosine distance."""
     transport_iterations: int = Field(50, ge=1)
@@ -50,10 +49,12 @@ class SimGanConfig(MethodConfig):
 
 
 class SimGan(Method):
-    """LSGAN + PatchNCE with identity + 10 correlation + 10000 transport.
+    """LSGAN + PatchNCE with identity + 10 correlation + 10000 transport, both as means over PatchNCE's taps.
 
-    Both relations are taken on what the sampler makes of the features at PatchNCE's taps and places, mean over taps. In
-    a training of several processes the correlation is among the images of each process.
+    The correlation is taken on whole maps of the encoder, the transport on what the sampler makes of them at PatchNCE's
+    places. Under `torchrun` the correlation is among the images of each process. Departs from the published launch on 4
+    GPUs in the plans: one for each image, where 4 images of 256 places shared one of 1024, so that the transport of a
+    batch is the mean of its images.
     """
 
     name = "simgan"
@@ -62,14 +63,14 @@ class SimGan(Method):
     def __init__(self, config: SimGanConfig) -> None:
         super().__init__()
         self.config = config
-        self.generator = Generator(GeneratorConfig(width=config.width, blocks=config.blocks, spectral_norm=False))
-        self.discriminator = Discriminator(config.width, depth=DISCRIMINATOR_DEPTH, spectral=False)
+        self.generator = Generator(GeneratorConfig(width=config.width, blocks=config.blocks))
+        self.discriminator = Discriminator(config.width // 2, config.discriminator_depth)
         self.sampler = Sampler(nce_channels(config.width))
 
     @classmethod
     def needs(cls, config: SimGanConfig) -> Needs:
         """Two images, as long as they are compared with one another; crops that the discriminator can halve."""
-        return Needs(images=2 if config.lambda_correlation else 1, crop_px=smallest_px(DISCRIMINATOR_DEPTH))
+        return Needs(images=2 if config.lambda_correlation else 1, crop_px=smallest_px(config.discriminator_depth))
 
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """The discriminator, then generator and sampler."""
@@ -84,7 +85,8 @@ class SimGan(Method):
         positions = sample_positions(features, progress.generator("positions"), config.positions)
         with torch.no_grad():
             key = self.sampler(features, positions)
-        query = self.sampler(self.generator.features(outputs, NCE_TAPS), positions)
+        found = self.generator.features(outputs, NCE_TAPS)
+        query = self.sampler(found, positions)
         source, target = _halves(key)
         generated, _ = _halves(query)
         transport = partial(transport_loss, epsilon=config.transport_epsilon, iterations=config.transport_iterations)
@@ -95,7 +97,8 @@ class SimGan(Method):
                 "transport": config.lambda_transport * mean_over_taps(transport, generated, source, target),
             }
         if config.lambda_correlation:
-            terms["correlation"] = config.lambda_correlation * mean_over_taps(correlation_loss, generated, source)
+            correlation = mean_over_taps(correlation_loss, _halves(found)[0], _halves(features)[1])
+            terms["correlation"] = config.lambda_correlation * correlation
         descend(total(terms.values()), optimizers["generator"], optimizers["sampler"])
         return {"discriminator/gan": judged.detach()} | detached(terms, "generator")
 
@@ -105,7 +108,7 @@ class SimGan(Method):
 
 
 def _halves(embedded: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What belongs to H&E and what to IHC, from taps of both (2N x P x C)."""
+    """What belongs to H&E and what to IHC, from taps of both (2N x ...)."""
     he = {tap: both.chunk(2)[0] for tap, both in embedded.items()}
     ihc = {tap: both.chunk(2)[1] for tap, both in embedded.items()}
     return he, ihc

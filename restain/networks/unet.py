@@ -20,8 +20,8 @@ where the paper says the first three."""
 class UNetConfig(BaseModel):
     """Shape of a U-Net; the defaults are pix2pix's U-Net-256 (54.41 M weights).
 
-    No convolution but the last has a bias: the batch norms bring theirs, and the authors' code leaves it out where there
-    is no norm, too.
+    No convolution but the last has a bias: batch norms bring theirs, and the authors' code leaves it out where there is
+    no norm, too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

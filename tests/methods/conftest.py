@@ -26,7 +26,7 @@ TINY: dict[str, dict[str, Any]] = {
     "cut": {"width": WIDTH, "blocks": 5, "positions": 16},
     "asp": {"width": WIDTH, "positions": 16, "discriminator_depth": 3},
     "pspstain": {"width": WIDTH, "positions": 16, "discriminator_depth": 3, "structure_scales": 3},
-    "simgan": {"width": WIDTH, "blocks": 5, "positions": 16},
+    "simgan": {"width": WIDTH, "positions": 16, "discriminator_depth": 3},
     "registered": {"width": WIDTH, "blocks": 1, "discriminator_width": WIDTH},
     "vsmt": {"width": WIDTH, "positions": 16, "region_size": 2, "discriminator_depth": 3},
 }

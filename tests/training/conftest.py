@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "model": {"width": 2, "discriminator_depth": 3, "positions": 16, "structure_scales": 3},
         "auxiliary": {"segmenter": {"training": {"steps": 2}}},
     },
-    "simgan": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 5, "positions": 16}},
+    "simgan": {"data": {"crop_px": 32}, "model": {"width": 2, "discriminator_depth": 3, "positions": 16}},
     "vsmt": {
         "data": {"crop_px": 64},
         "model": {"width": 4, "discriminator_depth": 3, "region_size": 4, "positions": 16, "ramp_epochs": 0},
