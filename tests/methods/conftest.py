@@ -73,6 +73,7 @@ def draw_pair() -> Callable[..., Pair]:
             grade=torch.tensor([index % 4 for index in indices]),
             index=torch.tensor(indices),
             names=tuple(f"tile{index}" for index in indices),
+            density=torch.cat([(image(2 * index + 1)[:, :1] + 1) / 2 for index in indices]),
         )
 
     return draw
