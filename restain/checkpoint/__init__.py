@@ -7,6 +7,7 @@ from restain.checkpoint.file import (
     fold_spectral_norm,
     load_checkpoint,
     load_generator,
+    misfit,
     read_info,
     save_checkpoint,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "load_checkpoint",
     "load_generator",
     "load_published",
+    "misfit",
     "published_names",
     "read_info",
     "save_checkpoint",

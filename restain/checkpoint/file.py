@@ -155,13 +155,42 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Net
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
             network = network_type(config_type.model_validate(info.network))
-        network.load_state_dict(weights)
     except (ValidationError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: its weights do not fit the {info.kind} that its header describes, {info.network} ({error}); "
             f"it was saved by restain {info.versions.get('restain', '?')}"
         ) from error
+    if differences := misfit(network, weights):
+        raise CheckpointError(
+            f"{path}: its weights do not fit the {info.kind} that its header describes: {differences}; it was trained "
+            f"by another version of restain, {info.versions.get('restain', '?')}: train it again, or stain with that"
+        )
+    network.load_state_dict(weights)
     return network.to(device), info
+
+
+def misfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """In words, how saved weights differ in name or shape from those of a module; empty where they fit.
+
+    A tensor that takes the shape of what is loaded, such as a pool of images, always fits.
+    """
+    expected = module.state_dict()
+    lacking = [name for name in expected if name not in weights]
+    surplus = [name for name in weights if name not in expected]
+    others = [
+        f"{name} has the shape {_times(weights[name])} instead of {_times(tensor)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape and tensor.numel()
+    ]
+    return "; ".join(
+        f"{words} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for words, names in (("they lack", lacking), ("they have also", surplus), ("of them", others))
+        if names
+    )
+
+
+def _times(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "of a number"
 
 
 def load_generator(path: Path | str, device: str | torch.device = "cpu") -> Stainer:

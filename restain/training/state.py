@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from restain.checkpoint import misfit
 from restain.errors import CheckpointError, NonFiniteLossError
 from restain.image import atomic_path
 
@@ -43,7 +44,7 @@ def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
         return 0
     with _refusing(path, _RESUME):
         state = torch.load(path, map_location="cpu", weights_only=True)
-        method.load_state_dict(state["method"])
+        _put_back(state["method"], method)
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         return int(state["steps_done"])
@@ -56,7 +57,7 @@ def load_weights(path: Path, method: nn.Module) -> None:
         CheckpointError: the file is damaged or of another method.
     """
     with _refusing(path, _LOOK):
-        method.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["method"])
+        _put_back(torch.load(path, map_location="cpu", weights_only=True)["method"], method)
 
 
 def steps_done(path: Path) -> int:
@@ -69,6 +70,12 @@ def steps_done(path: Path) -> int:
         return 0
     with _refusing(path, _RESUME):
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["steps_done"])
+
+
+def _put_back(weights: Mapping[str, Tensor], method: nn.Module) -> None:
+    if differences := misfit(method, weights):
+        raise CheckpointError(f"its weights are those of another version of the method: {differences}")
+    method.load_state_dict(weights)
 
 
 _RESUME = "cannot be resumed from", "remove it to start this run again"
@@ -84,7 +91,8 @@ def _refusing(path: Path, words: tuple[str, str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        known = isinstance(error, CheckpointError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}".splitlines()[0]
         what, way_out = words
         raise CheckpointError(f"{path} {what} ({reason}); {way_out}") from error
 

@@ -22,9 +22,11 @@ from restain.checkpoint import (
     fold_spectral_norm,
     load_checkpoint,
     load_generator,
+    misfit,
     read_info,
     save_checkpoint,
 )
+from restain.checkpoint.file import _fingerprint
 from restain.errors import CheckpointError, InputError, MissingError, OutputError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
@@ -246,6 +248,27 @@ def test_weights_of_another_shape_are_refused(saved: Path) -> None:
         saved.write_bytes(safetensors.torch.save(weights, {"restain": header}))
         with pytest.raises(CheckpointError, match="do not fit the generator that its header describes"):
             load_checkpoint(saved)
+
+
+def test_the_unet_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Its first and its innermost convolution had a bias."""
+    path = tmp_path / "pix2pix.safetensors"
+    info = save_checkpoint(path, UNet(UNetConfig(width=2, depth=3)), method="pix2pix")
+    weights = safetensors.torch.load_file(path)
+    weights |= {"down.0.bias": torch.zeros(2), "down.2.1.bias": torch.zeros(8)}
+    header = info.model_copy(update={"sha256": _fingerprint(weights)}).model_dump_json()
+    path.write_bytes(safetensors.torch.save(weights, {"restain": header}))
+    with pytest.raises(CheckpointError, match=r"pix2pix.safetensors: .*have also down.0.bias, down.2.1.bias; .*again"):
+        load_checkpoint(path)
+
+
+def test_a_misfit_is_named() -> None:
+    layer = nn.Linear(2, 3)
+    fitting = layer.state_dict()
+    assert misfit(layer, fitting) == ""
+    assert "lack bias" in misfit(layer, {"weight": fitting["weight"]})
+    assert "have also more" in misfit(layer, {**fitting, "more": torch.zeros(1)})
+    assert "bias has the shape 4 instead of 3" in misfit(layer, {**fitting, "bias": torch.zeros(4)})
 
 
 def test_weights_of_a_failed_training_are_refused(tmp_path: Path) -> None:
