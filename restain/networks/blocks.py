@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from restain.errors import ConfigError
+from restain.networks.normalisation import BatchNorm, InstanceNorm
 
 NormName = Literal["instance", "batch", "none"]
 
@@ -84,6 +85,17 @@ class ReflectionPad(nn.ReflectionPad2d):
             return super().forward(x)
 
 
+class Dropout(nn.Dropout):
+    """Dropout whose draws on a CPU do not depend on the memory order: PyTorch's fall on other units channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to the same shape."""
+        if not self.training or x.is_contiguous() or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        kept = F.dropout(x.new_ones(x.shape), self.p)
+        return x * kept.contiguous(memory_format=torch.channels_last)
+
+
 class BlurDown(nn.Module):
     """Halve height and width after a binomial [1, 2, 1] blur (Zhang 2019, anti-aliased convolutional networks)."""
 
@@ -134,7 +146,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.activated = activated
-        middle: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+        middle: list[nn.Module] = [Dropout(dropout)] if dropout else []
         self.body = nn.Sequential(
             ReflectionPad(1),
             convolution(channels, channels, 3, norm=norm, spectral=spectral),
@@ -172,8 +184,8 @@ def convolution(
 def normalisation(norm: NormName, channels: int) -> nn.Module:
     """Instance norm without weights or running statistics, batch norm with both, or nothing."""
     kinds: dict[NormName, Callable[[int], nn.Module]] = {
-        "instance": nn.InstanceNorm2d,
-        "batch": nn.BatchNorm2d,
+        "instance": InstanceNorm,
+        "batch": BatchNorm,
         "none": nn.Identity,
     }
     return kinds[norm](channels)
@@ -203,6 +215,6 @@ def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier",
                 nn.init.normal_(weight, 0.0, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, BatchNorm):
             nn.init.normal_(layer.weight, 1.0, 0.0 if scheme == "he" else gain)
             nn.init.zeros_(layer.bias)

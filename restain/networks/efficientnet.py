@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restain.networks.normalisation import BatchNorm
+
 _STAGES = ((1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6))
 _LAST_STAGE = (1, 320, 3, 1, 6)
 """Blocks, channels, kernel, stride of the first block, expansion."""
@@ -31,11 +33,11 @@ class _Block(nn.Module):
         super().__init__()
         inner = channels_in * expansion
         self._expand_conv = nn.Conv2d(channels_in, inner, 1, bias=False) if expansion > 1 else None
-        self._bn0 = nn.BatchNorm2d(inner, eps=0.001) if expansion > 1 else None
+        self._bn0 = BatchNorm(inner, eps=0.001) if expansion > 1 else None
         self._depthwise_conv = _SamePadding(inner, inner, kernel, stride, groups=inner, bias=False)
-        self._bn1 = nn.BatchNorm2d(inner, eps=0.001)
+        self._bn1 = BatchNorm(inner, eps=0.001)
         self._project_conv = nn.Conv2d(inner, channels, 1, bias=False)
-        self._bn2 = nn.BatchNorm2d(channels, eps=0.001)
+        self._bn2 = BatchNorm(channels, eps=0.001)
         self._shortcut = stride == 1 and channels_in == channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class EfficientNetLite0(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         self._conv_stem = _SamePadding(3, 32, 3, 2, bias=False)
-        self._bn0 = nn.BatchNorm2d(32, eps=0.001)
+        self._bn0 = BatchNorm(32, eps=0.001)
         blocks, channels = [], 32
         for count, width, kernel, stride, expansion in (*_STAGES, _LAST_STAGE):
             for place in range(count):
@@ -69,7 +71,7 @@ class EfficientNetLite0(nn.Module):
                 channels = width
         self._blocks = nn.Sequential(*blocks)
         self._conv_head = nn.Conv2d(channels, 1280, 1, bias=False)
-        self._bn1 = nn.BatchNorm2d(1280, eps=0.001)
+        self._bn1 = BatchNorm(1280, eps=0.001)
         self._fc = nn.Linear(1280, 1000)  # unused here; it is in the weight file
 
     def forward(self, images: Tensor) -> Tensor:

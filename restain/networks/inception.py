@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restain.networks.normalisation import BatchNorm
+
 
 class Convolution(nn.Module):
     """Convolution, batch norm, ReLU."""
@@ -23,7 +25,7 @@ class Convolution(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(channels, eps=0.001)
+        self.bn = BatchNorm(channels, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x C' x H' x W'."""

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from restain.errors import ShapeError
 from restain.networks.blocks import ResidualBlock
 from restain.networks.generator import Generator
+from restain.networks.normalisation import BatchNorm, InstanceNorm
 from restain.networks.stainer import Stainer
 
-Norm = nn.InstanceNorm2d | nn.BatchNorm2d
+Norm = InstanceNorm | BatchNorm
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 Region = tuple[slice, slice]
 """Rows and columns of an image, in px."""
@@ -157,9 +158,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def instance_norms(generator: Stainer) -> dict[str, nn.InstanceNorm2d]:
+def instance_norms(generator: Stainer) -> dict[str, InstanceNorm]:
     """The layers that need statistics, by name; none in a generator that is a local function already."""
-    return {name: layer for name, layer in generator.named_modules() if isinstance(layer, nn.InstanceNorm2d)}
+    return {name: layer for name, layer in generator.named_modules() if isinstance(layer, InstanceNorm)}
 
 
 def _walk(generator: Generator, x: Tensor, found: Mapping[nn.Module, Moments]) -> Iterator[Tensor]:
@@ -181,7 +182,7 @@ def _walk_chain(
     layers: Iterable[nn.Module], x: Tensor, found: Mapping[nn.Module, Moments]
 ) -> collections.abc.Generator[Tensor, None, Tensor]:
     for layer in layers:
-        if isinstance(layer, nn.InstanceNorm2d):
+        if isinstance(layer, InstanceNorm):
             yield x
             scale, shift = (part.to(x).view(-1, 1, 1) for part in _scale_and_shift(layer, found[layer]))
             x = torch.addcmul(shift, x, scale)
@@ -236,14 +237,14 @@ def _scale_and_shift(norm: Norm | None, moments: Moments | None) -> tuple[Tensor
     """The norm with fixed moments as x * scale + shift, C each, float64."""
     if norm is None:
         return torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    if isinstance(norm, nn.BatchNorm2d):
+    if isinstance(norm, BatchNorm):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         moments = Moments(_exact(norm.running_mean), _exact(norm.running_var))
     assert moments is not None
     scale = (moments.variance + norm.eps).rsqrt()
     shift = -moments.mean * scale
-    if not norm.affine:
+    if isinstance(norm, InstanceNorm):
         return scale, shift
     return scale * _exact(norm.weight), shift * _exact(norm.weight) + _exact(norm.bias)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from restain.errors import ShapeError
-from restain.networks.blocks import NormName, initialise, normalisation
+from restain.networks.blocks import Dropout, NormName, initialise, normalisation
 
 DROPPED_STAGES = (1, 2, 3)
 """Stages with dropout, counted from the first on the way up: the second to the fourth, as in the authors' PyTorch code,
@@ -59,7 +59,7 @@ class UNet(nn.Module):
                     nn.ReLU(inplace=True),
                     nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
                     normalisation("batch", after),
-                    *([nn.Dropout(config.dropout)] if drops else []),
+                    *([Dropout(config.dropout)] if drops else []),
                 )
             )
         self.down = nn.ModuleList(down)

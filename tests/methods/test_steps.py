@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from restain.data.pairs import Pair
+from restain.methods import METHODS
 from restain.methods.base import Method, Progress
 from restain.training.numerics import step_numerics
 
@@ -147,3 +148,22 @@ def treat_images_alone(method: nn.Module) -> None:
             layer.p = 0.0
         elif isinstance(layer, nn.BatchNorm2d):
             layer.eval()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_channels_last_moves_the_weights_to_the_same_places(
+    name: str, build: Build, draw_pair: DrawPair, progress: Progress
+) -> None:
+    """By gradient descent, as Adam's first step is a sign, also where a gradient is nothing but rounding."""
+    found = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        method = build(name).double().to(memory_format=order)
+        pair = draw_pair(*range(method.needs(method.config).images), dtype=torch.float64)
+        descents = {
+            key: torch.optim.SGD(optimizer.param_groups[0]["params"], lr=1e-2)
+            for key, optimizer in method.optimizers().items()
+        }
+        torch.manual_seed(0)  # for dropout
+        method.step(pair.to("cpu", memory_format=order), descents, progress)
+        found.append(method.state_dict())
+    assert_close(found[1], found[0], rtol=1e-7, atol=1e-9)

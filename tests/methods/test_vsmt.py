@@ -20,6 +20,7 @@ from restain.methods.vsmt import Vsmt, VsmtConfig
 from restain.methods.vsmt.fusion import Fusion, Projector, mean_over_tasks
 from restain.methods.vsmt.structure import Modulator
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig
+from restain.networks.normalisation import InstanceNorm
 
 Build = Callable[..., Method]
 DrawPair = Callable[..., Pair]
@@ -169,7 +170,7 @@ def test_shapes_of_the_parts() -> None:
 def test_a_region_sees_nothing_outside_itself_but_for_the_norm() -> None:
     modulator = Modulator(8, region_size=4)
     for layer in list(modulator.layers):
-        if isinstance(layer, torch.nn.InstanceNorm2d):
+        if isinstance(layer, InstanceNorm):
             layer.forward = lambda x: x
     features = torch.randn(1, 8, 8, 8, requires_grad=True)
     modulator(features)[0, :, 1, 0].sum().backward()

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from restain.errors import ShapeError
 from restain.networks.discriminator import Discriminator, MultiscaleDiscriminator
+from restain.networks.normalisation import BatchNorm
 
 
 def images(*shape: int) -> Tensor:
@@ -34,7 +35,7 @@ def test_the_published_sizes() -> None:
 
 def test_the_stage_that_is_given_normalises() -> None:
     layers = [type(layer) for layer in patchgan("batch").layers]
-    assert layers.count(nn.BatchNorm2d) == 3
+    assert layers.count(BatchNorm) == 3
     assert layers[:3] == [nn.Conv2d, nn.LeakyReLU, nn.Conv2d], "the first stage has no norm"
     assert layers[-1] is nn.Conv2d
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from restain.networks.blocks import initialise
+from restain.networks.normalisation import InstanceNorm
 
 
 class Fusion(nn.Module):
@@ -45,10 +46,10 @@ class Projector(nn.Module):
         half = channels // 2
         self.layers = nn.Sequential(
             nn.Conv2d(channels, half, 1, bias=False),
-            nn.InstanceNorm2d(half),
+            InstanceNorm(half),
             nn.LeakyReLU(0.2),
             nn.Conv2d(half, half, 1, bias=False),
-            nn.InstanceNorm2d(half),
+            InstanceNorm(half),
             nn.LeakyReLU(0.2),
         )
         initialise(self)
@@ -61,7 +62,7 @@ class Projector(nn.Module):
 
 def _layer(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
     conv = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
-    return nn.Sequential(conv, nn.InstanceNorm2d(channels_out), nn.LeakyReLU(0.2))
+    return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(0.2))
 
 
 def _layers(channels: int, count: int) -> list[nn.Module]:

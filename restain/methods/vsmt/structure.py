@@ -11,6 +11,7 @@ from restain.data.pairs import Pair
 from restain.data.views import ViewSettings, stain_preserving, structure_preserving
 from restain.methods.base import Progress
 from restain.networks.blocks import initialise
+from restain.networks.normalisation import InstanceNorm
 
 
 class Modulator(nn.Module):
@@ -22,7 +23,7 @@ class Modulator(nn.Module):
         half = channels // 2
         layers: list[nn.Module] = [nn.Conv2d(channels, half, 1, bias=False)]
         for _ in range(region_size.bit_length() - 1):
-            layers += [nn.Conv2d(half, half, 2, stride=2), nn.InstanceNorm2d(half), nn.ELU()]
+            layers += [nn.Conv2d(half, half, 2, stride=2), InstanceNorm(half), nn.ELU()]
         self.layers = nn.Sequential(*layers)
         # the projection h(.) serves the contrastive loss only
         self.head = nn.Sequential(nn.Conv2d(half, half, 1), nn.ReLU(), nn.Conv2d(half, half, 1))
