@@ -23,6 +23,7 @@ from restain.errors import CheckpointError, InputError, MissingError
 from restain.image import atomic_path
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.published_test import published_test
 from restain.networks.segmenter import Segmenter, SegmenterConfig
 from restain.networks.stainer import Stainer
 from restain.networks.unet import UNet, UNetConfig
@@ -193,19 +194,30 @@ def _times(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "of a number"
 
 
-def load_generator(path: Path | str, device: str | torch.device = "cpu") -> Stainer:
+def load_generator(
+    path: Path | str, device: str | torch.device = "cpu", *, as_published_test: bool = False, seed: int = 0
+) -> Stainer:
     """Load a generator or U-Net for staining: in evaluation mode, without gradients, spectral norm folded away.
+
+    Args:
+        path: a checkpoint.
+        device: where to.
+        as_published_test: stain as in the published test of pix2pix and PyramidP2P (`published_test`): batch norm by
+            the image at hand, dropout on.
+        seed: of that dropout.
 
     Raises:
         MissingError: there is no such file.
         CheckpointError: as in `load_checkpoint`, or it holds another kind of network.
+        InputError: the published test of a network without batch norm is asked for.
     """
     network, info = load_checkpoint(Path(path), device)
     if not isinstance(network, Stainer):
         raise CheckpointError(
             f"{path} holds the {info.kind} of '{info.method}', which stains nothing; give a generator"
         )
-    return (fold_spectral_norm(network) if isinstance(network, Generator) else network).eval().requires_grad_(False)
+    network = (fold_spectral_norm(network) if isinstance(network, Generator) else network).eval().requires_grad_(False)
+    return published_test(network, seed) if as_published_test else network
 
 
 @torch.no_grad()

@@ -57,6 +57,14 @@ def command(
         str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    published_test: Annotated[
+        bool,
+        typer.Option(
+            "--published-test",
+            help="pix2pix and PyramidP2P as their authors test them: batch norm by the image at hand, dropout on. "
+            "For images up to one tile.",
+        ),
+    ] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Map where not to believe the result; 8 more passes.")] = False,
     also_model: Annotated[
         list[Path] | None,
@@ -168,9 +176,21 @@ def command(
     elif not any(map(holds_slides, inputs)):
         _refuse_slide_options(context)
         _stain_images(
-            inputs, model, out, tile_px or 1024, halo_px, norm, usable_device(device), overwrite, trust, others
+            inputs,
+            model,
+            out,
+            tile_px or 1024,
+            halo_px,
+            norm,
+            usable_device(device),
+            overwrite,
+            trust,
+            others,
+            published_test,
         )
         return
+    if published_test:
+        raise InputError("--published-test looks at images as wholes, which slides are too large for; leave it out")
     from restain.slides.codec import Codec
 
     settings = SlideSettings(
@@ -316,12 +336,13 @@ def _stain_images(
     overwrite: bool,
     trust: bool,
     also_models: "Sequence[Path]",
+    published_test: bool,
 ) -> None:
     from restain.checkpoint import load_generator, read_info
     from restain.staining.images import stain, stain_files
     from restain.staining.policies import find_norm
 
-    generator = load_generator(model, place)
+    generator = load_generator(model, place, as_published_test=published_test)
     policy = find_norm(norm, read_info(model).sha256)
     with _progress() as progress:
         task = progress.add_task("staining", total=None)
@@ -338,7 +359,8 @@ def _stain_images(
     if trust and written:
         from restain.staining.trust import write_trust
 
-        generators = [generator, *(load_generator(path, place) for path in also_models)]
+        others = (load_generator(path, place, as_published_test=published_test) for path in also_models)
+        generators = [generator, *others]
         stains = [partial(stain, one, tile_px=tile_px, halo_px=halo_px, norm=policy) for one in generators]
         with _progress() as progress:
             task = progress.add_task("how far to believe each", total=None)

@@ -19,6 +19,7 @@ from restain.errors import ShapeError
 from restain.networks.blocks import ResidualBlock
 from restain.networks.generator import Generator
 from restain.networks.normalisation import BatchNorm, InstanceNorm
+from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
 
 Norm = InstanceNorm | BatchNorm
@@ -107,7 +108,9 @@ def freeze(generator: Stainer, statistics: NormStatistics | None = None) -> Stai
 
     Raises:
         ShapeError: the statistics belong to a generator of another shape.
+        InputError: it is to stain as in the published test, with the statistics of each image.
     """
+    check_local(generator)
     statistics = statistics or {}
     check_statistics(generator, statistics)
     if not isinstance(generator, Generator):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from restain.errors import InputError, RestainError, ShapeError
 from restain.image import image_size, load_image, make_folder, save_image, to_tensor, to_uint8
 from restain.networks.norm import NormStatistics, evaluating, freeze, instance_norms
+from restain.networks.published_test import sees_whole_images
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile, tiles
 from restain.staining.files import Job, find_jobs
@@ -74,7 +75,8 @@ def stain(
     Raises:
         ShapeError: the array is not H x W x 3 or N x H x W x 3 uint8.
         ShapeError: the statistics given belong to another generator.
-        InputError: a side is shorter than 8 px, or `tile_px` or `halo_px` is no such multiple.
+        InputError: a side is shorter than 8 px, `tile_px` or `halo_px` is no such multiple, or an image larger than a
+            tile is to be stained as in the published test.
     """
     if rgb.ndim not in (3, 4) or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
         shape = " x ".join(map(str, rgb.shape))
@@ -125,7 +127,7 @@ def stain_files(
     jobs = find_jobs(inputs, out, overwrite=overwrite)
     make_folder(out)
     for job in jobs:
-        size = _attempt(_stainable_size, job.source)
+        size = _attempt(partial(_stainable_size, generator, norm, tile_px), job.source)
         if isinstance(size, RestainError):
             outcome.failures[job.source] = size
         else:
@@ -167,9 +169,10 @@ def _attempt(read: Callable[[Path], T], path: Path) -> T | RestainError:
         return error
 
 
-def _stainable_size(path: Path) -> tuple[int, int]:
+def _stainable_size(generator: Stainer, norm: Norm, tile_px: int, path: Path) -> tuple[int, int]:
     size = image_size(path)
     _check_size(*size, name=f"{path}: ")
+    _check_pieces(generator, norm, tile_px, *size, name=f"{path}: ")
     return size
 
 
@@ -199,6 +202,7 @@ def _stain_each(
         return
     height, width = images[0].shape[:2]
     _check_size(width, height)
+    _check_pieces(generator, norm, tile_px, width, height)
     halo_px = generator.halo_px if halo_px is None else halo_px
     multiple = generator.multiple
     width, height = (max(-(-side // multiple) * multiple, generator.smallest_px) for side in (width, height))
@@ -251,6 +255,14 @@ def _memory_in_words(generator: Stainer, window: Box) -> Iterator[None]:
             f"a tile of {window.width} x {window.height} px does not fit into the memory of "
             f"{next(generator.parameters()).device}; choose a smaller tile"
         ) from error
+
+
+def _check_pieces(generator: Stainer, norm: Norm, tile_px: int, width: int, height: int, name: str = "") -> None:
+    if norm != "tile" and max(width, height) > tile_px and sees_whole_images(generator):
+        raise InputError(
+            f"{name}{width} x {height} px is larger than a tile of {tile_px} px, and the published test looks at whole "
+            "images; give larger tiles, or choose the norm 'tile', which leaves seams"
+        )
 
 
 def _check_size(width: int, height: int, name: str = "") -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from restain.errors import InputError
 from restain.networks.norm import NormStatistics, freeze, instance_norms
+from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, tiles
 from restain.staining.dense import dense_statistics, stain_densely
@@ -39,7 +40,12 @@ def tiled_network(
         size: width and height of the image in px, multiples of the generator's.
         read: the pixels of a box, H x W x 3 uint8.
         tile_px: side of the tiles, such a multiple; `dense` takes its statistics from them.
+
+    Raises:
+        InputError: tiles are to share statistics, and the generator is to take those of each image.
     """
+    if norm != "tile":
+        check_local(generator)
     device = next(generator.parameters()).device
     if norm == "dense":
         grid = dense_statistics(generator, size, read, tile_px=tile_px)

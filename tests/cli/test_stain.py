@@ -12,6 +12,7 @@ from restain.checkpoint import load_generator, published_names, save_checkpoint
 from restain.cli import main
 from restain.image import load_image, save_image
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.unet import UNet, UNetConfig
 from restain.staining.images import stain
 
 Run = Callable[..., int]
@@ -146,6 +147,14 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
             ],
             "no.safetensors does not exist",
         ),
+        (
+            ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--published-test"],
+            "no batch norm",
+        ),
+        (
+            ["stain", "he/0.png", "--model", "m.safetensors", "--out", "v.ome.tif", "--published-test"],
+            "--published-test looks at images as wholes",
+        ),
         (["info", "he/0.png"], "he/0.png is not a restain checkpoint"),
         (["import", "he/0.png", "--out", "n.safetensors"], "he/0.png is not a PyTorch weight file"),
         (["import", "m.safetensors", "--out", "n.safetensors"], "m.safetensors holds a network of restain already"),
@@ -169,6 +178,20 @@ def test_what_cannot_work_is_one_line(
     assert message in line
     assert not Path("virtual").exists() or not any(Path("virtual").iterdir())
     assert not Path("n.safetensors").exists()
+
+
+def test_the_published_test_of_batch_norm_is_another_image(run: Run, he: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(width=2, depth=3))
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, 0.3 if weight.ndim == 1 else 0.0, 0.5)
+    model = tmp_path / "unet.safetensors"
+    save_checkpoint(model, network, method="pix2pix")
+    assert run("stain", he, "--model", model, "--out", tmp_path / "tested", "--published-test") == 0
+    assert run("stain", he, "--model", model, "--out", tmp_path / "stained") == 0
+    expected = stain(load_generator(model, as_published_test=True), load_image(he / "0.png"))
+    assert np.array_equal(load_image(tmp_path / "tested" / "0.png"), expected)
+    assert not np.array_equal(load_image(tmp_path / "stained" / "0.png"), expected)
 
 
 @pytest.mark.parametrize("tile_px", [0, -16])

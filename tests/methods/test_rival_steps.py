@@ -1,5 +1,6 @@
 """One whole step of each rival is that of its published code: losses, gradients of every network, weights after it."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +12,18 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from restain.data.pairs import Pair
+from restain.losses.relations import transport_plan
 from restain.methods.base import Method, Progress
 from restain.methods.cyclegan import CycleGan, CycleGanConfig
+from restain.methods.nce import NCE_TAPS
 from restain.methods.pix2pix import Pix2pix, Pix2pixConfig
 from restain.methods.pyramidp2p import PyramidP2P, PyramidP2PConfig
 from restain.methods.simgan import SimGan, SimGanConfig
 from restain.methods.tdkstain import TdkStain, TdkStainConfig, dab_alone
+from restain.networks.blocks import Dropout
+from restain.networks.normalisation import BatchNorm
+from restain.networks.published_test import published_test
+from restain.networks.stainer import Stainer
 
 Golden = Callable[[str], dict[str, NDArray[Any]]]
 Numbers = dict[str, Tensor]
@@ -65,7 +72,7 @@ def load(golden: Numbers, name: str, network: nn.Module) -> list[Tensor]:
                 assert (f"{key}/{theirs}" in golden) == (ours in vectors)
                 if ours in vectors:
                     vectors[ours].copy_(golden[f"{key}/{theirs}"])
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, BatchNorm):
             key, norms = f"norm/{name}/{norms:02d}", norms + 1
             layer.weight.copy_(golden[f"{key}/weight"])
             layer.bias.copy_(golden[f"{key}/bias"])
@@ -146,6 +153,7 @@ def test_pix2pix(numbers: Callable[[str], Numbers], drop_as_published: Callable[
     drop_as_published(golden)
     check_step(golden, method)
     check_statistics(golden, method.generator)
+    check_published_test(golden, method.generator, told=True)
 
 
 def test_pyramidp2p(numbers: Callable[[str], Numbers], drop_as_published: Callable[[Numbers], None]) -> None:
@@ -153,16 +161,42 @@ def test_pyramidp2p(numbers: Callable[[str], Numbers], drop_as_published: Callab
     drop_as_published(golden)
     check_step(golden, method)
     check_statistics(golden, method.generator)
+    check_published_test(golden, method.generator, told=False)
 
 
 def check_statistics(golden: Numbers, generator: nn.Module) -> None:
     """What the step makes of the running statistics, and what they make of the first image."""
-    norms = [layer for layer in generator.modules() if isinstance(layer, nn.BatchNorm2d)]
+    norms = [layer for layer in generator.modules() if isinstance(layer, BatchNorm)]
     for name in ("running_mean", "running_var"):
         assert_close(torch.cat([getattr(layer, name) for layer in norms]), golden[name], rtol=0, atol=1e-14)
     with torch.no_grad():
         virtual = generator.eval()(images(golden, "he")[:1])
     assert_close(virtual[..., ::8, ::8], golden["test/eval_mode"], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def check_published_test(golden: Numbers, generator: nn.Module, *, told: bool) -> None:
+    """The published test image must be as far from draws of ours as these are from one another.
+
+    Which features the test dropped is not known. Where it can be `told`, images without dropout or with running
+    statistics are not so.
+    """
+    assert isinstance(generator, Stainer)
+    he, without = images(golden, "he")[:1], copy.deepcopy(generator)
+    for layer in without.modules():
+        if isinstance(layer, Dropout):
+            layer.p = 0.0
+    draws = torch.cat([published_test(generator, seed)(he)[..., ::8, ::8] for seed in range(12)])
+    still = published_test(without)(he)[..., ::8, ::8]
+    apart = torch.stack([distance(draw, draws).sum() / 11 for draw in draws])
+    far, spread = float(apart.mean()), float(apart.std())
+    assert abs(float(distance(golden["test/train_mode"], draws).mean()) - far) < 4 * spread
+    for other in (still, golden["test/eval_mode"]) if told else ():
+        assert abs(float(distance(other, draws).mean()) - far) > 8 * spread
+
+
+def distance(image: Tensor, others: Tensor) -> Tensor:
+    return (image - others).abs().mean((1, 2, 3))
 
 
 def test_cyclegan(numbers: Callable[[str], Numbers]) -> None:
@@ -191,4 +225,14 @@ def test_simgan(numbers: Callable[[str], Numbers], monkeypatch: pytest.MonkeyPat
     golden, method = numbers("simgan"), SimGan(SimGanConfig(width=4)).double()
     places = {key.removeprefix("positions/"): golden[key].long() for key in golden if key.startswith("positions/")}
     monkeypatch.setattr("restain.methods.simgan.sample_positions", lambda *_: places)
+    plans = []
+
+    def remember(*args: Any) -> Tensor:
+        plans.append(transport_plan(*args))
+        return plans[-1]
+
+    monkeypatch.setattr("restain.losses.relations.transport_plan", remember)
     check_step(golden, method.eval(), tolerance=1e-6)  # no power iterations, as when the numbers were computed
+    expected = [golden[f"plan/{tap}/{plan}"] for tap in NCE_TAPS for plan in ("source_target", "target_generated")]
+    found = [plan.mT[:, :6, :6] for plan in plans]
+    assert_close(torch.stack(found), torch.stack(expected), rtol=0, atol=1e-9)
