@@ -17,7 +17,8 @@ from torch import Tensor
 
 from restain.alignment import region_similarity
 from restain.data.pairs import PairedTiles
-from restain.image import list_images, load_image, to_tensor
+from restain.folders import list_images
+from restain.image import load_image, to_tensor
 from restain.methods.vsmt import Vsmt
 from restain.metrics.displacement import recovery
 from restain.randomness import generator

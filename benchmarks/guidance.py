@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restain.data.pairs import Pair, PairedTiles
-from restain.image import list_images, load_image, to_tensor
+from restain.folders import list_images
+from restain.image import load_image, to_tensor
 from restain.losses.adversarial import lsgan_generator_loss
 from restain.losses.pyramid import gaussian_pyramid_loss
 from restain.losses.statistics import spread_loss

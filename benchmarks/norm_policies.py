@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from restain.checkpoint import load_generator
-from restain.image import list_images, load_image, to_tensor
+from restain.folders import list_images
+from restain.image import load_image, to_tensor
 from restain.metrics.expression import dab_densities, dice, mean_absolute_difference, pearson, positive_areas
 from restain.metrics.seams import seams
 from restain.metrics.similarity import ssim

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from restain import load_generator, stain
-from restain.image import list_images, load_image, to_tensor
+from restain.folders import list_images
+from restain.image import load_image, to_tensor
 from restain.staining.trust import disagreement, under_symmetries
 from restain.stains import dab_density, to_unit
 

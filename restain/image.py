@@ -17,9 +17,6 @@ from torch import Tensor
 
 from restain.errors import InputError, MissingError, OutputError, RestainError, ShapeError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""Endings, in lower case, of the files that count as images."""
-
 MAX_PIXELS = 2**30
 """The largest image that is read whole: 32,768 px square, 3 GiB as RGB.
 
@@ -37,22 +34,6 @@ _WRITE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 _OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})
 _ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files that lie directly in a folder, sorted by name; hidden files are left out.
-
-    Raises:
-        MissingError: the folder does not exist.
-        InputError: it is a file, or cannot be read.
-    """
-    try:
-        entries = sorted(folder.iterdir())
-    except FileNotFoundError as error:
-        raise MissingError(f"{folder} does not exist; a folder of images is expected") from error
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read as a folder: {error.strerror}") from error
-    return [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:

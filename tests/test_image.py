@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 import restain.image
 from restain.errors import InputError, MissingError, OutputError, ShapeError
-from restain.image import atomic_path, image_size, list_images, load_image, make_folder, save_image, to_tensor, to_uint8
+from restain.image import atomic_path, image_size, load_image, make_folder, save_image, to_tensor, to_uint8
 
 Rgb = NDArray[np.uint8]
 LOSSLESS = [("PNG", "png"), ("TIFF", "tif"), ("TIFF", "tiff"), ("BMP", "bmp"), ("WEBP", "webp")]
@@ -263,16 +263,6 @@ def test_the_size_comes_from_the_header_alone(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
     for _, suffix in ANY_FORMAT:
         assert image_size(tmp_path / f"tile.{suffix}") == (40, 30)
-
-
-def test_a_folder_lists_its_images_in_order(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpeg", ".hidden.png", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [path.name for path in list_images(tmp_path)] == ["a.jpeg", "b.PNG"]
-    with pytest.raises(MissingError, match="nowhere does not exist"):
-        list_images(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"notes.txt cannot be read as a folder"):
-        list_images(tmp_path / "notes.txt")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

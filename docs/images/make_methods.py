@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from restain.image import list_images, load_image
+from restain.folders import list_images
+from restain.image import load_image
 
 PANEL_PX, GAP_PX, LABEL_PX, COLUMNS = 150, 6, 18, 6
 TILES = (0, 1)

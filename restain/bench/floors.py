@@ -12,7 +12,8 @@ from rich.console import Console
 
 from restain.bench.cell import RESULT, Judging, measure, write_note
 from restain.data.pairs import PairedTiles
-from restain.image import list_images, load_image, save_image
+from restain.folders import list_images
+from restain.image import load_image, save_image
 
 LOOKED_AT = 64
 """Training tiles, spread evenly, whose colour is averaged."""

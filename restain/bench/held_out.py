@@ -8,7 +8,8 @@ from restain.data.layouts import WHOLE
 from restain.data.pairs import PairedTiles
 from restain.data.partners import PairFiles
 from restain.errors import InputError
-from restain.image import list_images, save_image
+from restain.folders import list_images
+from restain.image import save_image
 
 
 def gather(

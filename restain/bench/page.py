@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from restain.bench.cell import Cell
 from restain.bench.table import BenchTable, Line, Spread
-from restain.image import atomic_path, list_images, load_image
+from restain.folders import list_images
+from restain.image import atomic_path, load_image
 from restain.metrics.page import render_page
 
 SHOWN_TILES = 4

@@ -288,12 +288,12 @@ def _stain_slides(
 ) -> None:
     from restain.cli.device import usable_device
     from restain.errors import OutputError, RestainError
-    from restain.image import IMAGE_SUFFIXES
+    from restain.folders import is_image
     from restain.staining.archive import stain_slides
     from restain.staining.jobs import SlideJob, find_slides, images_between, shard
     from restain.staining.settings import SlideReport
 
-    if out.suffix.lower() in IMAGE_SUFFIXES:
+    if is_image(out):
         raise OutputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif, or a folder")
     jobs = find_slides(inputs, out)
     if part:

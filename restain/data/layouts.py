@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from restain.data.pairs_csv import COLUMNS, read_pairs
-from restain.data.partners import PairFiles, pair_files, some
+from restain.data.partners import PairFiles, pair_files
 from restain.errors import InputError, MissingError
-from restain.image import list_images
+from restain.folders import list_images, some
 
 Split = Literal["train", "val", "test"]
 """Part of a data set; `val` and `test` both mean the held-out part, whichever of the two the data set has."""

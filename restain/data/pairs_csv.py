@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
-from restain.data.partners import PairFiles, some
+from restain.data.partners import PairFiles
 from restain.errors import InputError, MissingError
+from restain.folders import some
 
 COLUMNS = ("he", "ihc", "case", "grade", "split")
 """The columns that are read; the first two are required."""

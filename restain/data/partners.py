@@ -1,6 +1,5 @@
 """Two files that are a pair: the H&E of a section, the IHC of its neighbour, and what is known of both."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError
-from restain.image import IMAGE_SUFFIXES, image_size, list_images, load_image
+from restain.folders import pair_by_name
+from restain.image import image_size, load_image
 
 
 @dataclass(frozen=True)
@@ -63,31 +63,6 @@ def pair_files(he_folder: Path, ihc_folder: Path) -> list[PairFiles]:
     """Pair the images of two folders by name without ending, in order of name.
 
     Raises:
-        InputError: a folder holds no images, two files of one folder share a name, or a partner is missing.
+        MissingError, InputError: as in `restain.folders.pair_by_name`.
     """
-    he, ihc = _by_stem(he_folder), _by_stem(ihc_folder)
-    alone = [str(side[stem]) for side, other in ((he, ihc), (ihc, he)) for stem in side if stem not in other]
-    if alone:
-        raise InputError(
-            f"no partner of the same name for {some(alone)}; {he_folder} and {ihc_folder} must hold the same names"
-        )
-    return [PairFiles(stem, he[stem], ihc[stem]) for stem in he]
-
-
-def some(words: Iterable[str], most: int = 5) -> str:
-    """The first few words as a list, and how many more there are."""
-    words = list(words)
-    more = f" and {len(words) - most:,} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    images = list_images(folder)
-    if not images:
-        raise InputError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    files: dict[str, Path] = {}
-    for path in images:
-        if path.stem in files:
-            raise InputError(f"{files[path.stem]} and {path} share a name; which one belongs to the pair? Remove one")
-        files[path.stem] = path
-    return files
+    return [PairFiles(name, he, ihc) for name, (he, ihc) in pair_by_name(he_folder, ihc_folder).items()]

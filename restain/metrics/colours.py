@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from restain.errors import InputError
-from restain.image import list_images, load_image
+from restain.folders import list_images
+from restain.image import load_image
 from restain.metrics.table import Metric
 from restain.stains import estimate_stain_vectors, vectors_in_words, with_reference_stains
 

@@ -11,14 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from restain.errors import InputError
-from restain.image import image_size, list_images, load_image, to_tensor
+from restain.folders import pair_by_name, partners, trust_map
+from restain.image import image_size, load_image, to_tensor
 from restain.stains import to_unit
 
 BATCH_PX = 2**21
 """Pixels measured at a time, which bounds memory to about half a gigabyte; a larger image is measured alone."""
-
-TRUST_FOLDER = "trust"
-"""Beside virtual images: maps of where not to believe them, PNGs of the same names (`restain stain --trust`)."""
 
 Partner = Literal["real", "he"]
 """What a virtual image is held against: the real IHC, or the H&E it was made from."""
@@ -42,7 +40,7 @@ class TilePair:
     @property
     def trust(self) -> Path:
         """Where the map of the virtual image lies, if there is one."""
-        return self.virtual.parent / TRUST_FOLDER / f"{self.virtual.stem}.png"
+        return trust_map(self.virtual)
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,9 @@ def pair_images(virtual: Path, real: Path, he: Path | None = None) -> list[TileP
         MissingError: a folder does not exist.
         InputError: a folder is empty, a partner is missing, or two partners differ in size.
     """
-    virtual_images, real_images = _images_by_stem(virtual), _images_by_stem(real)
-    _check_all_have_partners(virtual_images, real_images, virtual, real)
-    _check_all_have_partners(real_images, virtual_images, real, virtual)
-    he_images = _images_by_stem(he) if he else {}
-    if he:
-        _check_all_have_partners(virtual_images, he_images, virtual, he)
-    return [_pair(name, path, real_images[name], he_images.get(name)) for name, path in virtual_images.items()]
+    pairs = pair_by_name(virtual, real)
+    he_images = partners({name: path for name, (path, _) in pairs.items()}, he) if he else {}
+    return [_pair(name, *paths, he_images.get(name)) for name, paths in pairs.items()]
 
 
 def read_batches(tiles: Sequence[TilePair]) -> Iterator[Batch]:
@@ -104,11 +98,6 @@ def times(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _check_all_have_partners(images: dict[str, Path], others: dict[str, Path], folder: Path, other: Path) -> None:
-    if alone := [path.name for stem, path in images.items() if stem not in others]:
-        raise InputError(f"{folder}: {_listed(alone)} without a partner of the same name in {other}")
-
-
 def _pair(name: str, virtual: Path, real: Path, he: Path | None) -> TilePair:
     size = image_size(virtual)
     for partner in filter(None, (real, he)):
@@ -119,19 +108,6 @@ def _pair(name: str, virtual: Path, real: Path, he: Path | None) -> TilePair:
                 " size, so resize or crop one of them"
             )
     return TilePair(name, virtual, real, size, he)
-
-
-def _images_by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            raise InputError(
-                f"{folder} holds {found[path.stem].name} and {path.name}; images are paired by name, keep one"
-            )
-        found[path.stem] = path
-    if not found:
-        raise InputError(f"{folder} holds no images; a folder of PNG, JPEG, TIFF, BMP or WebP files is expected")
-    return found
 
 
 def _batches(tiles: Sequence[TilePair]) -> Iterator[list[TilePair]]:
@@ -156,8 +132,3 @@ def _digest(names: Sequence[str], paths: Sequence[Path]) -> str:
 
 def _load(paths: Sequence[Path]) -> Tensor:
     return to_unit(to_tensor(np.stack([load_image(path) for path in paths])))
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from restain.metrics.tiles import TRUST_FOLDER
+from restain.folders import TRUST_FOLDER
 
 TABLE = "trust.csv"
 UNLIKE = "unlike_training_share"

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.image import IMAGE_SUFFIXES
-from restain.metrics.tiles import TRUST_FOLDER
+from restain.folders import IMAGE_SUFFIXES, files_below, is_image
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ def find_jobs(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> 
     """Pair each image with its result.
 
     A file goes to `out/NAME.png`; what is found below a folder keeps its path from there on, `sub/a.jpg` becoming
-    `out/sub/a.png`. Hidden files, what lies in `out`, and maps that an earlier run wrote (`is_map`) are passed over.
+    `out/sub/a.png`. Hidden files, what lies in `out`, and maps that an earlier run wrote are passed over.
 
     Args:
         inputs: image files and folders of them.
@@ -33,7 +32,7 @@ def find_jobs(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> 
         InputError: a folder without images, or two images that would get the same name.
         OutputError: `out` is a file or holds files already, or an image would be replaced by a result.
     """
-    if out.suffix.lower() in IMAGE_SUFFIXES or out.is_file():
+    if is_image(out) or out.is_file():
         raise OutputError(f"{out} names a file; expected a folder, in which each result gets the name of its image")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise OutputError(f"{out} already holds files; choose another folder, or allow overwriting (--overwrite)")
@@ -49,14 +48,6 @@ def find_jobs(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> 
     return [Job(source, target) for target, source in sources.items()]
 
 
-def is_map(name: Path) -> bool:
-    """Whether a file, named from the folder that is looked through, is a map of trust or tissue and no picture of it.
-
-    Those of images lie in folders of their own, those of a slide beside its result.
-    """
-    return TRUST_FOLDER in name.parts[:-1] or name.name.lower().endswith((".trust.png", ".tissue.png"))
-
-
 def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Each image with its name below `out`."""
     if not given.exists():
@@ -64,14 +55,7 @@ def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     if given.is_file():
         yield given, Path(given.name)
         return
-    found = False
-    for path in sorted(given.rglob("*")):
-        name = path.relative_to(given)
-        passed_over = is_map(name) or any(part.startswith(".") for part in name.parts)
-        if passed_over or path.suffix.lower() not in IMAGE_SUFFIXES or out.resolve() in path.resolve().parents:
-            continue
-        if path.is_file():
-            found = True
-            yield path, name
-    if not found:
+    images = [path for path in files_below(given, out) if is_image(path)]
+    if not images:
         raise InputError(f"{given} holds no images; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    yield from ((path, path.relative_to(given)) for path in images)

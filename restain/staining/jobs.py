@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restain.errors import InputError, MissingError
-from restain.image import IMAGE_SUFFIXES
+from restain.folders import files_below, is_image
 from restain.slides.identity import job_of
 from restain.slides.reader import SANE_MPP, SLIDE_SUFFIXES
 from restain.slides.sources import dicom_series
-from restain.staining.files import is_map
 
 _BIG_TIFF, _TILE_WIDTH = 43, 322
 
@@ -52,20 +51,14 @@ def _is_in_tiles(path: Path) -> bool:
 def holds_slides(given: Path) -> bool:
     """Whether an input names slides: it is one, a folder with some, or a CSV."""
     if given.is_dir():
-        return any(is_slide(path) for path in given.rglob("*"))
+        return any(map(is_slide, files_below(given)))
     return is_slide(given) or given.suffix.lower() == ".csv"
 
 
 def images_between(inputs: Sequence[Path]) -> int:
     """How many plain images lie between slides, in the folders given; maps of trust and tissue are none."""
-    found = (
-        path
-        for given in inputs
-        if given.is_dir()
-        for path in given.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not is_map(path.relative_to(given))
-    )
-    return sum(path.is_file() and not is_slide(path) for path in found)
+    found = (path for given in inputs if given.is_dir() for path in files_below(given))
+    return sum(is_image(path) and not is_slide(path) for path in found)
 
 
 def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
@@ -112,13 +105,9 @@ def _found(given: Path, out: Path) -> Iterator[SlideJob]:
 
 
 def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
-    """Slides in a folder, in order; not what is hidden, lies in `out`, was stained by us, or is a part of another."""
+    """Slides in a folder, in order; not what lies in `out`, was stained by us, or is a part of another."""
     series: set[tuple[Path, str]] = set()
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") or part.endswith(".spool") for part in parts)
-        if hidden or out.resolve() in path.resolve().parents or not is_slide(path) or not path.is_file():
-            continue
+    for path in filter(is_slide, files_below(folder, out)):
         if path.name.lower().endswith((".ome.tif", ".ome.tiff")) and job_of(path):
             continue
         if path.suffix.lower() == ".dcm" and (name := dicom_series(path)):

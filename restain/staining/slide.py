@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError
+from restain.folders import beside
 from restain.networks.norm import evaluating
 from restain.slides.codec import RGB
 from restain.slides.identity import job_of
@@ -65,7 +66,7 @@ def stain_slide(
     report = SlideReport(out)
     if not out.name.lower().endswith((".ome.tif", ".ome.tiff")):
         raise InputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif")
-    map_files = _beside(out, "trust.csv"), _beside(out, "trust.png")
+    map_files = beside(out, "trust.csv"), beside(out, "trust.png")
     with open_slide(source, settings.mpp) as slide:
         job = job_name(model, slide, settings)
         report.skipped = out.exists() and job_of(out) == job
@@ -84,7 +85,7 @@ def stain_slide(
             _stain(sitting, report, on_progress)
         if settings.trust:
             with evaluating(model.generator), memory_in_words(sitting.plan):
-                trust = make_map(model, others, sitting.plan, settings, _beside(out, STATISTICS), on_progress)
+                trust = make_map(model, others, sitting.plan, settings, beside(out, STATISTICS), on_progress)
                 report.notes.append(str(trust))
                 trust.save(*map_files, made_with(model, settings))
     return report
@@ -102,21 +103,17 @@ def _stain(sitting: Sitting, report: SlideReport, on_progress: OnProgress | None
         with _clock(report.seconds, "pyramid and file"):
             given = {path.resolve() for path in (settings.rois, Path(settings.norm)) if path}
             for ending in ("tissue.png", "tissue.geojson", STATISTICS, "trust.csv", "trust.png"):
-                if _beside(out, ending).resolve() not in given:
-                    _beside(out, ending).unlink(missing_ok=True)  # of another result
+                if beside(out, ending).resolve() not in given:
+                    beside(out, ending).unlink(missing_ok=True)  # of another result
             if plan.tissue:
-                save_tissue(plan.tissue, plan.slide, _beside(out, "tissue.png"), _beside(out, "tissue.geojson"))
+                save_tissue(plan.tissue, plan.slide, beside(out, "tissue.png"), beside(out, "tissue.geojson"))
             if (kept := writer.spool.folder / STATISTICS).exists():
-                save_statistics(_beside(out, STATISTICS), load_statistics(kept), model=sitting.model.sha256)
+                save_statistics(beside(out, STATISTICS), load_statistics(kept), model=sitting.model.sha256)
             writer.finish(workers=settings.workers)
 
 
 Stained = tuple[Sequence[Work], NDArray[np.uint8]]
 """A batch and its stained windows, B x H x W x 3."""
-
-
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(f"{out.name[: out.name.lower().rindex('.ome.')]}.{ending}")
 
 
 def _stain_batches(sitting: Sitting, report: SlideReport, on_progress: OnProgress | None) -> None:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from restain.checkpoint import CheckpointInfo
 from restain.errors import InputError
+from restain.folders import TRUST_FOLDER
 from restain.image import atomic_path, load_image, save_image, to_tensor
 from restain.metrics.familiarity import BLOCK_PX, Familiarity
-from restain.metrics.tiles import TRUST_FOLDER
 from restain.staining.files import find_jobs
 from restain.stains import dab_density, to_unit
 

@@ -73,7 +73,7 @@ def test_a_missing_partner_is_one_line_and_status_1(
         main()
     assert stop.value.code == 1
     printed = capsys.readouterr().err.strip().splitlines()
-    assert printed[-1].endswith("tiles: 1.png without a partner of the same name in " + str(tiles.parent / "virtual"))
+    assert str(tiles / "1.png") in printed[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""Folders of images: how they are walked, how two files become partners, and what lies beside a result."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from restain.errors import InputError, MissingError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+"""Endings, in lower case, of the files that count as images."""
+
+TRUST_FOLDER = "trust"
+"""Beside virtual images: maps of where not to believe them, PNGs of the same names (`restain stain --trust`)."""
+
+_BESIDE_SLIDES = (".trust.png", ".tissue.png")
+_UNFINISHED = ".spool"
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file counts as an image by its ending."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files that lie directly in a folder, sorted by name; hidden files are left out.
+
+    Raises:
+        MissingError: the folder does not exist.
+        InputError: it is a file, or cannot be read.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except FileNotFoundError as error:
+        raise MissingError(f"{folder} does not exist; a folder of images is expected") from error
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read as a folder: {error.strerror}") from error
+    return [path for path in entries if is_image(path) and not path.name.startswith(".")]
+
+
+def files_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
+    """The files in a folder and its subfolders, sorted by path.
+
+    Hidden files, unfinished slides, what `restain stain` puts beside its results, and what lies in `out` are left out.
+
+    Args:
+        folder: where to look.
+        out: folder of results, which may lie in it.
+    """
+    results = out.resolve() if out else None
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") or part.endswith(_UNFINISHED) for part in name.parts)
+        if not hidden and not is_map(name) and results not in path.resolve().parents and path.is_file():
+            yield path
+
+
+def is_map(name: Path) -> bool:
+    """Whether a file, named from the folder that is looked through, is a map of trust or tissue and no picture of it.
+
+    Those of images lie in folders of their own, those of a slide beside its result.
+    """
+    return TRUST_FOLDER in name.parts[:-1] or name.name.lower().endswith(_BESIDE_SLIDES)
+
+
+def beside(slide: Path, ending: str) -> Path:
+    """A file that belongs to a stained slide: `NAME.ending` for `NAME.ome.tif`."""
+    return slide.with_name(f"{slide.name[: slide.name.lower().rindex('.ome.')]}.{ending}")
+
+
+def trust_map(virtual: Path) -> Path:
+    """Where the map of trust of a virtual image lies, if there is one."""
+    return virtual.parent / TRUST_FOLDER / f"{virtual.stem}.png"
+
+
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their name without ending, in order.
+
+    Raises:
+        MissingError, InputError: as in `list_images`; or there is none, or two share a name.
+    """
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        if path.stem in found:
+            raise InputError(f"{found[path.stem]} and {path} share a name; images are paired by name, so remove one")
+        found[path.stem] = path
+    if not found:
+        raise InputError(f"{folder} holds no images; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
+
+
+def partners(images: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The image of the same name in a folder for each of some images; the folder may hold more.
+
+    Args:
+        images: by name, as from `images_by_name`.
+        folder: of the partners.
+
+    Raises:
+        MissingError, InputError: as in `images_by_name`; or an image has no partner.
+    """
+    others = images_by_name(folder)
+    if alone := [str(path) for name, path in images.items() if name not in others]:
+        raise InputError(f"no partner of the same name in {folder} for {some(alone)}")
+    return {name: others[name] for name in images}
+
+
+def pair_by_name(one: Path, other: Path) -> dict[str, tuple[Path, Path]]:
+    """The images of two folders that hold the same names, by name, in order.
+
+    Raises:
+        MissingError, InputError: as in `images_by_name`; or an image of either has no partner.
+    """
+    ours, theirs = images_by_name(one), images_by_name(other)
+    alone = [str(side[name]) for side, opposite in ((ours, theirs), (theirs, ours)) for name in side.keys() - opposite]
+    if alone:
+        raise InputError(
+            f"no partner of the same name for {some(sorted(alone))}; {one} and {other} must hold the same names"
+        )
+    return {name: (path, theirs[name]) for name, path in ours.items()}
+
+
+def some(words: Iterable[str], most: int = 5) -> str:
+    """The first few words as a list, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
