@@ -9,6 +9,7 @@ from restain.checkpoint.file import (
     load_generator,
     misfit,
     read_info,
+    read_weights,
     save_checkpoint,
 )
 from restain.checkpoint.published import import_published, load_published, published_names
@@ -25,5 +26,6 @@ __all__ = [
     "misfit",
     "published_names",
     "read_info",
+    "read_weights",
     "save_checkpoint",
 ]

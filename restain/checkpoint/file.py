@@ -125,7 +125,7 @@ def add_to_checkpoint(path: Path, extra: Mapping[str, Any]) -> CheckpointInfo:
         MissingError, CheckpointError: as in `load_checkpoint`.
         OutputError: the file cannot be written; it stays as it was.
     """
-    info, weights = _read(path)
+    info, weights = read_weights(path)
     info = info.model_copy(update={"extra": {**info.extra, **extra}})
     _write(path, weights, info)
     return info
@@ -149,9 +149,7 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Net
         MissingError: there is no such file.
         CheckpointError: it is damaged, cut short, something else, or from a newer restain.
     """
-    info, weights = _read(path)
-    if not all(weight.isfinite().all() for weight in weights.values()):
-        raise CheckpointError(f"{path} holds weights that are not finite; its training failed, use an earlier one")
+    info, weights = read_weights(path)
     network_type, config_type = _NETWORKS[info.kind]
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
@@ -235,12 +233,19 @@ def fold_spectral_norm(generator: Generator) -> Generator:
     return generator.train(training)
 
 
-def _read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+def read_weights(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    """What a checkpoint says of itself, and its tensors by name.
+
+    Raises:
+        MissingError, CheckpointError: as in `load_checkpoint`.
+    """
     with _opened(path) as file:
         info = _header(path, file.metadata())
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     if _fingerprint(weights) != info.sha256:
         raise CheckpointError(f"{path} is damaged: its weights differ from those that were saved; copy it again")
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise CheckpointError(f"{path} holds weights that are not finite; its training failed, use an earlier one")
     return info, weights
 
 

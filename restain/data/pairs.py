@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -137,6 +138,19 @@ class PairedTiles(Dataset[Pair]):
                 f"{counts[grade]} of {word}" for grade, word in enumerate(GRADES)
             )
         return words
+
+    def in_register(self) -> Self | None:
+        """The same tiles with IHC in register, to judge by; None unless there is one for every tile.
+
+        Raises:
+            InputError: one has another size than its H&E.
+        """
+        aligned = [found for pair in self.files if (found := pair.in_register())]
+        if len(aligned) < len(self.files):
+            return None
+        same = copy(self)
+        same.files, same.sizes = aligned, [pair.size() for pair in aligned]
+        return same
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,6 +1,6 @@
 """Two files that are a pair: the H&E of a section, the IHC of its neighbour, and what is known of both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,15 @@ class PairFiles:
             middle = both.shape[1] // 2
             return both[:, :middle], both[:, middle:]
         return load_image(self.he), load_image(self.ihc)
+
+    def in_register(self) -> "PairFiles | None":
+        """The same pair with the IHC in register with the H&E, where there is one to judge by.
+
+        It has the same name in a folder beside the IHC's whose name ends in `_aligned`, such as `valB_aligned`.
+        """
+        folder = self.ihc.parent
+        aligned = folder.with_name(f"{folder.name}_aligned") / self.ihc.name
+        return replace(self, ihc=aligned) if self.he != self.ihc and aligned.is_file() else None
 
     def load_ihc(self) -> NDArray[np.uint8]:
         """The IHC alone, H x W x 3."""

@@ -28,7 +28,8 @@ def nuclei_folder(nuclei: tuple[int, str], listed: str, out: Path) -> Path:
 
 
 def _folder(name: str, made_of: str, out: Path) -> Path:
-    return out.absolute().parent / "auxiliary" / f"{name}-{blake2b(made_of.encode(), digest_size=5).hexdigest()}"
+    digest = blake2b(made_of.encode("utf-8", "surrogateescape"), digest_size=5).hexdigest()
+    return out.absolute().parent / "auxiliary" / f"{name}-{digest}"
 
 
 def load_auxiliary(name: str, needed: AuxiliaryModel, path: Path) -> nn.Module:

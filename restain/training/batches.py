@@ -1,5 +1,7 @@
 """Which pairs a step sees: a function of the seed and the step alone, so that a resumed run just goes on counting."""
 
+import functools
+import os
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Dataset
@@ -9,6 +11,7 @@ from restain.errors import ConfigError, RestainError
 from restain.randomness import generator
 from restain.training.config import DataConfig
 from restain.training.ranks import Ranks
+from restain.workers.interrupts import leave_stopping_to_parent
 
 
 class Batches(Dataset[Pair | RestainError]):
@@ -42,7 +45,7 @@ class Batches(Dataset[Pair | RestainError]):
         return epoch, whole if size % count else whole[self.ranks.rank * share : (self.ranks.rank + 1) * share]
 
     def __getitem__(self, step: int) -> Pair | RestainError:
-        """The batch, or why it cannot be had: if a worker raised that, the loader would make a traceback of it."""
+        """The batch, or why it cannot be had: if a loader raised that, the loader would make a traceback of it."""
         epoch, indices = self.indices(step)
         try:
             return collate([self.pairs.item(index, epoch) for index in indices])
@@ -50,7 +53,7 @@ class Batches(Dataset[Pair | RestainError]):
             return error
 
     def between(self, start: int, stop: int) -> Iterator[tuple[int, Pair]]:
-        """Step numbers from `start` to before `stop`, each with its batch; read ahead by `workers` processes.
+        """Step numbers from `start` to before `stop`, each with its batch; read ahead by `loaders` processes.
 
         Raises:
             InputError: a file is damaged.
@@ -61,11 +64,16 @@ class Batches(Dataset[Pair | RestainError]):
             self,
             batch_size=None,
             sampler=steps,
-            num_workers=self.config.workers,
+            num_workers=self.config.loaders,
+            worker_init_fn=functools.partial(_begin_loading, os.getpid()),
             pin_memory=self.ranks.device.type == "cuda",
-            generator=generator(self.seed, "workers"),  # otherwise the loader draws from the global generator
+            generator=generator(self.seed, "loaders"),  # otherwise the loader draws from the global generator
         )
         for step, batch in zip(steps, loader, strict=True):
             if isinstance(batch, RestainError):
                 raise batch
             yield step, batch
+
+
+def _begin_loading(parent: int, number: int) -> None:  # noqa: ARG001  # the loader's number, which nothing depends on
+    leave_stopping_to_parent(parent)

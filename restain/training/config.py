@@ -9,42 +9,51 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    SerializeAsAny,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from restain.data.augment import Augment
 from restain.training.toml import Table, flat
 
-INVISIBLE = ("data.workers", "training.log_every_steps", "training.sample_every_steps", "training.save_every_steps")
+INVISIBLE = (
+    "data.loaders",
+    "training.log_every_steps",
+    "training.sample_every_steps",
+    "training.save_every_steps",
+    "training.evaluate_every_steps",
+    "training.evaluate_pairs",
+    "training.best_by",
+)
 """Settings that change nothing about the weights."""
+
+LENGTH = ("training.steps", "training.epochs", "training.decay_epochs")
+"""Settings that decide how long a run is; a finished one goes on where these give more steps."""
+
+MOST_STEPS = 10**9
+"""The longest training, steps; as many epochs, or steps between two events."""
+
+Count = Annotated[int, Field(gt=0, le=MOST_STEPS)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 
 
 class Settings(BaseModel):
     """Immutable; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(Settings):
     """`[data]`: how pairs of tiles become batches."""
 
-    crop_px: Annotated[int, Field(ge=4, multiple_of=4)] | Literal["whole"] = 512
+    crop_px: Annotated[int, Field(ge=4, le=2**15, multiple_of=4)] | Literal["whole"] = 512
     """Side of the random square crop, px, a multiple of 4; `whole` takes the whole tile."""
-    batch_size: PositiveInt = 1
+    batch_size: Count = 1
     """Pairs in a step, over all processes together."""
     augment: Augment = Augment()
     """How pairs are changed at random: mirrored together, the H&E's colours jittered."""
     unpaired: bool = False
     """Draw the IHC independently of the H&E, with a crop of its own; in a recipe file, the default is the method's."""
-    workers: NonNegativeInt = 0
-    """Processes that read images ahead; 0 reads in the training process."""
+    loaders: Annotated[int, Field(ge=0, le=256, validation_alias=AliasChoices("loaders", "workers"))] = 0
+    """Processes that read images ahead; 0 reads in the training process. Older recipes call it `workers`."""
     stain: str | None = None
     """Name of the stain, as HER2; kept in the checkpoint."""
     mpp: Annotated[float, Field(ge=0.05, le=10)] | None = None
@@ -54,18 +63,24 @@ class DataConfig(Settings):
 class TrainingConfig(Settings):
     """`[training]`: how long, how precise, and what is kept."""
 
-    epochs: NonNegativeInt = 60
+    epochs: CountOrNone = 60
     """Epochs at the full learning rate."""
-    decay_epochs: NonNegativeInt = 10
+    decay_epochs: CountOrNone = 10
     """Epochs after those, in which the learning rate falls linearly to zero."""
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     """Length of the training in steps instead; `epochs` and `decay_epochs` then only give the share of the decay."""
-    save_every_steps: PositiveInt = 1000
+    save_every_steps: Count = 1000
     """Steps between two saved states; what a killed run has to repeat at most."""
-    sample_every_steps: NonNegativeInt = 1000
+    sample_every_steps: CountOrNone = 1000
     """Steps between two pictures of samples; 0 for none."""
-    log_every_steps: PositiveInt = 50
+    log_every_steps: Count = 50
     """Steps between two lines of the log, each the mean since the line before."""
+    evaluate_every_steps: CountOrNone = 0
+    """Steps between two looks at held-out pairs (`held_out.jsonl`); 0 for none."""
+    evaluate_pairs: Count = 16
+    """Held-out pairs that are looked at, spread evenly over all; each cropped in its middle as in training."""
+    best_by: Literal["psnr", "dab_error", "positive_dice", "kid"] | None = None
+    """The figure by which `best.safetensors` is kept; none is kept without."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; `auto` is bfloat16 where the device profits. Weights and losses stay float32."""
     channels_last: bool | Literal["auto"] = "auto"
@@ -77,6 +92,12 @@ class TrainingConfig(Settings):
     def _has_a_length(self) -> "TrainingConfig":
         if self.epochs + self.decay_epochs == 0:
             raise ValueError("epochs and decay_epochs are both 0; at least one must be positive")
+        return self
+
+    @model_validator(mode="after")
+    def _looks_where_it_judges(self) -> "TrainingConfig":
+        if self.best_by and not self.evaluate_every_steps:
+            raise ValueError(f"best_by is {self.best_by!r}, but nothing is evaluated; set evaluate_every_steps, too")
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -6,23 +6,27 @@ as if nothing had been.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
 from torch.optim import Optimizer
 
-from restain.checkpoint import save_checkpoint
 from restain.data.pairs import Pair
 from restain.methods.base import Method, Progress
 from restain.training.batches import Batches
 from restain.training.config import Recipe
 from restain.training.folder import MODEL, STATE
+from restain.training.held_out import HeldOut
 from restain.training.log import Log
 from restain.training.numerics import compile_stages, computes_in_bfloat16, memory_format, step_numerics
+from restain.training.products import Judge, save_product
 from restain.training.ranks import Ranks
 from restain.training.samples import save_samples
 from restain.training.schedule import rate_factor, set_rates
-from restain.training.state import check_finite, load_state, save_state
+from restain.training.start import begun
+from restain.training.state import Saved, check_finite, load_state, save_state
+from restain.workers.interrupts import Postponed, postponed
 
 
 def fit(
@@ -32,21 +36,28 @@ def fit(
     out: Path,
     ranks: Ranks,
     *,
+    start: Path | None = None,
+    held_out: HeldOut | None = None,
     shown: Pair | None = None,
     console: Console | None = None,
 ) -> None:
     """Train a method until its last step, from its saved state if `out` has one.
 
+    Asked to stop, a single process ends its step and saves the state first; asked again, it stops at once.
+
     Args:
         method: freshly built, from the recipe's seed.
         batches: what to learn from, step by step.
         recipe: every setting.
-        out: the run's folder; gets `losses.jsonl`, `samples/`, `state.pt` and `model.safetensors`.
+        out: the run's folder; gets `losses.jsonl`, `held_out.jsonl`, `samples/`, `state.pt` and the checkpoints.
         ranks: this process among those that train together.
+        start: the checkpoint whose weights to start from; not looked at if `out` has a state.
+        held_out: what to look at for figures on held-out pairs, and to keep the best by; nothing if None.
         shown: pairs for the sample grids; none are drawn without.
         console: where progress is shown; nowhere if None.
 
     Raises:
+        CheckpointError: the state is damaged, or nothing in `start` fits.
         NonFiniteLossError: a loss or a weight became infinite or not a number; the state saved last is still good.
         OutputError: something could not be written.
     """
@@ -58,13 +69,20 @@ def fit(
     method.to(device).train()
     method.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation leaves this argument out
     optimizers = method.optimizers()
-    saved = load_state(out / STATE, method, optimizers)
+    found = load_state(out / STATE, method, optimizers)
+    saved = found or begun(method, start, steps, console)
     ranks.share(method)
+    if found is None and saved.start and ranks.writes:  # from now on the checkpoint it started from may be gone
+        save_state(out / STATE, method, optimizers, saved)
     if config.compile:
         compile_stages(method)
 
-    with Log(out, out.name, saved, steps, ranks, console) as log:
-        for step, pair in batches.between(saved, steps):
+    with (
+        Log(out, out.name, saved.done, steps, ranks, console, saved.pending) as log,
+        postponed() if ranks.count == 1 else nullcontext(Postponed()) as stop,
+    ):
+        judge = Judge(held_out, recipe, out, console) if held_out and ranks.writes else None
+        for step, pair in batches.between(saved.done, steps):
             factor = rate_factor(step, steps, config.decay_steps(steps))
             set_rates(optimizers.values(), factor)
             progress = Progress(recipe.seed, step, steps, batches.per_epoch, factor)
@@ -75,14 +93,17 @@ def fit(
 
             saving = _due(done, steps, config.save_every_steps)
             if saving or _due(done, steps, config.log_every_steps):
-                log.write(done / batches.per_epoch, factor, saved)
+                log.write(done / batches.per_epoch, factor, saved.done)
             if shown and ranks.writes and _due(done, steps, config.sample_every_steps):
                 save_samples(out / "samples" / f"{done:06d}.png", method, shown.to(device, layout))
-            if saving:
-                check_finite(method.state_dict(), done, saved)
+            if judge and _due(done, steps, config.evaluate_every_steps):
+                judge.look(method, device, saved.at(done, steps), log)
+            if saving or stop.asked:
+                check_finite(method.state_dict(), done, saved.done)
+                saved = saved.at(done, steps, log.pending())
                 if ranks.writes:
-                    _save(method, optimizers, recipe, out, done)
-                saved = done
+                    _save(method, optimizers, recipe, out, saved)
+            stop.answer()
     if ranks.writes and not (out / MODEL).is_file():
         _save(method, optimizers, recipe, out, saved)
     ranks.wait()
@@ -93,9 +114,7 @@ def _due(done: int, steps: int, every: int) -> bool:
     return every > 0 and (done % every == 0 or done == steps)
 
 
-def _save(method: Method, optimizers: Mapping[str, Optimizer], recipe: Recipe, out: Path, done: int) -> None:
+def _save(method: Method, optimizers: Mapping[str, Optimizer], recipe: Recipe, out: Path, saved: Saved) -> None:
     """Write the checkpoint, then the state: where the state says that the run is finished, the checkpoint is too."""
-    data = recipe.data
-    extra = {"steps": done, "seed": recipe.seed} | {key: getattr(recipe.model, key) for key in method.agreed}
-    save_checkpoint(out / MODEL, method.product(), method=recipe.method, stain=data.stain, mpp=data.mpp, extra=extra)
-    save_state(out / STATE, method, optimizers, done)
+    save_product(out / MODEL, method, recipe, saved)
+    save_state(out / STATE, method, optimizers, saved)

@@ -3,27 +3,29 @@
 * `recipe.toml`: every setting
 * `data.txt`: the pairs that it learns from, with the size of each file
 * `losses.jsonl`: losses over time; `tensorboard/` has the same
+* `held_out.jsonl`: figures on held-out pairs, where they are asked for
 * `samples/`: grids of images
 * `state.pt`: what resuming needs
 * `model.safetensors`: the product, as of the last saved state
+* `best.safetensors`: the product where a figure on held-out pairs was best, if one is named
 """
 
+import hashlib
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from restain.data.pairs import PairedTiles
 from restain.errors import OutputError
 from restain.image import atomic_path
-from restain.training.config import Recipe, identity
+from restain.training.config import LENGTH, Recipe, identity
+from restain.training.state import Saved
 from restain.training.toml import read_table, write_table
+from restain.workers.lock import LOCK, locked
 
-if sys.platform != "win32":
-    import fcntl
-
-RECIPE, LISTING, LOCK, STATE, MODEL = "recipe.toml", "data.txt", ".lock", "state.pt", "model.safetensors"
+RECIPE, LISTING, STATE, MODEL, BEST = "recipe.toml", "data.txt", "state.pt", "model.safetensors", "best.safetensors"
+LOSSES, HELD_OUT = "losses.jsonl", "held_out.jsonl"
 
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.\w+")
 """Temporary files of `atomic_path`, which a kill may leave behind."""
@@ -31,14 +33,31 @@ _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.\w+")
 _SHOWN = 5
 """Differences that a message spells out."""
 
+_HASHED = "# sha256 "
+"""Beginning of the last line of `data.txt`."""
+
 
 def listing(pairs: PairedTiles) -> str:
-    """The pairs by name, with the size of both files in bytes; two data sets with one listing count as the same."""
-    return "".join(f"{pair.name}\t{pair.he.stat().st_size}\t{pair.ihc.stat().st_size}\n" for pair in pairs.files)
+    """The pairs by name, with the size of both files in bytes and the grade where a list gives one.
+
+    Two data sets with one listing count as the same.
+    """
+    return "".join(
+        f"{pair.name}\t{pair.he.stat().st_size}\t{pair.ihc.stat().st_size}"
+        f"{'' if pair.grade is None else f'{chr(9)}{pair.grade}'}\n"
+        for pair in pairs.files
+    )
 
 
-def check_folder(out: Path, recipe: Recipe, listed: str) -> None:
+def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Saved) -> None:
     """Check that a run may start in `out`, or go on there if a state was saved.
+
+    Args:
+        out: the folder.
+        recipe: what is to be trained.
+        listed: the data, as `listing` gives it.
+        steps: how long.
+        saved: what the state in the folder says. If it is finished, the recipe may differ by a greater length.
 
     Raises:
         OutputError: `out` is a file, holds something else, or a run with another recipe or other data.
@@ -50,17 +69,13 @@ def check_folder(out: Path, recipe: Recipe, listed: str) -> None:
     present = {path.name for path in out.iterdir() if not _LEFT_OVER.fullmatch(path.name)}
     if RECIPE not in present and (foreign := sorted(present - {LISTING, LOCK})):
         raise OutputError(f"{out} is not a run: it holds {_first(foreign)}; give a new or an empty folder")
+    for name in (RECIPE, LISTING, LOCK, STATE, MODEL, BEST, LOSSES, HELD_OUT):
+        if name in present and not (out / name).is_file():
+            raise OutputError(f"{out / name} is not a plain file; remove it, or give another folder")
     if STATE not in present:  # nothing to lose
         return
-    old, new = identity(read_table(out / RECIPE)), identity(recipe.table())
-    changed = [
-        f"{key} was {old.get(key, 'not set')!r}, is {new.get(key, 'not set')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if _plain(old.get(key)) != _plain(new.get(key))
-    ]
-    if changed:
-        raise OutputError(f"{out} is a run with another recipe: {_first(changed)}; {_WAY_OUT}")
-    if LISTING in present and (differences := _changed_pairs((out / LISTING).read_text(encoding="utf-8"), listed)):
+    _check_recipe(out, recipe, steps, saved)
+    if LISTING in present and (differences := _changed_pairs(_read_listing(out / LISTING), listed)):
         raise OutputError(f"{out} is a run on other data: {_first(differences)}; {_WAY_OUT}")
 
 
@@ -68,36 +83,70 @@ _WAY_OUT = "give another --out, or the same command as before to go on with this
 
 
 @contextmanager
-def claimed(out: Path, recipe: Recipe, listed: str) -> Iterator[None]:
-    """Make the folder, say in it what the run is, and keep other processes out while the context lasts.
+def claimed(out: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Keep other processes out of a run's folder while the context lasts, and sweep what a kill left in it.
+
+    Args:
+        out: the folder; made where it is missing.
+        waiting: called once before waiting for another process; without it, a second process is refused.
 
     Raises:
         OutputError: the folder cannot be written, or another process is training in it.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / LOCK).open("w")
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {out}: {error.strerror}; choose another place") from error
-    with lock:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"another process is training in {out}; wait for it, or give another --out"
-                ) from error
+    busy = f"another process is training in {out}; wait for it, or give another --out"
+    with locked(out, busy, waiting):
         for path in list(out.rglob(".*")):
             if _LEFT_OVER.fullmatch(path.name):
                 path.unlink()
-        for name, text in ((LISTING, listed), (RECIPE, write_table(recipe.table()))):
-            with atomic_path(out / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
         yield
 
 
+def describe_run(out: Path, recipe: Recipe, listed: str) -> None:
+    """Say in a run's folder what the run is.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    digest = hashlib.sha256(_bytes(listed)).hexdigest()
+    for name, text in ((LISTING, f"{listed}{_HASHED}{digest}\n"), (RECIPE, write_table(recipe.table()))):
+        with atomic_path(out / name) as temporary:
+            temporary.write_bytes(_bytes(text))
+
+
+def _check_recipe(out: Path, recipe: Recipe, steps: int, saved: Saved) -> None:
+    old, new = identity(read_table(out / RECIPE)), identity(recipe.table())
+    changed = [key for key in sorted(old.keys() | new.keys()) if _plain(old.get(key)) != _plain(new.get(key))]
+    longer = changed and set(changed) <= set(LENGTH) and steps > saved.steps
+    if longer and saved.finished:
+        return
+    words = [f"{key} was {old.get(key, 'not set')!r}, is {new.get(key, 'not set')!r}" for key in changed]
+    if longer:
+        raise OutputError(
+            f"{out} has done {saved.done:,} of {saved.steps:,} steps, and only a finished run can be made longer "
+            f"({_first(words)}); finish it with the same command as before first"
+        )
+    if changed:
+        raise OutputError(f"{out} is a run with another recipe: {_first(words)}; {_WAY_OUT}")
+
+
+def _read_listing(path: Path) -> str:
+    """What `describe_run` wrote.
+
+    Raises:
+        OutputError: it is damaged or cut short.
+    """
+    listed, mark, digest = path.read_bytes().rpartition(_HASHED.encode())
+    if not mark or hashlib.sha256(listed).hexdigest() != digest.decode("ascii", "replace").strip():
+        raise OutputError(f"{path} is damaged or cut short; remove it to go on without comparing the data with it")
+    return listed.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # a file's name may be in any bytes
+
+
 def _changed_pairs(old: str, new: str) -> list[str]:
-    before, after = (dict(line.split("\t", 1) for line in text.splitlines()) for text in (old, new))
+    before, after = ({line.partition("\t")[0]: line for line in text.split("\n") if line} for text in (old, new))
     return [
         *(f"{name} is gone" for name in before.keys() - after.keys()),
         *(f"{name} is new" for name in after.keys() - before.keys()),

@@ -1,4 +1,4 @@
-"""What a run tells: `losses.jsonl`, TensorBoard where it is installed, and progress with rate, time left and losses."""
+"""What a run tells: losses and held-out figures as JSON lines, in TensorBoard if it is installed, and progress."""
 
 import json
 import math
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from restain.errors import OutputError
 from restain.image import atomic_path
+from restain.training.folder import HELD_OUT, LOSSES
 from restain.training.ranks import Ranks
-from restain.training.state import astray
+from restain.training.state import Pending, astray
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -32,10 +33,20 @@ class Log:
     """
 
     def __init__(
-        self, folder: Path, title: str, start: int, steps: int, ranks: Ranks, console: Console | None = None
+        self,
+        folder: Path,
+        title: str,
+        start: int,
+        steps: int,
+        ranks: Ranks,
+        console: Console | None = None,
+        pending: Pending = (),
     ) -> None:
         self.folder, self.start, self.steps, self.ranks = folder, start, steps, ranks
-        self.waiting: list[tuple[int, Mapping[str, Tensor]]] = []
+        self.waiting: list[tuple[int, Mapping[str, Tensor]]] = [
+            (step, {term: torch.tensor(value, device=ranks.device) for term, value in losses.items()})
+            for step, losses in pending
+        ]
         self.since = time.monotonic()
         self.console = console if ranks.writes else None
         self.bar = _Bar(title, start, steps, self.console) if self.console and self.console.is_terminal else None
@@ -45,7 +56,8 @@ class Log:
 
     def __enter__(self) -> Self:
         if self.ranks.writes:
-            keep_lines(self.folder / "losses.jsonl", self.start)
+            for name in (LOSSES, HELD_OUT):
+                keep_lines(self.folder / name, self.start)
             self.tensorboard = _tensorboard(self.folder / "tensorboard", self.start)
         if self.tensorboard:
             self.closing.callback(self.tensorboard.close)
@@ -61,6 +73,25 @@ class Log:
         self.waiting.append((steps_done, losses))
         if self.bar:
             self.bar.update(self.bar.task, completed=steps_done)
+
+    def pending(self) -> Pending:
+        """The losses since the last line, for a run that stops between two lines and is to write the next one whole."""
+        return tuple((step, {term: value.item() for term, value in losses.items()}) for step, losses in self.waiting)
+
+    def held_out(self, step: int, figures: Mapping[str, float | None], partner: str, pairs: int) -> None:
+        """Write the figures on held-out pairs.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._append(HELD_OUT, {"step": step, **figures, "pairs": pairs, "against": partner})
+        known = {name: value for name, value in figures.items() if value is not None}
+        if self.tensorboard:
+            for name, value in known.items():
+                self.tensorboard.add_scalar(f"held_out/{name}", value, step)
+        if self.console:
+            words = "  ".join(f"{name} {value:.4g}" for name, value in known.items())
+            self.console.print(f"{self.title}  {step}/{self.steps}  held out: {words}", soft_wrap=True, highlight=False)
 
     def write(self, epoch: float, rate_factor: float, saved: int) -> dict[str, float]:
         """Write the mean of each loss since the last call, over steps and over ranks.
@@ -88,18 +119,20 @@ class Log:
         return means
 
     def _write(self, step: int, epoch: float, rate_factor: float, means: Mapping[str, float]) -> None:
-        line = {"step": step, "epoch": round(epoch, 4), "rate_factor": round(rate_factor, 6), **means}
-        path = self.folder / "losses.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}; check the disk") from error
+        self._append(LOSSES, {"step": step, "epoch": round(epoch, 4), "rate_factor": round(rate_factor, 6), **means})
         if self.tensorboard:
             for term, value in means.items():
                 self.tensorboard.add_scalar(term, value, step)
             self.tensorboard.add_scalar("rate_factor", rate_factor, step)
         self._show(step, means)
+
+    def _append(self, name: str, line: Mapping[str, object]) -> None:
+        path = self.folder / name
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}; check the disk") from error
 
     def _show(self, step: int, means: Mapping[str, float]) -> None:
         rate = len(self.waiting) / max(time.monotonic() - self.since, 1e-9)
@@ -145,9 +178,9 @@ def keep_lines(path: Path, steps_done: int) -> None:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             step = json.loads(line)["step"] if line.endswith("\n") else math.inf
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
-        if step > steps_done:
+        if not isinstance(step, int) or step > steps_done:
             break
         kept.append(line)
     with atomic_path(path) as temporary:

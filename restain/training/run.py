@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +17,19 @@ from restain.data.pairs import Pair, PairedTiles, collate
 from restain.errors import ConfigError, InputError
 from restain.methods import METHODS
 from restain.methods.base import Method
+from restain.networks.stainer import Stainer
 from restain.randomness import derive_seed
 from restain.training.auxiliary import auxiliary_folder, load_auxiliary, nuclei_folder
 from restain.training.batches import Batches
 from restain.training.config import Pretrained, Recipe
 from restain.training.fit import fit
-from restain.training.folder import MODEL, STATE, check_folder, claimed, listing
+from restain.training.folder import MODEL, STATE, check_folder, claimed, describe_run, listing
+from restain.training.held_out import HeldOut, find_held_out
 from restain.training.ranks import Ranks, join
 from restain.training.recipes import load_recipe
-from restain.training.state import steps_done
+from restain.training.schedule import rate_factor
+from restain.training.start import check_start
+from restain.training.state import Saved, read_saved, steps_done
 
 SHOWN_PAIRS = 4
 """Rows of a sample grid."""
@@ -35,19 +41,26 @@ def train(
     out: Path | str,
     *,
     steps: int | None = None,
+    start: Path | str | None = None,
+    extractor: tuple[str, Path] | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> Path:
     """Train what a recipe says; go on where an earlier call with the same arguments was killed.
 
     Models that the method needs first and the recipe does not name are trained in `auxiliary/` beside `out` and kept
-    there for the next run. Under `torchrun`, the processes train together.
+    there for the next run. Under `torchrun`, the processes train together. A finished run goes on where the length is
+    greater than it was: from its last state, at the learning rate that the longer schedule has there.
 
     Args:
         recipe: a recipe, or the name or file of one.
         data: folder of the data set; its training part is learned from.
         out: folder of the run; made where it is missing.
         steps: length of the training in place of the recipe's.
+        start: a checkpoint; every tensor of the product that it has under the same name in the same shape starts from
+            it. A run that goes on does not need it again.
+        extractor: the network for KID on held-out pairs, as entry `module:attribute` and weight file; without it,
+            Inception where its weights are in torch's cache.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         console: where to show progress; nowhere if None.
 
@@ -57,6 +70,7 @@ def train(
     Raises:
         ConfigError: the recipe is wrong, or does not fit the data.
         InputError: the data cannot be used.
+        CheckpointError: `start` or an auxiliary model is damaged, or does not fit.
         OutputError: `out` is something else than this run, or cannot be written.
         NonFiniteLossError: training went astray; names step, term and the last good state.
     """
@@ -77,7 +91,8 @@ def train(
             f"{recipe.data.batch_size // ranks.count}, but {recipe.method} compares the images of a batch; "
             f"use at least {least * ranks.count}, as in --set data.batch_size={least * ranks.count}"
         )
-    return _run(recipe, Path(data), Path(out), ranks, console if ranks.writes else None)
+    run = Run(Path(data), ranks, console if ranks.writes else None, extractor)
+    return run.train(recipe, Path(out), Path(start) if start else None)
 
 
 def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
@@ -106,42 +121,115 @@ def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Pa
     }
 
 
-def _run(recipe: Recipe, root: Path, out: Path, ranks: Ranks, console: Console | None) -> Path:
-    """Train one recipe into one folder; its auxiliary models come here too, as recipes of their own."""
-    pairs = _training_pairs(recipe, root)
-    _check_whole_tiles(pairs, recipe)
-    batches = Batches(pairs, recipe.data, recipe.seed, ranks)
-    steps = recipe.training.total_steps(batches.per_epoch)
-    listed = listing(pairs)
-    check_folder(out, recipe, listed)
-    ranks.wait()  # every process looks before the first one writes
-    if steps_done(out / STATE) == steps and (out / MODEL).is_file():
-        _tell(console, f"{out} is finished: {steps:,} steps")
+@dataclass(frozen=True)
+class Run:
+    """What a training and those of its auxiliary models share."""
+
+    root: Path
+    ranks: Ranks
+    console: Console | None
+    extractor: tuple[str, Path] | None = None
+
+    def train(self, recipe: Recipe, out: Path, start: Path | None = None, *, shared: bool = False) -> Path:
+        """Train one recipe into one folder; auxiliary models come here too, as recipes of their own.
+
+        Args:
+            recipe: what to train.
+            out: the folder.
+            start: a checkpoint to start from.
+            shared: other runs may need the same, so that a process that trains it already is waited for.
+        """
+        pairs = _training_pairs(recipe, self.root)
+        _check_whole_tiles(pairs, recipe)
+        batches = Batches(pairs, recipe.data, recipe.seed, self.ranks)
+        steps = recipe.training.total_steps(batches.per_epoch)
+        listed = listing(pairs)
+        self._check(recipe, out, listed, steps, start)
+        self.ranks.wait()  # every process looks before the first one writes
+        if self._is_finished(out, steps):
+            return out / MODEL
+        self._tell(pairs.describe())
+        held_out = self._held_out(recipe)
+        waiting = partial(self._tell, f"waiting for another process, which trains {out.name}") if shared else None
+        with claimed(out, waiting) if self.ranks.writes else nullcontext():
+            saved = self._check(recipe, out, listed, steps, start)  # another process may have been here meanwhile
+            if self.ranks.count == 1 and self._is_finished(out, steps):
+                return out / MODEL
+            if saved.finished and saved.done:
+                self._tell(_lengthened(out, recipe, saved, steps))
+            if self.ranks.writes:
+                describe_run(out, recipe, listed)
+            if nuclei := METHODS[recipe.method].needs(recipe.model).nuclei:
+                pairs.nuclei = NuclearMaps(nuclei_folder(nuclei, listed, out), *nuclei)
+                self._tell(
+                    f"densities of nuclei are kept in {pairs.nuclei.folder}; the first look at a tile makes its own"
+                )
+            method = build(recipe, self._auxiliary(recipe, out, listed))
+            if held_out and not isinstance(method.product(), Stainer):
+                raise ConfigError(
+                    f"{recipe.method} makes no virtual IHC to evaluate; leave evaluate_every_steps out of [training]"
+                )
+            draws = self.ranks.writes and recipe.training.sample_every_steps
+            shown = _shown(recipe, self.root) if draws else None
+            fit(
+                method,
+                batches,
+                recipe,
+                out,
+                self.ranks,
+                start=start,
+                held_out=held_out,
+                shown=shown,
+                console=self.console,
+            )
         return out / MODEL
-    _tell(console, pairs.describe())
-    if nuclei := METHODS[recipe.method].needs(recipe.model).nuclei:
-        pairs.nuclei = NuclearMaps(nuclei_folder(nuclei, listed, out), *nuclei)
-        _tell(console, f"densities of nuclei are kept in {pairs.nuclei.folder}; the first look at a tile makes its own")
-    with claimed(out, recipe, listed) if ranks.writes else nullcontext():
-        method = build(recipe, _auxiliary(recipe, root, out, listed, ranks, console))
-        draws = ranks.writes and recipe.training.sample_every_steps
-        fit(method, batches, recipe, out, ranks, shown=_shown(recipe, root) if draws else None, console=console)
-    return out / MODEL
+
+    def _check(self, recipe: Recipe, out: Path, listed: str, steps: int, start: Path | None) -> Saved:
+        saved = read_saved(out / STATE)
+        check_folder(out, recipe, listed, steps, saved)
+        if (out / STATE).is_file():
+            check_start(out, saved, start)
+        return saved
+
+    def _is_finished(self, out: Path, steps: int) -> bool:
+        finished = steps_done(out / STATE) == steps and (out / MODEL).is_file()
+        if finished:
+            self._tell(f"{out} is finished: {steps:,} steps")
+        return finished
+
+    def _held_out(self, recipe: Recipe) -> HeldOut | None:
+        held_out = find_held_out(recipe, self.root, self.ranks.device, self.extractor) if self.ranks.writes else None
+        if held_out:
+            _check_whole_tiles(held_out.pairs, recipe)
+            self._tell(held_out.describe())
+        return held_out
+
+    def _auxiliary(self, recipe: Recipe, out: Path, listed: str) -> dict[str, nn.Module]:
+        """What the method needs first, trained now or before."""
+        proposals = METHODS[recipe.method].auxiliary(recipe.model)
+        models = {}
+        for name, choice in recipe.auxiliary.items():
+            if isinstance(choice, Pretrained):
+                path = choice.checkpoint
+            else:
+                path = self.train(choice, auxiliary_folder(name, choice, listed, out), shared=True)
+            models[name] = load_auxiliary(name, proposals[name], path)
+        return models
+
+    def _tell(self, words: str) -> None:
+        if self.console:
+            self.console.print(words, soft_wrap=True, highlight=False, markup=False)
 
 
-def _auxiliary(
-    recipe: Recipe, root: Path, out: Path, listed: str, ranks: Ranks, console: Console | None
-) -> dict[str, nn.Module]:
-    """What the method needs first, trained now or before."""
-    proposals = METHODS[recipe.method].auxiliary(recipe.model)
-    models = {}
-    for name, choice in recipe.auxiliary.items():
-        if isinstance(choice, Pretrained):
-            path = choice.checkpoint
-        else:
-            path = _run(choice, root, auxiliary_folder(name, choice, listed, out), ranks, console)
-        models[name] = load_auxiliary(name, proposals[name], path)
-    return models
+def _lengthened(out: Path, recipe: Recipe, saved: Saved, steps: int) -> str:
+    """What it means for the learning rate that a finished run goes on."""
+    decay = recipe.training.decay_steps(steps)
+    factor = rate_factor(saved.done, steps, decay)
+    return (
+        f"{out} was finished after {saved.done:,} steps and goes on to {steps:,}. The learning rate goes on at "
+        f"{factor:.3g} times its base value, as the longer schedule has it, and falls linearly to zero over the last "
+        f"{decay:,} steps"
+    )
 
 
 def _training_pairs(recipe: Recipe, root: Path) -> PairedTiles:
@@ -187,8 +275,3 @@ def _shown(recipe: Recipe, root: Path) -> Pair:
     alike = [index for index, size in enumerate(pairs.sizes) if size == pairs.sizes[0]]
     chosen = alike[:: max(1, len(alike) // SHOWN_PAIRS)][:SHOWN_PAIRS]
     return collate([pairs.item(index, epoch=0) for index in chosen])
-
-
-def _tell(console: Console | None, words: str) -> None:
-    if console:
-        console.print(words, soft_wrap=True, highlight=False, markup=False)

@@ -1,8 +1,14 @@
-"""What a run needs to go on after being killed: weights, optimisers and the number of steps done."""
+"""What a run needs to go on after being killed: weights, optimisers, the number of steps done, and how it began.
 
+The file is hashed: PyTorch does not check what it reads, and a flipped bit would go on in the weights.
+"""
+
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +18,58 @@ from restain.checkpoint import misfit
 from restain.errors import CheckpointError, NonFiniteLossError
 from restain.image import atomic_path
 
+Pending = tuple[tuple[int, Mapping[str, float]], ...]
+"""Losses that no line of the log has yet: the step and its losses by term."""
 
-def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer], steps_done: int) -> None:
+
+@dataclass(frozen=True)
+class Saved:
+    """What a state says of itself, besides weights."""
+
+    done: int = 0
+    """Steps done."""
+    steps: int = 0
+    """Length of the training that they belong to, steps."""
+    lengthened: tuple[int, ...] = ()
+    """Earlier lengths at which the run was finished and then made longer."""
+    start: Mapping[str, str] = field(default_factory=dict)
+    """The checkpoint whose weights it started from; empty if it started from random weights."""
+    pending: Pending = ()
+    """Losses since the last line of the log, where the run was stopped between two."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training is over."""
+        return self.done == self.steps
+
+    def at(self, done: int, steps: int, pending: Pending = ()) -> "Saved":
+        """The same run when so many steps are done, in a training of such a length."""
+        longer = self.finished and 0 < self.steps < steps
+        return Saved(done, steps, (*self.lengthened, self.steps) if longer else self.lengthened, self.start, pending)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """As a checkpoint's header keeps it; without what does not apply."""
+        lengthened = {"lengthened_at": list(self.lengthened)} if self.lengthened else {}
+        return {"steps": self.done} | lengthened | ({"started_from": dict(self.start)} if self.start else {})
+
+
+def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer], saved: Saved) -> None:
     """Write the state in one piece: after a kill or a full disk, the file holds the old state or the new one.
 
     Raises:
         OutputError: it could not be written; the old state is still there.
     """
     state = {
-        "steps_done": steps_done,
-        "method": method.state_dict(),
+        "steps_done": saved.done,
+        "steps": saved.steps,
+        "lengthened": list(saved.lengthened),
+        "start": dict(saved.start),
+        "pending": [[step, dict(losses)] for step, losses in saved.pending],
+        "method": dict(method.state_dict()),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
+    state["sha256"] = _digest(state)
     with atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -31,23 +77,23 @@ def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
             raise OSError("writing failed, perhaps because the disk is full") from error
 
 
-def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
+def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer]) -> Saved | None:
     """Put weights and optimisers back, if there is a state.
 
     Returns:
-        Steps done; 0 where there is no state yet.
+        What the state says of itself; None where there is no state yet.
 
     Raises:
         CheckpointError: the file is damaged or of another method.
     """
     if not path.is_file():
-        return 0
+        return None
     with _refusing(path, _RESUME):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _checked(path)
         _put_back(state["method"], method)
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        return int(state["steps_done"])
+        return _saved(state)
 
 
 def load_weights(path: Path, method: nn.Module) -> None:
@@ -57,19 +103,81 @@ def load_weights(path: Path, method: nn.Module) -> None:
         CheckpointError: the file is damaged or of another method.
     """
     with _refusing(path, _LOOK):
-        _put_back(torch.load(path, map_location="cpu", weights_only=True)["method"], method)
+        _put_back(_checked(path)["method"], method)
 
 
-def steps_done(path: Path) -> int:
-    """Only the number of steps done, 0 where there is no state yet; the tensors stay on the disk.
+def read_saved(path: Path) -> Saved:
+    """Only what a state says of itself; the tensors stay on the disk.
 
     Raises:
         CheckpointError: the file is damaged.
     """
     if not path.is_file():
-        return 0
+        return Saved()
     with _refusing(path, _RESUME):
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["steps_done"])
+        return _saved(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+
+
+def steps_done(path: Path) -> int:
+    """Only the number of steps done, 0 where there is no state yet.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    return read_saved(path).done
+
+
+def _saved(state: Mapping[str, Any]) -> Saved:
+    start = {str(key): str(value) for key, value in state["start"].items()}
+    pending = tuple(
+        (int(step), {str(term): float(loss) for term, loss in terms.items()}) for step, terms in state["pending"]
+    )
+    lengthened = tuple(map(int, state["lengthened"]))
+    return Saved(int(state["steps_done"]), int(state["steps"]), lengthened, start, pending)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The state, if it is what was saved; no code of the file is run.
+
+    Raises:
+        ValueError: its hash is another.
+    """
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state.pop("sha256", None) != _digest(state):
+        raise ValueError("its contents differ from what was saved")
+    return state
+
+
+def _digest(value: Any) -> str:
+    digest = hashlib.sha256()
+    for part in _parts(value):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes | memoryview]:
+    """Bytes that tell a nested value from any other.
+
+    Raises:
+        ValueError: a tensor claims more than it holds.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu()
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError("a tensor is larger than what is stored of it")
+        yield f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode()
+        yield tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    elif isinstance(value, Mapping):
+        yield f"dict {len(value)};".encode()
+        for key, inner in value.items():
+            yield from _parts(key)
+            yield from _parts(inner)
+    elif isinstance(value, list | tuple):
+        yield f"list {len(value)};".encode()
+        for inner in value:
+            yield from _parts(inner)
+    else:
+        yield f"{type(value).__name__} {value!r};".encode()
 
 
 def _put_back(weights: Mapping[str, Tensor], method: nn.Module) -> None:

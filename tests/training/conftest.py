@@ -1,6 +1,7 @@
 """A data set of noise, small enough to train on in a blink, and the recipes that do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from restain.image import save_image, to_uint8
-from restain.training import Recipe, load_recipe
+from restain.training import Recipe, fit, load_recipe
 from restain.training.toml import merged, write_table
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -74,3 +75,28 @@ def write_recipe(tmp_path: Path) -> Write:
 def small(write_recipe: Write) -> Callable[..., Recipe]:
     """The same, as a recipe that has been read."""
     return lambda name, **sections: load_recipe(write_recipe(name, **sections))
+
+
+class Killed(BaseException):
+    """As abrupt as can be without ending the tests."""
+
+
+@pytest.fixture
+def killed_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which a training is killed in the step of this number, from 0."""
+
+    @contextmanager
+    def kill(number: int) -> Iterator[None]:
+        rate_factor = fit.rate_factor
+
+        def factor(step: int, *given: int) -> float:
+            if step == number:
+                raise Killed
+            return rate_factor(step, *given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fit, "rate_factor", factor)
+            with pytest.raises(Killed):
+                yield
+
+    return kill

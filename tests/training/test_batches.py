@@ -15,9 +15,9 @@ CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
 
 
-def batches(tiles: Path, batch_size: int, ranks: Ranks = ALONE, workers: int = 0) -> Batches:
+def batches(tiles: Path, batch_size: int, ranks: Ranks = ALONE, loaders: int = 0) -> Batches:
     pairs = PairedTiles(tiles, "train", 16, 3, Augment(), "none")
-    return Batches(pairs, DataConfig(batch_size=batch_size, workers=workers), 3, ranks)
+    return Batches(pairs, DataConfig(batch_size=batch_size, loaders=loaders), 3, ranks)
 
 
 def images(found: Batches, start: int, stop: int) -> list[tuple[int, Pair]]:
@@ -48,23 +48,23 @@ def test_the_shares_of_all_processes_joined_are_one_processs_batch(tiles: Path, 
         assert torch.equal(torch.cat([share[step].index for share in shares]), pair.index)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_depends_on_its_step_alone(tiles: Path, workers: int) -> None:
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_a_batch_depends_on_its_step_alone(tiles: Path, loaders: int) -> None:
     whole = dict(images(batches(tiles, 2), 0, 8))
-    later = dict(images(batches(tiles, 2, workers=workers), 5, 8))
+    later = dict(images(batches(tiles, 2, loaders=loaders), 5, 8))
     assert list(later) == [5, 6, 7]
     for step, pair in later.items():
         assert torch.equal(pair.he, whole[step].he)
         assert torch.equal(pair.ihc, whole[step].ihc)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_tile_is_one_sentence_wherever_it_is_read(tiles: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_a_damaged_tile_is_one_sentence_wherever_it_is_read(tiles: Path, tmp_path: Path, loaders: int) -> None:
     root = shutil.copytree(tiles, tmp_path / "tiles")
     for tile in (root / "trainA").iterdir():
         tile.write_bytes(tile.read_bytes()[:-100])
     with pytest.raises(InputError) as caught:
-        images(batches(root, 2, workers=workers), 0, 1)
+        images(batches(root, 2, loaders=loaders), 0, 1)
     assert str(root / "trainA") in str(caught.value)
     assert "\n" not in str(caught.value)
 

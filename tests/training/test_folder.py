@@ -1,30 +1,38 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from restain.errors import OutputError
-from restain.training import Recipe
-from restain.training.folder import check_folder, claimed
+from restain.training import Recipe, folder
+from restain.training.folder import claimed, describe_run
+from restain.training.state import Saved
 
 Small = Callable[..., Recipe]
 LISTED = "a\t10\t20\nb\t11\t21\n"
+UNDER_WAY = Saved(4, 6)
 
 
 @pytest.fixture
 def run(tmp_path: Path, small: Small) -> Path:
     """The folder of a run that has saved something."""
     out = tmp_path / "run"
-    with claimed(out, small("cut"), LISTED):
+    with claimed(out):
+        describe_run(out, small("cut"), LISTED)
         (out / "state.pt").touch()
     return out
 
 
+def check_folder(out: Path, recipe: Recipe, listed: str, steps: int = 6, saved: Saved = UNDER_WAY) -> None:
+    folder.check_folder(out, recipe, listed, steps, saved)
+
+
 def test_a_new_an_empty_and_the_same_runs_folder_are_welcome(tmp_path: Path, run: Path, small: Small) -> None:
     (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "new", tmp_path / "empty", run):
-        check_folder(folder, small("cut"), LISTED)
-    check_folder(run, small("cut", training={"log_every_steps": 1}, data={"workers": 2}), LISTED)
+    for place in (tmp_path / "new", tmp_path / "empty", run):
+        check_folder(place, small("cut"), LISTED)
+    check_folder(run, small("cut", training={"log_every_steps": 1}, data={"loaders": 2}), LISTED)
 
 
 def test_a_file_and_a_folder_of_something_else_are_refused(tmp_path: Path, small: Small) -> None:
@@ -56,17 +64,17 @@ def test_before_anything_is_saved_the_recipe_may_change(run: Path, small: Small)
     check_folder(run, small("cut", seed=1), "c\t1\t1\n")
 
 
-def test_two_processes_cannot_train_in_one_folder(run: Path, small: Small) -> None:
-    with claimed(run, small("cut"), LISTED), pytest.raises(OutputError, match="another process is training in"):
-        claimed(run, small("cut"), LISTED).__enter__()
-    with claimed(run, small("cut"), LISTED):
+def test_two_processes_cannot_train_in_one_folder(run: Path) -> None:
+    with claimed(run), pytest.raises(OutputError, match="another process is training in"):
+        claimed(run).__enter__()
+    with claimed(run):
         pass
 
 
-def test_a_place_where_nothing_can_be_written_is_named(small: Small) -> None:
+def test_a_place_where_nothing_can_be_written_is_named() -> None:
     nowhere = Path("/proc/restain/run")
     with pytest.raises(OutputError, match=r"cannot write to the folder /proc/restain/run: .*; choose another place"):
-        claimed(nowhere, small("cut"), LISTED).__enter__()
+        claimed(nowhere).__enter__()
 
 
 def test_what_a_kill_left_half_written_is_removed(run: Path, small: Small) -> None:
@@ -74,5 +82,50 @@ def test_what_a_kill_left_half_written_is_removed(run: Path, small: Small) -> No
     (run / "samples").mkdir()
     (run / "samples" / ".0123456789abcdef.png").touch()
     check_folder(run, small("cut"), LISTED)
-    with claimed(run, small("cut"), LISTED):
+    with claimed(run):
         assert {path.name for path in run.rglob("*")} == {".lock", "data.txt", "recipe.toml", "state.pt", "samples"}
+
+
+def test_a_finished_run_may_be_made_longer_and_nothing_else(run: Path, small: Small) -> None:
+    finished, longer = Saved(6, 6), {"steps": 9}
+    check_folder(run, small("cut", training=longer), LISTED, 9, finished)
+    check_folder(run, small("cut", training=longer | {"decay_epochs": 0}), LISTED, 9, finished)
+    with pytest.raises(OutputError, match=r"training.steps was 6, is 5"):
+        check_folder(run, small("cut", training={"steps": 5}), LISTED, 5, finished)
+    with pytest.raises(OutputError, match=r"model.width was 2, is 4; training.steps was 6, is 9"):
+        check_folder(run, small("cut", training=longer, model={"width": 4}), LISTED, 9, finished)
+    with pytest.raises(OutputError, match=r"other data"):
+        check_folder(run, small("cut", training=longer), "a\t10\t20\n", 9, finished)
+    with pytest.raises(OutputError, match=r"4 of 6 steps.*training.steps was 6, is 9"):
+        check_folder(run, small("cut", training=longer), LISTED, 9, UNDER_WAY)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 40, -20, -1])
+def test_a_list_of_pairs_that_is_cut_short_is_not_taken_for_other_data(run: Path, small: Small, keep: int) -> None:
+    path = run / "data.txt"
+    path.write_bytes(path.read_bytes()[:keep])
+    if keep == -1:  # the last line's end carries nothing
+        check_folder(run, small("cut"), LISTED)
+        return
+    with pytest.raises(OutputError, match=r"data.txt is damaged or cut short; remove it"):
+        check_folder(run, small("cut"), LISTED)
+    path.unlink()
+    check_folder(run, small("cut"), LISTED)
+
+
+@pytest.mark.parametrize("name", ["data.txt", "recipe.toml", "state.pt", "model.safetensors", "losses.jsonl"])
+@pytest.mark.parametrize("kind", [Path.mkdir, os.mkfifo])
+def test_what_is_no_plain_file_is_neither_waited_for_nor_replaced(
+    run: Path, small: Small, name: str, kind: Callable[[Path], None]
+) -> None:
+    (run / name).unlink(missing_ok=True)
+    kind(run / name)
+    with pytest.raises(OutputError, match=rf"{name} is not a plain file"):
+        check_folder(run, small("cut"), LISTED)
+
+
+def test_names_that_are_not_utf_8_are_listed(tmp_path: Path, small: Small) -> None:
+    listed = os.fsdecode("Müller\t1\t2\n".encode("latin-1"))
+    (tmp_path / "state.pt").touch()
+    describe_run(tmp_path, small("cut"), listed)
+    check_folder(tmp_path, small("cut"), listed)

@@ -232,12 +232,12 @@ def test_patches_must_fit_only_where_they_are_shuffled(setting: str, write_recip
 
 
 def test_an_auxiliary_model_takes_over_data_and_manner_but_not_length(small: Callable[..., Recipe]) -> None:
-    changes = {"data": {"workers": 1}, "training": {"precision": "bfloat16", "epochs": 99}}
+    changes = {"data": {"loaders": 1}, "training": {"precision": "bfloat16", "epochs": 99}}
     auxiliary = small("vsmt", auxiliary={"he_classifier": {"data": {"batch_size": 4}}}, **changes).auxiliary
     classifier, autoencoder = auxiliary["he_classifier"], auxiliary["he_autoencoder"]
     assert isinstance(classifier, Recipe)
     assert isinstance(autoencoder, Recipe)
-    assert (classifier.data.workers, classifier.training.precision, classifier.training.epochs) == (1, "bfloat16", 20)
+    assert (classifier.data.loaders, classifier.training.precision, classifier.training.epochs) == (1, "bfloat16", 20)
     assert (classifier.data.batch_size, autoencoder.data.batch_size) == (4, 1)
     assert (classifier.method, autoencoder.method) == ("classify", "reconstruct")
 
@@ -252,7 +252,7 @@ def test_a_checkpoint_takes_the_place_of_a_recipe(small: Callable[..., Recipe], 
 def test_only_what_changes_the_weights_is_a_recipes_identity(small: Callable[..., Recipe]) -> None:
     plain = identity(small("cut").table())
     how = {"save_every_steps": 9, "log_every_steps": 9, "sample_every_steps": 9}
-    assert identity(small("cut", data={"workers": 3}, training=how).table()) == plain
+    assert identity(small("cut", data={"loaders": 3}, training=how).table()) == plain
     assert identity(small("cut", seed=3).table()) != plain
 
 

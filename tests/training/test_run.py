@@ -144,7 +144,7 @@ def test_the_seed_decides_and_how_it_is_watched_does_not(small: Small, tiles: Pa
 
     expected = weights("plain")
     watched = {"log_every_steps": 1, "sample_every_steps": 1, "save_every_steps": 1}
-    assert weights("watched", training=watched, data={"workers": 1}) == expected
+    assert weights("watched", training=watched, data={"loaders": 1}) == expected
     assert weights("other", seed=1) != expected
     assert sorted(path.name for path in (tmp_path / "watched" / "samples").iterdir())[-1] == "000006.png"
     assert len(log(tmp_path / "watched")) == 6
@@ -187,8 +187,8 @@ def test_without_steps_the_data_and_the_epochs_decide_the_length(
 def test_steps_given_to_the_call_win(small: Small, tiles: Path, tmp_path: Path) -> None:
     train(small("reconstruct"), tiles, tmp_path / "run", steps=3)
     assert steps_done(tmp_path / "run" / "state.pt") == 3
-    with pytest.raises(OutputError, match=r"training.steps was 3, is 6"):
-        train(small("reconstruct"), tiles, tmp_path / "run")
+    with pytest.raises(OutputError, match=r"training.steps was 3, is 2"):
+        train(small("reconstruct"), tiles, tmp_path / "run", steps=2)
 
 
 def test_a_bad_loss_stops_the_run_and_leaves_the_last_good_state(

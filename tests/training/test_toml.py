@@ -34,17 +34,17 @@ def test_merging_lets_every_key_above_win_and_loses_none_below(below: dict[str, 
 
 
 def test_a_setting_reaches_the_key_that_it_names_and_no_other() -> None:
-    table = {"seed": 1, "data": {"crop_px": 512, "workers": 2}}
+    table = {"seed": 1, "data": {"crop_px": 512, "loaders": 2}}
     changed, keys = override(table, ["data.crop_px=64", "training.compile = true", "method=vsmt", "a.b=[1, 2.5]"])
     assert changed == {
         "seed": 1,
-        "data": {"crop_px": 64, "workers": 2},
+        "data": {"crop_px": 64, "loaders": 2},
         "training": {"compile": True},
         "method": "vsmt",
         "a": {"b": [1, 2.5]},
     }
     assert keys == {"data.crop_px", "training.compile", "method", "a.b"}
-    assert table == {"seed": 1, "data": {"crop_px": 512, "workers": 2}}
+    assert table == {"seed": 1, "data": {"crop_px": 512, "loaders": 2}}
 
 
 def test_text_needs_no_quotes_and_may_hold_an_equals_sign() -> None:

@@ -1,0 +1,147 @@
+"""Figures on held-out pairs while training goes on, as `restain evaluate` would give for the same crops."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from restain.data.layouts import WHOLE
+from restain.data.pairs import PairedTiles
+from restain.errors import ConfigError, MissingError
+from restain.image import to_tensor, to_uint8
+from restain.methods.base import Method
+from restain.metrics.distribution import kernel_distance
+from restain.metrics.features import Extractor, FeatureMatrix, extractor_from_entry, inception
+from restain.metrics.table import METRICS
+from restain.networks.norm import evaluating
+from restain.randomness import generator
+from restain.stains import to_unit
+from restain.training.config import Recipe
+
+Name = Literal["psnr", "dab_error", "positive_dice", "kid"]
+
+MEASURED: tuple[Name, ...] = ("psnr", "dab_error", "positive_dice")
+"""The metrics of `restain.metrics.table.METRICS` that are measured pair by pair."""
+_KID_SCALE = 1000
+_DIGITS = 6
+"""Significant digits of a figure; figures are compared as they are written, so that a resumed run decides alike."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The pairs to look at, and what looks at them."""
+
+    pairs: PairedTiles
+    chosen: tuple[int, ...]
+    """Places in the data set, spread evenly."""
+    partner: str
+    """What the virtual images are held against, in words."""
+    extractor: Extractor | None
+    best_by: Name | None
+
+    def describe(self) -> str:
+        """What is looked at, in a sentence."""
+        kid = f", KID by {self.extractor.name or 'Inception v3'}" if self.extractor else "; no KID without an extractor"
+        return f"held-out figures: {len(self.chosen)} of {len(self.pairs)} pairs, against {self.partner}{kid}"
+
+    def measure(self, method: Method, device: torch.device) -> dict[str, float | None]:
+        """The figures of a method's product, one image at a time; the method is left as it was.
+
+        Returns:
+            By name; None where one is undefined, such as Dice where nothing is positive.
+        """
+        network = method.product()
+        measured: dict[Name, list[Tensor]] = {name: [] for name in MEASURED}
+        features = {side: FeatureMatrix(len(self.chosen)) for side in ("virtual", "real")}
+        with evaluating(method), torch.no_grad():
+            for index in self.chosen:
+                virtual, real = self._images(network, index, device)
+                for name in MEASURED:
+                    measured[name].append(METRICS[name].measure(virtual, real).double())
+                if self.extractor:
+                    features["virtual"].add(self.extractor(virtual))
+                    features["real"].add(self.extractor(real))
+        figures: dict[str, float | None] = {name: _figure(name, torch.cat(values)) for name, values in measured.items()}
+        if self.extractor:
+            rows = features["virtual"].rows, features["real"].rows
+            value = kernel_distance(*rows, 1, len(self.chosen), generator(0, "kid")).item()
+            figures["kid"] = _rounded(_KID_SCALE * value)
+        return figures
+
+    def _images(self, network: nn.Module, index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Virtual and real image in 8 bits, as they would be saved; 1 x 3 x H x W in [0, 1], on the CPU."""
+        pair = self.pairs.item(index, epoch=0)
+        virtual = to_uint8(network(pair.he.to(device)))
+        return to_unit(to_tensor(virtual)), to_unit(pair.ihc)
+
+    def better(self, figures: Mapping[str, float | None], best: float | None) -> bool:
+        """Whether the figure that decides is better than the best so far."""
+        value = figures.get(self.best_by) if self.best_by else None
+        if value is None or best is None:
+            return value is not None
+        higher = self.best_by != "kid" and METRICS[self.best_by].higher_is_better if self.best_by else False
+        return value > best if higher else value < best
+
+
+def find_held_out(
+    recipe: Recipe, root: Path, device: torch.device, extractor: tuple[str, Path] | None
+) -> HeldOut | None:
+    """What `[training]` asks for, ready to use; None where nothing is to be evaluated.
+
+    Where the held-out IHC is there in register, in a folder beside it whose name ends in `_aligned`, it is used.
+
+    Args:
+        recipe: what is trained.
+        root: the data set.
+        device: where the extractor computes.
+        extractor: the network for KID, as `extractor_from_entry` takes it; without it, Inception where its weights are
+            in torch's cache.
+
+    Raises:
+        ConfigError: the data set has no held-out part, or KID is to decide and there is no extractor.
+        InputError, MissingError, CheckpointError: the pairs or the extractor cannot be used.
+    """
+    training = recipe.training
+    if not training.evaluate_every_steps:
+        return None
+    crop_px = None if recipe.data.crop_px == "whole" else recipe.data.crop_px
+    pairs = PairedTiles(root, "val", crop_px, recipe.seed, grades="none")
+    if pairs.part in (WHOLE, "train"):
+        raise ConfigError(
+            f"evaluate_every_steps in [training] is {training.evaluate_every_steps}, but {root} has no held-out part; "
+            "set it to 0, or move some pairs to a val part"
+        )
+    aligned = pairs.in_register()
+    partner = f"IHC in register ({aligned.files[0].ihc.parent.name})" if aligned else "the neighbouring section's IHC"
+    count = min(training.evaluate_pairs, len(pairs))
+    judge = _extractor(extractor, device) if count > 1 else None
+    if training.best_by == "kid" and judge is None:
+        raise ConfigError(
+            "best_by in [training] is 'kid', but there is no extractor, or only one held-out pair; "
+            "name a network with its weights, or choose another figure"
+        )
+    chosen = tuple(place * len(pairs) // count for place in range(count))
+    return HeldOut(aligned or pairs, chosen, partner, judge, training.best_by)
+
+
+def _extractor(entry: tuple[str, Path] | None, device: torch.device) -> Extractor | None:
+    if entry is not None:
+        return extractor_from_entry(*entry, str(device))
+    try:
+        return inception(device=str(device))
+    except MissingError:
+        return None
+
+
+def _figure(name: Name, values: Tensor) -> float | None:
+    metric = METRICS[name]
+    columns = values.unbind(1) if values.ndim == 2 else (values,)
+    return _rounded(metric.figure(*columns).item())
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None

@@ -1,0 +1,76 @@
+"""The checkpoints that a run leaves: its product as of the last saved state, and where a held-out figure was best."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from restain.checkpoint import read_info, save_checkpoint
+from restain.methods.base import Method
+from restain.training.config import Recipe
+from restain.training.folder import BEST, HELD_OUT
+from restain.training.held_out import HeldOut
+from restain.training.log import Log
+from restain.training.state import Saved
+
+
+def save_product(
+    path: Path, method: Method, recipe: Recipe, saved: Saved, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write what the method has learned to a checkpoint that says where it comes from.
+
+    Raises:
+        OutputError: it cannot be written; an earlier one stays.
+    """
+    data = recipe.data
+    origin = saved.provenance | {"seed": recipe.seed} | {key: getattr(recipe.model, key) for key in method.agreed}
+    save_checkpoint(
+        path, method.product(), method=recipe.method, stain=data.stain, mpp=data.mpp, extra=origin | dict(extra or {})
+    )
+
+
+class Judge:
+    """Looks at held-out pairs while training goes on, and keeps the best product."""
+
+    def __init__(self, held_out: HeldOut, recipe: Recipe, out: Path, console: Console | None) -> None:
+        """Take up the best of the log, which is that of a resumed run up to its state."""
+        self.held_out, self.recipe, self.out, self.console = held_out, recipe, out, console
+        self.best = self._best_so_far()
+
+    def look(self, method: Method, device: torch.device, saved: Saved, log: Log) -> None:
+        """Measure, write the figures, and where one is the best so far, the checkpoint before.
+
+        Raises:
+            OutputError: something cannot be written.
+        """
+        held_out = self.held_out
+        figures = held_out.measure(method, device)
+        if held_out.better(figures, self.best) and held_out.best_by:
+            self.best = figures[held_out.best_by]
+            said = {"best_by": held_out.best_by, held_out.best_by: self.best, "against": held_out.partner}
+            save_product(self.out / BEST, method, self.recipe, saved, said)
+        log.held_out(saved.done, figures, held_out.partner, len(held_out.chosen))
+
+    def _best_so_far(self) -> float | None:
+        """The best figure in the log, if the checkpoint that is kept was chosen by the same figure.
+
+        A kept checkpoint of a later step than the log's last is replaced as soon as its step comes again, since it is
+        better than all that were before.
+        """
+        held_out, path = self.held_out, self.out / BEST
+        if held_out.best_by is None or not path.is_file():
+            return None
+        if (kept := read_info(path).extra.get("best_by")) != held_out.best_by:
+            if self.console:
+                words = f"{path} is the best by {kept}; the best by {held_out.best_by} of the steps to come replaces it"
+                self.console.print(words, soft_wrap=True, highlight=False, markup=False)
+            return None
+        best = None
+        log = self.out / HELD_OUT
+        for figures in map(json.loads, log.read_text(encoding="utf-8").splitlines() if log.is_file() else ()):
+            if held_out.better(figures, best):
+                best = figures[held_out.best_by]
+        return best
