@@ -1,0 +1,100 @@
+"""`restain view`: a slide and its virtual stain in the browser."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ADVANCED = "Less common"
+
+
+def command(
+    slide: Annotated[Path, typer.Argument(help="H&E slide.", metavar="SLIDE", show_default=False)],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Checkpoint that stains it; repeat for several.", metavar="MODEL", show_default=False),
+    ] = None,
+    ihc: Annotated[
+        Path | None,
+        typer.Option(help="Slide of the neighbouring section, really stained.", metavar="FILE", show_default=False),
+    ] = None,
+    transform: Annotated[
+        Path | None,
+        typer.Option(help="From the H&E to that slide, of `restain pairs cut`.", metavar="FILE", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is stained.", metavar="DIR", show_default="the slide's folder"),
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Print the address, open no browser.")] = False,
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535, show_default="a free one")] = 0,
+    marker: Annotated[
+        Literal["nuclear", "membrane"], typer.Option(help="Where DAB lies on positive cells.")
+    ] = "membrane",
+    cells: Annotated[
+        Path | None,
+        typer.Option(
+            help="GeoJSON of `restain quantify` to draw over the images.",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel=ADVANCED,
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of a slide that has none or wrong ones.",
+            show_default="what the slide says",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = None,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Half precision: faster on CPUs with AMX.", rich_help_panel=ADVANCED)
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one", rich_help_panel=ADVANCED
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen at. Any other than this machine's own lets others see the slide who know the "
+            "address that is printed.",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = "127.0.0.1",
+) -> None:
+    """Look at a slide and its virtual stain in the browser; tiles are stained where you look, and kept."""
+    from restain.cli.device import usable_device
+    from restain.errors import InputError
+    from restain.staining.settings import SlideSettings
+
+    try:
+        from restain.viewer import Server, View, open_view
+    except ImportError as error:
+        raise InputError(f"the viewer needs {error.name}; install it with pip install 'restain[view,slides]'") from None
+
+    if transform and not ihc:
+        raise InputError("--transform leads to the slide of --ihc; give both")
+    view = View(
+        slide,
+        tuple(model or ()),
+        ihc,
+        transform,
+        cells,
+        out,
+        SlideSettings(mpp=mpp, bfloat16=bfloat16),
+        usable_device(device),
+        marker,
+    )
+    notes: list[str] = []
+    with open_view(view, notes) as viewer:
+        server = Server(viewer, host, port)
+        typer.echo(server.address)
+        for note in notes:
+            typer.echo(note, err=True)
+        if view.models:
+            typer.echo("Tiles are kept beside the result. Press Ctrl-C to stop.", err=True)
+        server.run(open_browser=not no_open)

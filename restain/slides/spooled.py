@@ -1,0 +1,51 @@
+"""An unfinished slide, read as its finished file will be: tiles come from the spool, the rest is glass."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from restain.slides.codec import RGB, Codec
+from restain.slides.layout import Layout, Position
+from restain.slides.sources import Sizes
+from restain.slides.tiling import Box
+from restain.slides.writer import Colour
+
+
+class SpooledSource:
+    """The levels of a slide that is being made; see `restain.slides.sources.Source`."""
+
+    format = "spool"
+    icc_profile: bytes | None = None
+
+    def __init__(
+        self, layout: Layout, codec: Codec, background: Colour, mpp: float, tile: Callable[[Position], bytes | None]
+    ) -> None:
+        """Read a slide that is being made.
+
+        Args:
+            layout: its shape.
+            codec: how its tiles are encoded.
+            background: the colour where there is none.
+            mpp: micrometres per pixel of its first level.
+            tile: an encoded tile of any level, or None where there is none.
+        """
+        self.levels: Sizes = layout.levels
+        self.mpp_candidates: Mapping[str, float] = {"the slide that it is made of": mpp}
+        self._layout, self._codec, self._background, self._tile = layout, codec, background, tile
+
+    def read(self, level: int, box: Box) -> RGB:
+        """See `Source`."""
+        side = self._layout.tile_px
+        canvas = np.empty((box.height, box.width, 3), np.uint8)
+        canvas[:] = self._background
+        for row in range(box.y // side, -(-(box.y + box.height) // side)):
+            for column in range(box.x // side, -(-(box.x + box.width) // side)):
+                if data := self._tile(Position(level, row, column)):
+                    rgb = self._codec.decode(data, (side, side))
+                    left, top = column * side - box.x, row * side - box.y
+                    there = canvas[max(top, 0) : top + side, max(left, 0) : left + side]
+                    there[:] = rgb[max(-top, 0) :, max(-left, 0) :][: there.shape[0], : there.shape[1]]
+        return canvas
+
+    def close(self) -> None:
+        """See `Source`; the spool is its owner's."""
