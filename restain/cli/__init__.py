@@ -24,6 +24,7 @@ from restain.cli import (
     stain,
     statistics,
     train,
+    view,
 )
 from restain.errors import RestainError
 
@@ -32,6 +33,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train.command,
     "stain": stain.command,
     "statistics": statistics.command,
+    "view": view.command,
     "evaluate": evaluate.command,
     "bench": bench.command,
     "quantify": quantify.command,

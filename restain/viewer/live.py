@@ -5,8 +5,9 @@ are those of the finished file, as the spool's tiles are copied into it.
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from restain.errors import InputError, RestainError
+from restain.errors import RestainError
 from restain.slides.codec import RGB
 from restain.slides.layout import Layout, Position
 from restain.slides.reader import Slide
 from restain.slides.spooled import SpooledSource
 from restain.slides.tiling import Box
+from restain.staining.prepare import plan_of
 from restain.staining.settings import Model, SlideSettings
 from restain.staining.sitting import Sitting
 from restain.viewer.pictures import Cache, children
@@ -48,14 +50,15 @@ class LiveStain:
             publish: told what happens, from the thread that stains.
 
         Raises:
-            InputError: there is nothing to stain.
+            InputError, MissingError: as in `plan_of`.
         """
-        self._sitting = Sitting(model, slide, out, settings)
-        self._publish = publish
-        self.layout: Layout = self._sitting.plan.layout
-        self.mpp = self._sitting.plan.mpp
+        self._model, self._slide, self._out, self._settings, self._publish = model, slide, out, settings, publish
+        everything = plan_of(model, slide, replace(settings, tissue_mask=False), [])  # tissue is looked for later
+        self.layout: Layout = everything.layout
+        self.mpp = everything.mpp
         self.phase, self.message = "waiting", ""
-        self._work = {position: index for index, one in enumerate(self._sitting.work) for position in one.positions}
+        self._sitting: Sitting
+        self._work: dict[Position, int] = {}
         self._missing: list[dict[tuple[int, int], int]] = []  # per level and tile: tiles of the full size to be stained
         self._finished: set[Position] = set()
         self._partial: Cache[Tile] = Cache(_CACHE_BYTES)
@@ -67,8 +70,10 @@ class LiveStain:
         self._ready = threading.Event()
 
     def start(self) -> None:
-        """Take the statistics, then stain what is wanted; returns at once."""
-        self._thread.start()
+        """Take the statistics, then stain what is wanted; returns at once, and does nothing the second time."""
+        with self._news:
+            if self._thread.ident is None and not self._is_closed:
+                self._thread.start()
 
     def close(self) -> None:
         """Finish the tile at hand and let go of the spool."""
@@ -82,6 +87,8 @@ class LiveStain:
         """Replace what a window wants: rows and columns of the full size, the first first."""
         rows, columns = self.layout.grid(0)
         positions = [Position(0, row, column) for row, column in places if 0 <= row < rows and 0 <= column < columns]
+        if positions:
+            self.start()
         with self._news:
             self._wanted.pop(window, None)
             self._wanted[window] = positions
@@ -136,7 +143,7 @@ class LiveStain:
         """What is stained so far as a slide that reads as the finished file will."""
         writer = self._sitting.writer
         source = SpooledSource(self.layout, writer.codec, writer.background, self.mpp, self._kept)
-        return Slide(self._sitting.out, source)
+        return Slide(self._out, source)
 
     def need(self, boxes: Collection[Box], timeout_s: float = 600) -> None:
         """Wait until all that lies in boxes, in px of the full size, is stained; it goes before what is looked at.
@@ -144,29 +151,34 @@ class LiveStain:
         Raises:
             RestainError: staining has failed, or it takes longer than this.
         """
-        side = self.layout.tile_px
-        rows, columns = self.layout.grid(0)
-        needed = {
-            position
-            for box in boxes
-            for row in range(max(0, box.y // side), min(rows, -(-(box.y + box.height) // side)))
-            for column in range(max(0, box.x // side), min(columns, -(-(box.x + box.width) // side)))
-            if (position := Position(0, row, column)) in self._work
-        }
+        self.start()
         with self._news:
+            self._news.wait_for(lambda: self._ready.is_set() or self._is_over, timeout_s)
+            needed = self._work.keys() & set(self._positions(boxes)) if self._ready.is_set() else set()
             self._asked += sorted(needed - self._finished)
             self._news.notify_all()
-            done = self._news.wait_for(
-                lambda: needed <= self._finished or self.phase == "failed" or self._is_closed, timeout_s
-            )
-        if not done or not needed <= self._finished:
-            raise RestainError(self.message or "the tiles are not stained yet; wait, or measure a smaller region")
+            self._news.wait_for(lambda: needed <= self._finished or self._is_over, timeout_s)
+            if not self._ready.is_set() or not needed <= self._finished:
+                raise RestainError(self.message or "the tiles are not stained yet; ask again, or for a smaller region")
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing more will be stained."""
+        return self._is_closed or self.phase == "failed"
+
+    def _positions(self, boxes: Collection[Box]) -> Iterator[Position]:
+        """The tiles of the full size that boxes touch."""
+        side, (rows, columns) = self.layout.tile_px, self.layout.grid(0)
+        for box in boxes:
+            for row in range(max(0, box.y // side), min(rows, -(-(box.y + box.height) // side))):
+                for column in range(max(0, box.x // side), min(columns, -(-(box.x + box.width) // side))):
+                    yield Position(0, row, column)
 
     def pixel(self, x: int, y: int) -> RGB | None:
         """The pixel at a place of the full size as 1 x 1 x 3, or None where it is not stained yet."""
         side = self.layout.tile_px
         position = Position(0, y // side, x // side)
-        if position not in self._finished or not (data := self._kept(position)):
+        if not self._ready.is_set() or position not in self._finished or not (data := self._kept(position)):
             return None
         rgb = self._decoded(data, self.layout.box(position))
         return rgb[y % side : y % side + 1, x % side : x % side + 1]
@@ -197,7 +209,9 @@ class LiveStain:
         if position.level == 0 or not self._ready.is_set():
             return np.zeros((box.height, box.width, 3), np.uint8), np.zeros((box.height, box.width), np.uint8)
         below = [[self._pixels(child) for child in row] for row in children(position, self.layout)]
-        rgb, alpha = (np.concatenate([np.concatenate([tile[n] for tile in row], axis=1) for row in below]) for n in (0, 1))
+        rgb, alpha = (
+            np.concatenate([np.concatenate([tile[n] for tile in row], axis=1) for row in below]) for n in (0, 1)
+        )
         rgba = np.dstack([rgb, alpha])
         rgba = np.pad(rgba, ((0, rgba.shape[0] % 2), (0, rgba.shape[1] % 2), (0, 0)), mode="edge")
         small = np.asarray(Image.fromarray(rgba).reduce(2))[: box.height, : box.width]
@@ -219,9 +233,11 @@ class LiveStain:
 
     def _run(self) -> None:
         try:
-            with ExitStack() as stack:
-                self._tell("statistics", "")
-                stack.enter_context(self._sitting)
+            self._tell("statistics", "")
+            self._sitting = Sitting(self._model, self._slide, self._out, self._settings)
+            self._work = {position: index for index, one in enumerate(self._sitting.work) for position in one.positions}
+            with self._sitting:
+                self._sitting.prepare()
                 self._begin()
                 while (position := self._next()) is not None:
                     self._stain(position)
@@ -247,10 +263,9 @@ class LiveStain:
         with self._news:
             while not self._is_closed:
                 self._asked = [position for position in self._asked if position not in self._finished]
-                for positions in (self._asked, *self._wanted.values()):
-                    for position in positions:
-                        if position in self._work and position not in self._finished:
-                            return position
+                wanted = chain(self._asked, *self._wanted.values())
+                if position := next((one for one in wanted if one in self._work and one not in self._finished), None):
+                    return position
                 self._news.wait()
             return None
 

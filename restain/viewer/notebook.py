@@ -31,9 +31,8 @@ class Cell:
         atexit.unregister(self.close)
 
     def _repr_html_(self) -> str:
-        return (
-            f'<iframe src="{html.escape(self.address)}" style="width:100%;height:{self._height_px}px;border:0"></iframe>'
-        )
+        style = f"width:100%;height:{self._height_px}px;border:0"
+        return f'<iframe src="{html.escape(self.address)}" style="{style}"></iframe>'
 
 
 def show(

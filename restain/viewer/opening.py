@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from restain.registration.field import Affine
 from restain.registration.transform import Scan, Transform, read_transform
 from restain.slides.identity import job_of
 from restain.slides.reader import Slide, open_slide
-from restain.slides.tissue import find_tissue, outlines_of
+from restain.slides.tissue import find_tissue
 from restain.staining.settings import SlideSettings, load_model
 from restain.staining.sitting import job_name
 from restain.viewer.guard import new_token
@@ -71,10 +71,10 @@ def open_view(view: View, notes: list[str]) -> Iterator[Viewer]:
             images.append(_virtual(f"virtual{number}", path, he, view, news, stack, overlays))
         if view.ihc:
             images.append(_real(view, he, stack, notes))
-        overlays["tissue", ""] = _once(lambda: outlines_of(find_tissue(he)))
-        if view.cells:
-            _check_overlay(view.cells)
-            overlays["cells", ""] = lambda: view.cells
+        overlays["tissue", ""] = _once(lambda: _outlines(he))
+        if cells := view.cells:
+            _check_overlay(cells)
+            overlays["cells", ""] = lambda: cells
         yield Viewer(view.slide.name, he, images, overlays, news, marker=view.marker)
 
 
@@ -95,7 +95,7 @@ def _virtual(
     if trust.is_file():
         overlays["trust", name] = lambda: trust
     if out.exists():
-        if job_of(out) != job_name(model, view.slide, he, view.settings):
+        if job_of(out) != job_name(model, he, view.settings):
             raise OutputError(
                 f"{out} is another result (another model, slide, setting or version of restain); move it away, or give "
                 "another folder"
@@ -129,11 +129,23 @@ def _real(view: View, he: Slide, stack: ExitStack, notes: list[str]) -> Shown:
     else:
         transform = Transform(*scans, Affine.identity())
         notes.append(f"{view.ihc.name} is shown as it lies; a transform (restain pairs cut) puts it in register")
-    return Shown("ihc", f"real IHC ({view.ihc.name})", "ihc", RegisteredPicture(ihc, transform, he), 1.0, ihc, transform)
+    return Shown(
+        "ihc", f"real IHC ({view.ihc.name})", "ihc", RegisteredPicture(ihc, transform, he), 1.0, ihc, transform
+    )
+
+
+def _outlines(he: Slide) -> Mapping[str, Any]:
+    """The tissue as GeoJSON."""
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": polygon}, "properties": {}}
+        for polygon in find_tissue(he).polygons()
+    ]
+    return {"type": "FeatureCollection", "features": features}
 
 
 def _once(make: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, Any]]:
-    lock, made = threading.Lock(), []
+    lock = threading.Lock()
+    made: list[Mapping[str, Any]] = []
 
     def get() -> Mapping[str, Any]:
         with lock:

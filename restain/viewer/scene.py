@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from restain.errors import InputError
+from restain.polygons import Roi
 from restain.quantify.density import densities
 from restain.quantify.nuclei import Marker
-from restain.quantify.regions import Region
 from restain.quantify.tally import Tally
 from restain.quantify.tiles import Settings, fit_mpp, quantify_tiles
 from restain.registration.transform import Transform
@@ -82,11 +83,18 @@ class Shown:
     def ring(self, polygon: Ring) -> Ring:
         """A polygon, given in px of the H&E's first level, in px of the first level of what figures are read from."""
         if self.transform is None:
-            return polygon / self.scale
+            return self.places(polygon)
         around = np.concatenate([polygon, polygon[:1]])
         steps = np.linspace(0, 1, _CORNERS, endpoint=False)[:, None]
-        dense = np.concatenate([a + steps * (b - a) for a, b in zip(around[:-1], around[1:], strict=True)])
-        return self.transform(dense * self.transform.he.mpp) / self.transform.ihc.mpp
+        dense = np.concatenate([start + steps * (end - start) for start, end in pairwise(around)])
+        return self.places(dense)
+
+    def places(self, points: Ring) -> Ring:
+        """Points, given in px of the H&E's first level, in px of the first level of what figures are read from."""
+        if self.transform is None:
+            return points / self.scale
+        moved: Ring = self.transform(points * self.transform.he.mpp) / self.transform.ihc.mpp
+        return moved
 
 
 def measure(shown: Shown, polygon: Ring, marker: Marker) -> tuple[dict[str, float | int | None], list[str]]:
@@ -109,7 +117,7 @@ def measure(shown: Shown, polygon: Ring, marker: Marker) -> tuple[dict[str, floa
     slide = _readable(shown, box)
     mpp = fit_mpp(slide.mpp)
     scale, size = slide.scale(mpp), slide.size_at(mpp)
-    region = Region("region", [[ring]])
+    region = Roi("region", [[ring]])
     settings = Settings(mpp, marker)
 
     def read(location: tuple[int, int], extent: tuple[int, int]) -> RGB:
@@ -123,7 +131,11 @@ def measure(shown: Shown, polygon: Ring, marker: Marker) -> tuple[dict[str, floa
         total += tile.tally(region.mask(tile.location, (width, height), scale))
     if not total.area_um2:
         raise InputError(f"nothing of the region lies on {shown.label}; draw it on the tissue")
-    notes = [] if shown.transform is None else ["The real IHC is a neighbouring section: other cells, placed by registration."]
+    notes = (
+        []
+        if shown.transform is None
+        else ["The real IHC is a neighbouring section: other cells, placed by registration."]
+    )
     return total.row(marker), notes
 
 
@@ -142,11 +154,7 @@ def cut_out(shown: Shown, polygon: Ring) -> bytes:
 
 def density_at(shown: Shown, x: float, y: float) -> float | None:
     """DAB density of the pixel at a place of the H&E's first level; None where there is none, or none yet."""
-    ring = shown.ring(np.array([[x, y]], np.float64))[:1] if shown.transform is None else None
-    if ring is None:
-        assert shown.transform is not None
-        ring = shown.transform(np.array([[x, y]]) * shown.transform.he.mpp) / shown.transform.ihc.mpp
-    column, row = (math.floor(value) for value in ring[0])
+    column, row = (math.floor(value) for value in shown.places(np.array([[x, y]], np.float64))[0])
     if isinstance(shown.pixels, LiveStain):
         rgb = shown.pixels.pixel(column, row)
     elif shown.slide and 0 <= column < shown.slide.size[0] and 0 <= row < shown.slide.size[1]:

@@ -140,7 +140,9 @@ class Viewer:
     async def _events(self, request: Request) -> Response:
         if self._news.is_full:
             return PlainTextResponse(f"{MOST_WINDOWS} pages are open already; close one", 429)
-        return StreamingResponse(self._told(request), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(
+            self._told(request), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
     async def _told(self, request: Request) -> AsyncIterator[str]:
         window = request.query_params.get("window", "")[:64]
@@ -220,8 +222,10 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 def _is_place(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 <= side < 2**24 for side in value)
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 <= side < 2**24 for side in value)
+    )
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
