@@ -169,6 +169,18 @@ def _check_overlay(path: Path) -> None:
         raise InputError(f"{path} cannot be read as GeoJSON ({error})") from error
 
 
+class _Uvicorn(uvicorn.Server):
+    """Ends the streams to the pages first, which would otherwise never end."""
+
+    def __init__(self, end: Callable[[], None], config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end()
+        await super().shutdown(sockets)
+
+
 class Server:
     """Listens at an address of its own until it is closed."""
 
@@ -183,6 +195,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            self._socket.listen(128)
         except (OSError, OverflowError) as error:
             self._socket.close()
             raise InputError(f"{host}, port {port}, cannot be listened at ({error}); choose another port") from error
@@ -191,7 +204,8 @@ class Server:
         self.address = f"http://{name}:{port}/{token}/"
         """What to open in a browser; nobody else knows it."""
         hosts = {name, "127.0.0.1", "localhost", "[::1]"}
-        self._server = uvicorn.Server(
+        self._server = _Uvicorn(
+            viewer.end,
             uvicorn.Config(
                 viewer.app(token, sorted(hosts), in_notebook=in_notebook),
                 log_level="error",
@@ -200,7 +214,7 @@ class Server:
                 server_header=False,
                 timeout_graceful_shutdown=1,
                 h11_max_incomplete_event_size=64 * 1024,
-            )
+            ),
         )
 
     def run(self, *, open_browser: bool) -> None:

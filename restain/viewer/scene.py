@@ -185,13 +185,12 @@ def _readable(shown: Shown, box: Box) -> Slide:
         if shown.slide is None:
             raise InputError(f"{shown.label} holds no DAB to measure")
         return shown.slide
-    slide = shown.pixels.slide()
-    mpp = fit_mpp(slide.mpp)
-    scale = slide.scale(mpp)
+    mpp = fit_mpp(shown.pixels.mpp)
+    scale = mpp / shown.pixels.mpp
     tile = math.ceil(_TILE_PX * scale)
     halo = math.ceil(Settings(mpp).halo_px * scale) + tile  # tiles that touch the box, and what they see
     shown.pixels.need([Box(box.x - halo, box.y - halo, box.width + 2 * halo, box.height + 2 * halo)])
-    return slide
+    return shown.pixels.slide()
 
 
 def rings_of(values: Any) -> Ring:

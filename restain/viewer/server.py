@@ -38,14 +38,21 @@ class News:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pages: set[asyncio.Queue[str]] = set()
+        self._pages: set[asyncio.Queue[str | None]] = set()
 
     def tell(self, news: Mapping[str, Any]) -> None:
         """Called from any thread."""
-        if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._spread, json.dumps(news))
+        self._send(json.dumps(news))
 
-    def _spread(self, text: str) -> None:
+    def end(self) -> None:
+        """Tell all pages that nothing more will come. Called from any thread."""
+        self._send(None)
+
+    def _send(self, text: str | None) -> None:
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._spread, text)
+
+    def _spread(self, text: str | None) -> None:
         for page in self._pages:
             page.put_nowait(text)
 
@@ -55,10 +62,10 @@ class News:
         return len(self._pages) >= MOST_WINDOWS
 
     @contextmanager
-    def page(self) -> Iterator[asyncio.Queue[str]]:
+    def page(self) -> Iterator[asyncio.Queue[str | None]]:
         """The news for one page, while it is open."""
         self._loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[str] = asyncio.Queue()
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._pages.add(queue)
         try:
             yield queue
@@ -110,6 +117,10 @@ class Viewer:
         application = Starlette(routes=routes, exception_handlers={RestainError: _refused})
         return Guard(application, token, hosts, in_notebook=in_notebook)
 
+    def end(self) -> None:
+        """Let go of the pages that listen, so that the server can stop."""
+        self._news.end()
+
     def _image(self, name: object) -> Shown:
         if not isinstance(name, str) or name not in self._images:
             raise InputError(f"there is no image {str(name)[:40]!r}; known: {', '.join(self._images)}")
@@ -154,7 +165,10 @@ class Viewer:
                         yield _event({"image": image.name, **state})
                 while not await request.is_disconnected():
                     try:
-                        yield f"data: {await asyncio.wait_for(queue.get(), _ALIVE_S)}\n\n"
+                        told = await asyncio.wait_for(queue.get(), _ALIVE_S)
+                        if told is None:
+                            return
+                        yield f"data: {told}\n\n"
                     except TimeoutError:
                         yield ": still here\n\n"
             finally:

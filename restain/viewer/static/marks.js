@@ -68,7 +68,7 @@ export class Marks {
   tileState(pen, width, height) {
     const { image, finished, todo } = this.pane.shown.tiles;
     const px = (image.width_px / image.size[0]) * image.tile_px;
-    for (const [set, colour] of [[todo, "#8885"], [finished, "#2a9d5c88"]]) {
+    for (const [set, colour] of [[todo, "#8883"], [finished, "#2a9d5c44"]]) {
       pen.fillStyle = colour;
       for (const place of set) {
         const [row, column] = place.split("_").map(Number);

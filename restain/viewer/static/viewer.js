@@ -60,7 +60,7 @@ function makePane(name, layers) {
 }
 
 function build() {
-  const place = panes[0] && { centre: panes[0].viewer.viewport.getCenter(), zoom: panes[0].viewer.viewport.getZoom(), turn: panes[0].viewer.viewport.getRotation() };
+  const place = panes[0] && { centre: panes[0].viewer.viewport.getCenter(), zoom: panes[0].viewer.viewport.getZoom() * panes[0].viewer.viewport.getContainerSize().x, turn: panes[0].viewer.viewport.getRotation() };
   for (const pane of panes) pane.viewer.destroy();
   $("panes").replaceChildren();
   const over = model ?? real?.id;
@@ -76,7 +76,7 @@ function build() {
   $("figures").hidden = true;
   Promise.all(panes.map((pane) => pane.ready)).then(() => {
     for (const { viewer } of panes) {
-      if (place) { viewer.viewport.zoomTo(place.zoom, null, true); viewer.viewport.panTo(place.centre, true); viewer.viewport.setRotation(place.turn, true); } else fit(viewer);
+      if (place) { viewer.viewport.zoomTo(place.zoom / viewer.viewport.getContainerSize().x, null, true); viewer.viewport.panTo(place.centre, true); viewer.viewport.setRotation(place.turn, true); } else fit(viewer);
     }
     document.body.dataset.ready = "1";
     look();
