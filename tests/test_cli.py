@@ -1,7 +1,9 @@
 """The frame of the command line: what it says when something is wrong."""
 
+import signal
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
@@ -54,8 +56,37 @@ def test_stopped_long_work_says_that_it_goes_on(
 
     monkeypatch.setattr("restain.demo.run.run_demo", stop)
     assert run(monkeypatch, "demo") == 130
-    assert capsys.readouterr().err == "Stopped; the same command goes on where it was.\n"
-    assert cli.STOPPED.keys() <= cli.VERBS.keys()
+    assert "run the same command to resume" in capsys.readouterr().err
+    assert cli.STOPPED.keys() <= {
+        *cli.VERBS,
+        *(f"{word} {verb}" for word, (_, verbs) in cli.GROUPS.items() for verb in verbs),
+    }
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_signal_that_asks_to_stop_is_answered_alike(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    monkeypatch.setattr("restain.checkpoint.read_info", lambda _: signal.raise_signal(number))
+    assert run(monkeypatch, "info", str(tmp_path / "m.safetensors")) == 128 + number
+    assert "run the same command" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+
+        def go_on(path: Path) -> None:
+            signal.raise_signal(signal.SIGHUP)
+            raise MissingError(f"{path} was looked for")
+
+        monkeypatch.setattr("restain.checkpoint.read_info", go_on)
+        assert run(monkeypatch, "info", str(tmp_path / "m.safetensors")) == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

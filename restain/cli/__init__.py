@@ -1,6 +1,5 @@
 """The command line: one file per verb, each with one function `command` that is registered here under the verb."""
 
-import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from restain.cli import (
     train,
     view,
 )
+from restain.cli.stopping import AGAIN, RESUME, stoppable, stoppable_by_signals
 from restain.errors import RestainError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -45,15 +45,13 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 """Each imports torch and its like only when it runs, so that help comes at once."""
 
-_GOES_ON = "Stopped; the same command goes on where it was."
-
 STOPPED = {
-    "train": _GOES_ON,
-    "bench": _GOES_ON,
-    "demo": _GOES_ON,
-    "stain": "Stopped; with slides the same command goes on where it was, plain images begin anew with --overwrite.",
+    "train": RESUME,
+    "bench": RESUME,
+    "demo": RESUME,
+    "stain": "Stopped; run the same command to resume slides, plain images begin again with --overwrite.",
 }
-"""What long work says when it is stopped by Ctrl-C."""
+"""What long work says when it is stopped; every other command says `AGAIN`."""
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": ("Look after paired data sets.", {"check": data_check.command}),
@@ -82,27 +80,15 @@ def restain(
     """Virtual immunohistochemistry staining: train, stain, measure."""
 
 
-def _stoppable(command: Callable[..., None], words: str) -> Callable[..., None]:
-    @functools.wraps(command)
-    def run(**options: object) -> None:
-        try:
-            command(**options)
-        except KeyboardInterrupt:
-            typer.echo(words, err=True)
-            raise typer.Exit(130) from None
-
-    return run
-
-
 for verb, command in VERBS.items():
-    app.command(verb)(_stoppable(command, STOPPED[verb]) if verb in STOPPED else command)
+    app.command(verb)(stoppable(command, STOPPED.get(verb, AGAIN)))
 
 for word, (about, verbs) in GROUPS.items():
     group = typer.Typer(no_args_is_help=word not in ALONE, help=about)
     if word in ALONE:
         group.callback(invoke_without_command=True, help=about)(ALONE[word])
     for verb, command in verbs.items():
-        group.command(verb)(command)
+        group.command(verb)(stoppable(command, STOPPED.get(f"{word} {verb}", AGAIN)))
     app.add_typer(group, name=word)
 
 
@@ -110,7 +96,8 @@ def main() -> None:
     """Run the command line; what restain refuses on purpose becomes one line on stderr and exit status 1."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it makes of a damaged file is in our own message
     try:
-        app(prog_name="restain")
+        with stoppable_by_signals():
+            app(prog_name="restain")
     except RestainError as error:
         typer.echo(f"restain: {' '.join(str(error).split())}", err=True)
         sys.exit(1)

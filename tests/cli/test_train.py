@@ -58,4 +58,4 @@ def test_stopping_by_hand_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr("restain.training.train", Mock(side_effect=KeyboardInterrupt))
     assert status(monkeypatch, RECIPE, "--data", data, "--out", data.parent / "run") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
