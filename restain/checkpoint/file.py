@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from restain.errors import CheckpointError, InputError, MissingError
 from restain.image import atomic_path
+from restain.models import find_model
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.published_test import published_test
@@ -198,18 +199,18 @@ def load_generator(
     """Load a generator or U-Net for staining: in evaluation mode, without gradients, spectral norm folded away.
 
     Args:
-        path: a checkpoint.
+        path: a checkpoint, or the name of a model of the package, such as `colon-panck`.
         device: where to.
         as_published_test: stain as in the published test of pix2pix and PyramidP2P (`published_test`): batch norm by
             the image at hand, dropout on.
         seed: of that dropout.
 
     Raises:
-        MissingError: there is no such file.
+        MissingError: there is no such file or model.
         CheckpointError: as in `load_checkpoint`, or it holds another kind of network.
         InputError: the published test of a network without batch norm is asked for.
     """
-    network, info = load_checkpoint(Path(path), device)
+    network, info = load_checkpoint(find_model(path), device)
     if not isinstance(network, Stainer):
         raise CheckpointError(
             f"{path} holds the {info.kind} of '{info.method}', which stains nothing; give a generator"

@@ -17,6 +17,7 @@ from restain.cli import (
     export,
     import_,
     info,
+    models,
     phantom,
     quantify,
     recipes,
@@ -55,11 +56,12 @@ STOPPED = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": ("Look after paired data sets.", {"check": data_check.command}),
+    "models": ("List the models that come with restain, or show the card of one.", {"show": models.show}),
     "recipes": ("List the recipes that come with restain, or copy one.", {"copy": recipes.copy}),
 }
 """Verbs of two words: the first word, what it is about, and its second words."""
 
-ALONE: dict[str, Callable[..., None]] = {"recipes": recipes.command}
+ALONE: dict[str, Callable[..., None]] = {"models": models.command, "recipes": recipes.command}
 """What a first word does without a second."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -7,7 +7,14 @@ import typer
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A checkpoint (*.safetensors).", metavar="FILE", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint (*.safetensors), or the name of one that comes with restain.",
+            metavar="FILE|NAME",
+            show_default=False,
+        ),
+    ],
 ) -> None:
     """Show what a checkpoint holds: its network, what trained it and at which resolution, and its versions."""
     from rich.console import Console
@@ -15,7 +22,9 @@ def command(
     from rich.table import Table
 
     from restain.checkpoint import read_info
+    from restain.models import find_model
 
+    file = find_model(file)
     info = read_info(file)
     rows = {
         "file": f"{file}, {file.stat().st_size / 1e6:.1f} MB",

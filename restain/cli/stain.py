@@ -24,7 +24,14 @@ def command(
             help="H&E images, slides, folders of them, or a CSV of slides.", metavar="INPUT", show_default=False
         ),
     ],
-    model: Annotated[Path, typer.Option(help="Checkpoint of a generator.", metavar="FILE", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Option(
+            help="Checkpoint of a generator, or the name of one that comes with restain (restain models).",
+            metavar="FILE|NAME",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -161,10 +168,11 @@ def command(
     from restain.checkpoint import read_info
     from restain.cli.device import usable_device
     from restain.errors import InputError
+    from restain.models import find_model
     from restain.staining.jobs import holds_slides, is_slide
     from restain.staining.settings import SlideSettings, check_trust
 
-    others = tuple(also_model or ())
+    model, others = find_model(model), tuple(map(find_model, also_model or ()))
     check_trust(trust, norm, others)
     for path in others:
         read_info(path)  # a wrong one is told before any work
