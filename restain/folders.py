@@ -11,7 +11,10 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 TRUST_FOLDER = "trust"
 """Beside virtual images: maps of where not to believe them, PNGs of the same names (`restain stain --trust`)."""
 
-_BESIDE_SLIDES = (".trust.png", ".tissue.png")
+BESIDE_SLIDES = ("tissue.png", "tissue.geojson", "statistics.safetensors", "trust.csv", "trust.png")
+"""Endings of the files that may lie beside a stained slide; see `beside`."""
+
+_MAPS = tuple(f".{ending}" for ending in BESIDE_SLIDES if ending.endswith(".png"))
 _UNFINISHED = ".spool"
 
 
@@ -58,7 +61,7 @@ def is_map(name: Path) -> bool:
 
     Those of images lie in folders of their own, those of a slide beside its result.
     """
-    return TRUST_FOLDER in name.parts[:-1] or name.name.lower().endswith(_BESIDE_SLIDES)
+    return TRUST_FOLDER in name.parts[:-1] or name.name.lower().endswith(_MAPS)
 
 
 def beside(slide: Path, ending: str) -> Path:

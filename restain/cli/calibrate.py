@@ -21,8 +21,8 @@ def command(
     from restain.checkpoint import add_to_checkpoint, read_info
     from restain.data.layouts import find_layout
     from restain.data.pairs import PairedTiles
-    from restain.metrics.familiarity import USUAL, fit_familiarity
     from restain.stains import to_unit
+    from restain.trust.familiarity import USUAL, fit_familiarity
 
     read_info(model)  # a wrong file is told before the tiles are read
     held_out = {"val", "test"}.intersection(find_layout(data).parts)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.progress import Progress
 
     from restain.staining.settings import SlideSettings
+    from restain.staining.slide import Extra
 
 SLIDES = "Whole slides"
 
@@ -73,14 +72,6 @@ def command(
         ),
     ] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Map where not to believe the result; 8 more passes.")] = False,
-    also_model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="For --trust: another checkpoint, and more by repeating; the map shows where they disagree with the "
-            "model, not where its orientations do.",
-            metavar="FILE",
-        ),
-    ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -165,17 +156,13 @@ def command(
     ] = None,
 ) -> None:
     """Stain H&E virtually: images become PNGs of the same name, slides become pyramidal OME-TIFFs."""
-    from restain.checkpoint import read_info
     from restain.cli.device import usable_device
     from restain.errors import InputError
     from restain.models import find_model
     from restain.staining.jobs import holds_slides, is_slide
-    from restain.staining.settings import SlideSettings, check_trust
+    from restain.staining.settings import SlideSettings
 
-    model, others = find_model(model), tuple(map(find_model, also_model or ()))
-    check_trust(trust, norm, others)
-    for path in others:
-        read_info(path)  # a wrong one is told before any work
+    model = find_model(model)
     one_slide = out.name.lower().endswith((".ome.tif", ".ome.tiff"))
     if one_slide:
         for option, given in (("--ray", ray), ("--shard", shard), ("--workers", workers > 1)):
@@ -193,7 +180,6 @@ def command(
             usable_device(device),
             overwrite,
             trust,
-            others,
             published_test,
         )
         return
@@ -214,17 +200,21 @@ def command(
         batch=batch,
         bfloat16=bfloat16,
         engine=engine,
-        trust=trust,
-        also_models=others,
     )
     if not one_slide:
-        _stain_slides(inputs, model, out, settings, device, overwrite, workers, shard, ray)
+        _stain_slides(inputs, model, out, settings, device, overwrite, trust, workers, shard, ray)
     elif len(inputs) > 1 or inputs[0].is_dir():
         raise InputError(f"{out} is one file, but several slides were given; give a folder with --out")
     elif not is_slide(inputs[0]) and inputs[0].suffix.lower() == ".csv":
         raise InputError(f"{out} is one file, but {inputs[0]} lists slides; give a folder with --out")
     else:
-        _stain_slide(inputs[0], model, out, settings, usable_device(device), overwrite)
+        _stain_slide(inputs[0], model, out, settings, usable_device(device), overwrite, trust)
+
+
+def _slide_maps() -> "Extra":
+    from restain.trust.slide import SlideMaps
+
+    return SlideMaps()
 
 
 def _refuse_slide_options(context: typer.Context) -> None:
@@ -264,7 +254,9 @@ def _progress() -> "Progress":
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _stain_slide(source: Path, model: Path, out: Path, settings: "SlideSettings", place: str, overwrite: bool) -> None:
+def _stain_slide(
+    source: Path, model: Path, out: Path, settings: "SlideSettings", place: str, overwrite: bool, trust: bool
+) -> None:
     from restain.staining.settings import load_model
     from restain.staining.slide import stain_slide
 
@@ -277,7 +269,8 @@ def _stain_slide(source: Path, model: Path, out: Path, settings: "SlideSettings"
             words = f"{done} of {total} tiles, {done_mpx:.0f} of {total_mpx:.0f} megapixels, {rate:.2f} per second"
             progress.update(task, completed=done_mpx, total=total_mpx, description=words)
 
-        report = stain_slide(loaded, source, out, settings, overwrite=overwrite, on_progress=show)
+        extra = _slide_maps() if trust else None
+        report = stain_slide(loaded, source, out, settings, overwrite=overwrite, extra=extra, on_progress=show)
     for note in report.notes:
         typer.echo(f"{source.name}: {note}", err=True)
     typer.echo(f"{out} was there already, from the same slide, model and settings" if report.skipped else f"{out}")
@@ -290,6 +283,7 @@ def _stain_slides(
     settings: "SlideSettings",
     device: str | None,
     overwrite: bool,
+    trust: bool,
     workers: int,
     part: str | None,
     ray: str | None,
@@ -321,7 +315,15 @@ def _stain_slides(
             run = partial(stain_on_ray, address=ray, device=device)
         else:
             run = partial(stain_slides, device=usable_device(device))
-        outcome = run(model, jobs, settings, workers=workers, overwrite=overwrite, on_slide=show)
+        outcome = run(
+            model,
+            jobs,
+            settings,
+            workers=workers,
+            overwrite=overwrite,
+            extra=_slide_maps() if trust else None,
+            on_slide=show,
+        )
     for reason in outcome.failures.values():
         typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
     if passed_over := images_between(inputs):
@@ -343,7 +345,6 @@ def _stain_images(
     place: str,
     overwrite: bool,
     trust: bool,
-    also_models: "Sequence[Path]",
     published_test: bool,
 ) -> None:
     from restain.checkpoint import load_generator, read_info
@@ -352,6 +353,15 @@ def _stain_images(
 
     generator = load_generator(model, place, as_published_test=published_test)
     policy = find_norm(norm, read_info(model).sha256)
+    maps = None
+    if trust:
+        from restain.trust.familiarity import familiarity_of
+        from restain.trust.images import ImageMaps
+        from restain.trust.maps import check_norm
+
+        check_norm(norm)
+        again = partial(stain, generator, tile_px=tile_px, halo_px=halo_px, norm=policy)
+        maps = ImageMaps(again, familiarity_of(read_info(model).extra))
     with _progress() as progress:
         task = progress.add_task("staining", total=None)
 
@@ -361,26 +371,20 @@ def _stain_images(
             progress.update(task, completed=done, total=total, description=words)
 
         written, failures = stain_files(
-            generator, inputs, out, tile_px=tile_px, halo_px=halo_px, norm=policy, overwrite=overwrite, on_progress=show
+            generator,
+            inputs,
+            out,
+            tile_px=tile_px,
+            halo_px=halo_px,
+            norm=policy,
+            overwrite=overwrite,
+            on_stained=maps.add if maps else lambda *_: None,
+            on_progress=show,
         )
 
-    if trust and written:
-        from restain.staining.trust import write_trust
-
-        others = (load_generator(path, place, as_published_test=published_test) for path in also_models)
-        generators = [generator, *others]
-        stains = [partial(stain, one, tile_px=tile_px, halo_px=halo_px, norm=policy) for one in generators]
-        with _progress() as progress:
-            task = progress.add_task("how far to believe each", total=None)
-            tables = write_trust(
-                stains,
-                inputs,
-                out,
-                read_info(model),
-                lambda done, total: progress.update(task, completed=done, total=total),
-            )
-        where = f"{tables[0]} says" if len(tables) == 1 else f"trust/trust.csv in each of {len(tables)} folders says"
-        typer.echo(f"{where} how far to believe each")
+    if maps:
+        for table in maps.save():
+            typer.echo(f"{table} tells how far to believe each")
     for reason in failures.values():
         typer.echo(f"restain: not stained: {reason}", err=True)
     typer.echo(f"{len(written)} of {len(written) + len(failures)} images are stained, in {out}")

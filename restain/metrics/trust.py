@@ -1,14 +1,43 @@
-"""What `restain stain --trust` wrote about the H&E of virtual images, read back."""
+"""The table that lies beside maps of trust: written by `restain.trust`, read by the report."""
 
 import csv
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from restain.folders import TRUST_FOLDER
+from restain.image import atomic_path
 
 TABLE = "trust.csv"
-UNLIKE = "unlike_training_share"
-"""The column of the share of blocks that are unlike the H&E of the training, 0 to 1; empty where nobody knows."""
+COLUMNS = ("name", "unlike_training_share", "made_with")
+"""Of the image or slide, without ending; the share of its blocks that are unlike the H&E of the training, 0 to 1, empty
+where the model does not know its training; what the map depends on besides the result."""
+
+
+def write_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str) -> None:
+    """Write the table.
+
+    Args:
+        path: the CSV.
+        shares: name, and share of unlike blocks, NaN where it is not known.
+        made_with: the same for all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([name, "" if math.isnan(share) else f"{share:.5f}", made_with] for name, share in shares)
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of a table by name; none where there is no such file, or another one."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["name"]: row for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def unlike_shares(virtual: Path, names: Iterable[str]) -> list[float]:
@@ -18,9 +47,5 @@ def unlike_shares(virtual: Path, names: Iterable[str]) -> list[float]:
         virtual: folder of virtual images.
         names: of the tiles, without ending.
     """
-    table = virtual / TRUST_FOLDER / TABLE
-    if not table.is_file():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        shares = {row["image"]: row[UNLIKE] for row in csv.DictReader(file)}
-    return [float(shares[name]) for name in names if shares.get(name)]
+    rows = read_table(virtual / TRUST_FOLDER / TABLE)
+    return [float(share) for name in names if (share := rows.get(name, {}).get("unlike_training_share"))]

@@ -14,7 +14,7 @@ import torch
 from restain.errors import RestainError
 from restain.staining.jobs import SlideJob
 from restain.staining.settings import Model, SlideReport, SlideSettings, load_model
-from restain.staining.slide import stain_slide
+from restain.staining.slide import Extra, stain_slide
 from restain.workers.processes import share_of_cores, start_process
 from restain.workers.ray import ATTEMPTS
 
@@ -44,6 +44,7 @@ def stain_slides(
     device: str = "cpu",
     workers: int = 1,
     overwrite: bool = False,
+    extra: Extra | None = None,
     on_slide: Callable[[SlideJob, Result], None] | None = None,
 ) -> ArchiveOutcome:
     """Stain slides; what fails does not stop the others, what is finished is skipped.
@@ -55,11 +56,15 @@ def stain_slides(
         device: where the network runs.
         workers: processes, each with a slide of its own. One that is killed is replaced and its slide continued.
         overwrite: as in `stain_slide`.
+        extra: likewise.
         on_slide: called when a slide is done or has failed.
 
     Raises:
         MissingError, CheckpointError: the model cannot be used.
+        InputError: `extra` cannot be made with these settings.
     """
+    if extra:
+        extra.check(settings)
     outcome = ArchiveOutcome()
     loaded = load_model(model, device)
 
@@ -70,14 +75,14 @@ def stain_slides(
 
     if workers == 1:
         for job in jobs:
-            note(job, attempt(loaded, job, settings, overwrite))
+            note(job, attempt(loaded, job, settings, overwrite, extra))
         return outcome
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     threads = share_of_cores(workers)
 
     def start(slot: int) -> _Worker:
         own = f"cuda:{slot % gpus}" if gpus else device
-        return _Worker(lambda pipe: start_process(_serve, pipe, model, settings, own, threads, overwrite))
+        return _Worker(lambda pipe: start_process(_serve, pipe, model, settings, own, threads, overwrite, extra))
 
     _in_processes(jobs, start, min(workers, len(jobs)), note)
     return outcome
@@ -164,7 +169,15 @@ def _in_processes(
             worker.process.join()
 
 
-def _serve(pipe: Connection, model: Path, settings: SlideSettings, device: str, threads: int, overwrite: bool) -> None:
+def _serve(
+    pipe: Connection,
+    model: Path,
+    settings: SlideSettings,
+    device: str,
+    threads: int,
+    overwrite: bool,
+    extra: Extra | None,
+) -> None:
     """In the new process: stain what comes until it is ended."""
     torch.set_num_threads(threads)
     try:
@@ -177,14 +190,14 @@ def _serve(pipe: Connection, model: Path, settings: SlideSettings, device: str, 
         return
     pipe.send(None)
     while True:
-        pipe.send(attempt(loaded, pipe.recv(), settings, overwrite))
+        pipe.send(attempt(loaded, pipe.recv(), settings, overwrite, extra))
 
 
-def attempt(model: Model, job: SlideJob, settings: SlideSettings, overwrite: bool) -> Result:
+def attempt(model: Model, job: SlideJob, settings: SlideSettings, overwrite: bool, extra: Extra | None) -> Result:
     """Stain one slide of many: whatever goes wrong becomes its result, so that the others go on."""
     try:
         own = replace(settings, mpp=job.mpp) if job.mpp else settings
-        return stain_slide(model, job.source, job.target, own, overwrite=overwrite)
+        return stain_slide(model, job.source, job.target, own, overwrite=overwrite, extra=extra)
     except RestainError as error:
         return error
     except Exception as error:  # a night of work must not end with one odd slide

@@ -6,7 +6,7 @@ An image up to one tile is stained in one piece, by its own statistics.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -97,6 +97,7 @@ def stain_files(
     halo_px: int | None = None,
     norm: Norm | NormStatistics = "slide",
     overwrite: bool = False,
+    on_stained: Callable[[Job, RGB, RGB], None] = lambda *_: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Stain image files and folders of them; each result is a PNG of the same name in `out`, subfolders kept.
@@ -111,6 +112,7 @@ def stain_files(
         halo_px: as in `stain`.
         norm: as in `stain`.
         overwrite: whether `out` may already hold files; those of the same name are replaced, others stay.
+        on_stained: called with each image, its H&E and its virtual stain, such as to map where not to believe it.
         on_progress: called with the pixels done and the pixels in all.
 
     Returns:
@@ -144,22 +146,27 @@ def stain_files(
     saving: list[Future[None]] = []
     with ThreadPoolExecutor() as pool:  # writes one group while the next is stained
         for group in _groups(sizes):
-            images: dict[Job, RGB] = {}
-            for job, rgb in zip(group, pool.map(lambda job: _attempt(load_image, job.source), group), strict=True):
-                if isinstance(rgb, RestainError):
-                    outcome.failures[job.source] = rgb
-                    count(sizes[job][0] * sizes[job][1])
-                else:
-                    images[job] = rgb
+            images, failed = _decoded(group, pool)
+            outcome.failures.update({job.source: error for job, error in failed.items()})
+            count(sum(sizes[job][0] * sizes[job][1] for job in failed))
             virtual = [np.empty_like(rgb) for rgb in images.values()]
             _stain_each(generator, norm, list(images.values()), virtual, tile_px, halo_px, on_pixels=count)
             for saved in saving:
                 saved.result()
             saving = [pool.submit(save_image, job.target, rgb) for job, rgb in zip(images, virtual, strict=True)]
-            outcome.written.extend(job.target for job in images)
+            for (job, he), rgb in zip(images.items(), virtual, strict=True):
+                on_stained(job, he, rgb)
+                outcome.written.append(job.target)
         for saved in saving:
             saved.result()
     return outcome
+
+
+def _decoded(group: Sequence[Job], pool: Executor) -> tuple[dict[Job, RGB], dict[Job, RestainError]]:
+    """The images of a group, and why others of it cannot be read."""
+    read = dict(zip(group, pool.map(lambda job: _attempt(load_image, job.source), group), strict=True))
+    failed = {job: found for job, found in read.items() if isinstance(found, RestainError)}
+    return {job: found for job, found in read.items() if not isinstance(found, RestainError)}, failed
 
 
 def _attempt(read: Callable[[Path], T], path: Path) -> T | RestainError:

@@ -13,6 +13,7 @@ from restain.errors import RestainError
 from restain.staining.archive import ArchiveOutcome, Result, attempt
 from restain.staining.jobs import SlideJob
 from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.slide import Extra
 from restain.workers.ray import LOCAL, TaskError, connected
 
 
@@ -25,6 +26,7 @@ def stain_on_ray(
     device: str | None = None,
     workers: int = 1,
     overwrite: bool = False,
+    extra: Extra | None = None,
     on_slide: Callable[[SlideJob, Result], None] | None = None,
 ) -> ArchiveOutcome:
     """Stain slides on a Ray cluster; what fails does not stop the others, what is finished is skipped.
@@ -39,19 +41,22 @@ def stain_on_ray(
         device: `cpu` or `cuda`; cuda where the cluster has GPUs, if not given.
         workers: slides at the same time on a `local` cluster; a running cluster decides by what it has.
         overwrite: as in `stain_slide`.
+        extra: likewise.
         on_slide: called when a slide is done or has failed.
 
     Raises:
         InputError: Ray is not installed, the cluster does not answer, or has no GPU though one is asked for.
         MissingError, CheckpointError: the model cannot be used.
     """
+    if extra:
+        extra.check(settings)
     load_model(model)  # a wrong one is told here, not for each slide
     settings = _anywhere(settings)
     outcome = ArchiveOutcome()
     with connected(address, workers) as cluster:
         device = cluster.device(device)
         there = [SlideJob(job.source.absolute(), job.target.absolute(), job.mpp) for job in jobs]
-        calls = [(model.absolute(), job, settings, device, overwrite) for job in there]
+        calls = [(model.absolute(), job, settings, device, overwrite, extra) for job in there]
         for index, result in cluster.each(_stain, calls, device=device):
             job = jobs[index]
             if isinstance(result, TaskError):
@@ -69,7 +74,6 @@ def _anywhere(settings: SlideSettings) -> SlideSettings:
         settings,
         norm=str(norm.absolute()) if norm.is_file() else settings.norm,
         rois=rois and rois.absolute(),
-        also_models=tuple(path.absolute() for path in settings.also_models),
     )
 
 
@@ -79,10 +83,12 @@ def _load(model: Path, device: str) -> Model:
     return load_model(model, device)
 
 
-def _stain(model: Path, job: SlideJob, settings: SlideSettings, device: str, overwrite: bool) -> Result:
+def _stain(
+    model: Path, job: SlideJob, settings: SlideSettings, device: str, overwrite: bool, extra: Extra | None
+) -> Result:
     """One task."""
     try:
         loaded = _load(model, device)
     except RestainError as error:
         return RestainError(f"{job.source}: {error} (on {platform.node()}, which must see the same files)")
-    return attempt(loaded, job, settings, overwrite)
+    return attempt(loaded, job, settings, overwrite, extra)

@@ -1,15 +1,14 @@
 """What staining a slide needs to know, and what it tells afterwards."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from restain.checkpoint import load_generator, read_info
 from restain.errors import InputError
-from restain.metrics.familiarity import Familiarity
 from restain.networks.stainer import Stainer
 from restain.slides.codec import Codec
 from restain.slides.reader import SANE_MPP
@@ -32,8 +31,8 @@ class Model:
     """Micrometres per pixel that it was trained at."""
     stain: str | None = None
     name: str = ""
-    familiarity: Familiarity | None = None
-    """What it knows of its training H&E, after `restain calibrate`."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What else the checkpoint's header holds, such as what its training H&E looks like."""
 
     @property
     def device(self) -> torch.device:
@@ -48,28 +47,7 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
         MissingError, CheckpointError: as in `load_generator`.
     """
     info = read_info(path)
-    known = info.extra.get("familiarity")
-    familiarity = Familiarity.from_json(known) if known else None
-    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, familiarity)
-
-
-def check_trust(trust: bool, norm: str, also_models: Sequence[Path]) -> None:
-    """Check that a map of trust can be made.
-
-    Args:
-        trust: whether it is wanted.
-        norm: as in `SlideSettings`.
-        also_models: likewise.
-
-    Raises:
-        InputError: the statistics of the norm belong to places or to one model, or models are named for nothing.
-    """
-    if trust and norm == "dense":
-        raise InputError("--trust turns the tiles, and --norm dense cannot follow; choose slide, tile or a file")
-    if also_models and not trust:
-        raise InputError("--also-model is asked for the map of trust; add --trust, or leave it out")
-    if also_models and norm not in ("slide", "tile"):
-        raise InputError(f"--norm {norm} is for one model, and --also-model names others; choose slide or tile")
+    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, info.extra)
 
 
 @dataclass(frozen=True)
@@ -101,14 +79,9 @@ class SlideSettings:
     """What runs the network. OpenVINO is for CPUs and for the policy `slide` or a file of statistics."""
     workers: int = 2
     """Threads that read, and as many that encode."""
-    trust: bool = False
-    """Whether to map where not to believe the result; eight more passes."""
-    also_models: tuple[Path, ...] = ()
-    """Further checkpoints; the map tells where they and the model disagree, instead of the eight orientations."""
 
     def __post_init__(self) -> None:
-        """Refuse a scale that no model was trained at, and maps that cannot be made."""
-        check_trust(self.trust, self.norm, self.also_models)
+        """Refuse a scale that no model was trained at."""
         low, high = SANE_MPP
         if self.model_mpp is not None and not low <= self.model_mpp <= high:
             raise InputError(
@@ -116,7 +89,7 @@ class SlideSettings:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class SlideReport:
     """What became of a slide."""
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from restain.errors import InputError, RestainError
+from restain.folders import beside
 from restain.image import to_tensor, to_uint8
 from restain.networks.generator import Generator
 from restain.networks.norm import evaluating
@@ -99,6 +100,12 @@ class Sitting:
         """
         self._network = network_of(self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS)
         self.writer.background = background_of(self._network, self.work, self.plan, self.writer)
+
+    def network(self) -> Network:
+        """The network under its norm policy; of a finished slide, by the statistics that lie beside the result."""
+        if self._network is None:
+            self._network = network_of(self.model, self.plan, self.settings, beside(self.out, STATISTICS))
+        return self._network
 
     @cached_property
     def together(self) -> int:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError
-from restain.folders import beside
-from restain.networks.norm import evaluating
+from restain.folders import BESIDE_SLIDES, beside
 from restain.slides.codec import RGB
 from restain.slides.identity import job_of
 from restain.slides.layout import Position
@@ -25,10 +26,22 @@ from restain.slides.spool import forget_spool
 from restain.slides.tissue import save_tissue
 from restain.staining.plan import Work
 from restain.staining.settings import Model, OnProgress, SlideReport, SlideSettings, load_model
-from restain.staining.sitting import STATISTICS, Sitting, job_name, memory_in_words
+from restain.staining.sitting import STATISTICS, Sitting, job_name
 from restain.staining.statistics import load_statistics, save_statistics
-from restain.staining.trust_files import is_mapped, load_others, made_with, make_map
 from restain.workers.threads import ahead
+
+
+class Extra(Protocol):
+    """Something to make of each slide beside its result, such as a map of trust. It pickles, for other processes."""
+
+    def check(self, settings: SlideSettings) -> None:
+        """Refuse settings with which it cannot be made."""
+
+    def is_made(self, model: Model, out: Path) -> bool:
+        """Whether it lies beside a result, and would not come out otherwise now."""
+
+    def make(self, sitting: Sitting, on_progress: OnProgress | None) -> list[str]:
+        """Make it of a slide that is stained; returns notes for the report."""
 
 
 def stain_slide(
@@ -38,13 +51,13 @@ def stain_slide(
     settings: SlideSettings | None = None,
     *,
     overwrite: bool = False,
+    extra: Extra | None = None,
     on_progress: OnProgress | None = None,
 ) -> SlideReport:
     """Stain one slide to a pyramidal OME-TIFF.
 
     Killed at any moment, the same call goes on where it stopped, and ends with the same pixels. Beside the result go
-    the tissue, as `*.tissue.png` and `*.tissue.geojson`, the statistics of its norms, `*.statistics.safetensors`, and
-    where asked for a map of where not to believe it, `*.trust.png` and `*.trust.csv`.
+    the tissue, as `*.tissue.png` and `*.tissue.geojson`, and the statistics of its norms, `*.statistics.safetensors`.
 
     Args:
         model: from `load_model`, or a checkpoint, which is then used on the CPU.
@@ -52,6 +65,7 @@ def stain_slide(
         out: the result, `*.ome.tif`.
         settings: the defaults if not given.
         overwrite: whether another result may be replaced; the same one, whole, is left as it is.
+        extra: what else to make of the slide; of a whole result that is left as it is, too, if it is not there.
         on_progress: called after each batch.
 
     Returns:
@@ -63,46 +77,39 @@ def stain_slide(
     """
     settings = settings or SlideSettings()
     model = load_model(model) if isinstance(model, Path) else model
-    report = SlideReport(out)
     if not out.name.lower().endswith((".ome.tif", ".ome.tiff")):
         raise InputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif")
-    map_files = beside(out, "trust.csv"), beside(out, "trust.png")
+    if extra:
+        extra.check(settings)
     with open_slide(source, settings.mpp) as slide:
         job = job_name(model, slide, settings)
-        report.skipped = out.exists() and job_of(out) == job
-        if report.skipped:
+        whole = out.exists() and job_of(out) == job
+        if whole:
             forget_spool(out, job)
-        if report.skipped and (not settings.trust or is_mapped(model, settings, *map_files)):
-            return report
-        if out.exists() and not (overwrite or report.skipped):
+        if whole and (extra is None or extra.is_made(model, out)):
+            return SlideReport(out, skipped=True)
+        if out.exists() and not (overwrite or whole):
             raise OutputError(f"{out} exists and is another result; choose another name, or allow it (--overwrite)")
         if out.resolve() == source.resolve():
             raise OutputError(f"{out} is the slide itself; choose another name")
-        others = load_others(model, settings)
         sitting = Sitting(model, slide, out, settings)
-        report.notes += sitting.notes
-        if not report.skipped:
-            _stain(sitting, report, on_progress)
-        if settings.trust:
-            with evaluating(model.generator), memory_in_words(sitting.plan):
-                trust = make_map(model, others, sitting.plan, settings, beside(out, STATISTICS), on_progress)
-                report.notes.append(str(trust))
-                trust.save(*map_files, made_with(model, settings))
-    return report
+        report = SlideReport(out, skipped=True) if whole else _stain(sitting, on_progress)
+        notes = extra.make(sitting, on_progress) if extra else []
+    return replace(report, notes=[*sitting.notes, *report.notes, *notes])
 
 
-def _stain(sitting: Sitting, report: SlideReport, on_progress: OnProgress | None) -> None:
+def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
     """Stain what an earlier run has not, and put the file together."""
     plan, settings, out = sitting.plan, sitting.settings, sitting.out
+    seconds: dict[str, float] = {}
     with sitting as writer:
-        if writer.spool.resumed:
-            report.notes.append("continues an earlier run")
-        with _clock(report.seconds, "statistics"):
+        notes = ["continues an earlier run"] if writer.spool.resumed else []
+        with _clock(seconds, "statistics"):
             sitting.prepare()
-        _stain_batches(sitting, report, on_progress)
-        with _clock(report.seconds, "pyramid and file"):
+        megapixels = _stain_batches(sitting, seconds, on_progress)
+        with _clock(seconds, "pyramid and file"):
             given = {path.resolve() for path in (settings.rois, Path(settings.norm)) if path}
-            for ending in ("tissue.png", "tissue.geojson", STATISTICS, "trust.csv", "trust.png"):
+            for ending in BESIDE_SLIDES:
                 if beside(out, ending).resolve() not in given:
                     beside(out, ending).unlink(missing_ok=True)  # of another result
             if plan.tissue:
@@ -110,19 +117,20 @@ def _stain(sitting: Sitting, report: SlideReport, on_progress: OnProgress | None
             if (kept := writer.spool.folder / STATISTICS).exists():
                 save_statistics(beside(out, STATISTICS), load_statistics(kept), model=sitting.model.sha256)
             writer.finish(workers=settings.workers)
+    return SlideReport(out, megapixels, notes, seconds)
 
 
 Stained = tuple[Sequence[Work], NDArray[np.uint8]]
 """A batch and its stained windows, B x H x W x 3."""
 
 
-def _stain_batches(sitting: Sitting, report: SlideReport, on_progress: OnProgress | None) -> None:
-    """Stain what is not yet finished: read ahead, encode behind."""
-    finished, workers, seconds = sitting.writer.finished(), sitting.settings.workers, report.seconds
+def _stain_batches(sitting: Sitting, seconds: dict[str, float], on_progress: OnProgress | None) -> float:
+    """Stain what is not yet finished: read ahead, encode behind; returns the megapixels stained."""
+    finished, workers = sitting.writer.finished(), sitting.settings.workers
     todo = [batch for batch in sitting.batches if not all(finished.issuperset(one.positions) for one in batch)]
     total, total_px = len(sitting.work), sum(map(_pixels, sitting.work))
     done = total - sum(map(len, todo))
-    done_px = total_px - sum(_pixels(one) for batch in todo for one in batch)
+    done_px = before_px = total_px - sum(_pixels(one) for batch in todo for one in batch)
 
     def read(one: Work) -> RGB:
         with _clock(seconds, "reading"):
@@ -143,9 +151,9 @@ def _stain_batches(sitting: Sitting, report: SlideReport, on_progress: OnProgres
             with _clock(seconds, "keeping"):
                 sitting.writer.put(tiles)
             done, done_px = done + len(batch), done_px + sum(map(_pixels, batch))
-            report.megapixels += sum(map(_pixels, batch)) / 1e6
             if on_progress:
                 on_progress(done, total, done_px / 1e6, total_px / 1e6)
+    return (done_px - before_px) / 1e6
 
 
 def _pixels(work: Work) -> int:

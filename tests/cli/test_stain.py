@@ -127,25 +127,7 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
         ),
         (
             ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--trust", "--norm", "dense"],
-            "--trust turns the tiles, and --norm dense cannot follow",
-        ),
-        (
-            ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--also-model", "m.safetensors"],
-            "add --trust",
-        ),
-        (
-            [
-                "stain",
-                "he",
-                "--model",
-                "m.safetensors",
-                "--out",
-                "virtual",
-                "--trust",
-                "--also-model",
-                "no.safetensors",
-            ],
-            "no.safetensors does not exist",
+            "dense normalisation",
         ),
         (
             ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--published-test"],

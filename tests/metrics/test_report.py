@@ -12,18 +12,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from restain.checkpoint import CheckpointInfo
 from restain.cli import main
 from restain.image import load_image, save_image, to_tensor
 from restain.metrics import evaluate
 from restain.metrics.comparison import CAUTION, verdict
-from restain.metrics.familiarity import Familiarity, block_features
 from restain.metrics.figure import rounded
 from restain.metrics.plots import draw_agreement
 from restain.metrics.report import dab_difference, write_report
 from restain.metrics.trust import unlike_shares
-from restain.staining.trust import write_trust
+from restain.staining.files import find_jobs
 from restain.stains import to_unit
+from restain.trust.familiarity import Familiarity, block_features
+from restain.trust.images import ImageMaps
 
 
 def stained(seed: int, amount: float) -> NDArray[np.uint8]:
@@ -127,8 +127,10 @@ def test_the_share_of_tissue_unlike_the_training_is_told_where_it_was_written_do
             save_image(tmp_path / name / f"{index}.png", np.tile(stained(index, 0.5), (2, 2, 1)))
     mean = block_features(to_unit(to_tensor(load_image(tmp_path / "he" / "0.png")))).flatten().double()
     usual = Familiarity(mean, torch.eye(len(mean), dtype=torch.float64), 1e-6)  # the first tile, and no other
-    model = CheckpointInfo.model_construct(extra={"familiarity": usual.as_json()})
-    write_trust([lambda rgb: rgb], [tmp_path / "he"], tmp_path / "asked", model)
+    maps = ImageMaps(lambda rgb: rgb, usual)
+    for job in find_jobs([tmp_path / "he"], tmp_path / "asked", overwrite=True):
+        maps.add(job, load_image(job.source), load_image(job.source))
+    maps.save()
     assert unlike_shares(tmp_path / "asked", ["2", "0", "1"]) == [1, 0, 1]
     assert unlike_shares(tmp_path / "other", ["0"]) == []
     write_report(

@@ -27,6 +27,7 @@ from restain.slides.spool import Spool
 from restain.staining.settings import Model, SlideSettings, load_model
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import load_statistics
+from restain.trust.slide import SlideMaps
 
 MakeSlide = Callable[..., Path]
 RGB = NDArray[np.uint8]
@@ -100,7 +101,7 @@ def test_only_tissue_is_stained(model: Model, make_slide: MakeSlide, tmp_path: P
 
 def test_files_beside_another_result_go_with_it(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
     he, out = make_slide(), tmp_path / "out.ome.tif"
-    stain_slide(model, he, out, replace(PLAIN, trust=True))
+    stain_slide(model, he, out, PLAIN, extra=SlideMaps())
     assert len(list(tmp_path.glob("out.*"))) == 6
     stain_slide(model, he, out, replace(ALL, norm="tile"), overwrite=True)
     assert [path.name for path in tmp_path.glob("out.*")] == ["out.ome.tif"]

@@ -14,8 +14,10 @@ from restain.errors import InputError
 from restain.image import load_image, save_image
 from restain.metrics.tiles import pair_images
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.staining.images import stain
-from restain.staining.trust import disagreement, under_symmetries, write_trust
+from restain.staining.files import Job
+from restain.staining.images import stain, stain_files
+from restain.trust.disagreement import disagreement, under_symmetries
+from restain.trust.images import ImageMaps
 
 
 def picture() -> np.ndarray:
@@ -73,20 +75,17 @@ def test_a_calibrated_checkpoint_writes_trust_beside_the_result(tmp_path: Path) 
     assert stained.exit_code == 0, stained.output
     names = sorted(path.stem for path in he.iterdir())
     lines = (out / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "image,disagreement_mean_od,disagreement_p95_od,unlike_training_share"
+    assert lines[0] == "name,unlike_training_share,made_with"
     assert [line.split(",")[0] for line in lines[1:]] == names
-    assert all(0 <= float(line.split(",")[3]) <= 1 for line in lines[1:])
+    assert all(0 <= float(line.split(",")[1]) <= 1 for line in lines[1:])
     assert load_image(out / "trust" / f"{names[0]}.png").shape == (192, 192, 3)
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> list[Path]:
-    """Two checkpoints that differ."""
-    for name in ("a", "b"):
-        torch.manual_seed(ord(name))
-        generator = Generator(GeneratorConfig(width=2, blocks=1))
-        save_checkpoint(tmp_path / f"{name}.safetensors", generator, method="cut")
-    return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "m.safetensors", Generator(GeneratorConfig(width=2, blocks=1)), method="cut")
+    return tmp_path / "m.safetensors"
 
 
 def invoke(*words: object) -> str:
@@ -95,37 +94,41 @@ def invoke(*words: object) -> str:
     return result.output
 
 
-def test_maps_of_subfolders_lie_where_an_evaluation_looks(models: list[Path], tmp_path: Path) -> None:
+def test_maps_of_subfolders_lie_where_an_evaluation_looks(model: Path, tmp_path: Path) -> None:
     for folder in ("s1", "s2"):
         save_image(tmp_path / "he" / folder / "x.png", picture())
-    said = invoke("stain", tmp_path / "he", "--model", models[0], "--out", tmp_path / "out", "--trust")
-    assert "trust/trust.csv in each of 2 folders says how far to believe each" in said
+    said = invoke("stain", tmp_path / "he", "--model", model, "--out", tmp_path / "out", "--trust")
     for folder in ("s1", "s2"):
+        assert str(tmp_path / "out" / folder / "trust" / "trust.csv") in said
         (pair,) = pair_images(tmp_path / "out" / folder, tmp_path / "he" / folder)
         assert pair.trust.is_file()
         lines = (pair.trust.parent / "trust.csv").read_text(encoding="utf-8").splitlines()
-        assert [line.partition(",")[0] for line in lines] == ["image", "x"]
+        assert [line.partition(",")[0] for line in lines] == ["name", "x"]
 
 
-def test_further_checkpoints_are_asked_instead_of_the_orientations(models: list[Path], tmp_path: Path) -> None:
+def test_each_image_is_decoded_once_and_its_stain_is_one_of_the_eight(model: Path, tmp_path: Path) -> None:
     save_image(tmp_path / "he" / "x.png", picture())
-    words = ("stain", tmp_path / "he", "--model", models[0], "--trust", "--also-model", models[1])
-    invoke(*words, "--out", tmp_path / "out", "--device", "cpu")
-    row = (tmp_path / "out" / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()[1]
-    spread = disagreement(stain(load_generator(model), picture()) for model in models)
-    assert float(row.split(",")[1]) == pytest.approx(spread.mean(), abs=1e-4)
+    generator = load_generator(model)
+    passes: list[np.ndarray] = []
 
+    def again(rgb: np.ndarray) -> np.ndarray:
+        passes.append(rgb)
+        return stain(generator, rgb)
 
-@pytest.mark.parametrize(("networks", "passes"), [(1, 8), (3, 3)])
-def test_every_pass_is_told(networks: int, passes: int, models: list[Path], tmp_path: Path) -> None:
-    for name in "ab":
-        save_image(tmp_path / "he" / f"{name}.png", picture())
-    told: list[tuple[int, int]] = []
-    stains = [lambda rgb: rgb] * networks
-    write_trust(
-        stains, [tmp_path / "he"], tmp_path / "out", read_info(models[0]), lambda *progress: told.append(progress)
-    )
-    assert told == [(done, 2 * passes) for done in range(1, 2 * passes + 1)]
+    maps = ImageMaps(again, None)
+    shown: list[tuple[Job, np.ndarray, np.ndarray]] = []
+
+    def on_stained(job: Job, he: np.ndarray, virtual: np.ndarray) -> None:
+        shown.append((job, he, virtual))
+        maps.add(job, he, virtual)
+
+    stain_files(generator, [tmp_path / "he"], tmp_path / "out", on_stained=on_stained)
+    ((_, he, virtual),) = shown
+    assert np.array_equal(he, picture())
+    assert len(passes) == 7
+    eight = list(under_symmetries(lambda rgb: stain(generator, rgb), picture()))
+    assert np.array_equal(disagreement(eight), disagreement(under_symmetries(again, he, virtual)))
+    assert maps.save() == [tmp_path / "out" / "trust" / "trust.csv"]
 
 
 @pytest.mark.parametrize("part", ["", "train"])

@@ -5,7 +5,7 @@ an image is described by a few numbers on colour and texture. Their Mahalanobis 
 images says how unusual it is (the distance of Lee et al. 2018, on plain features instead of a network's).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,16 @@ class Familiarity:
         """What `as_json` gave."""
         mean, precision = (torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "precision"))
         return cls(mean, precision, float(content["threshold"]))
+
+
+def familiarity_of(extra: Mapping[str, Any]) -> Familiarity | None:
+    """What a checkpoint knows of its training H&E, after `restain calibrate`.
+
+    Args:
+        extra: of its header, as `CheckpointInfo` and `Model` have it.
+    """
+    known = extra.get("familiarity")
+    return Familiarity.from_json(known) if known else None
 
 
 def block_features(he: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""Maps of trust for images, in the folder `trust` beside their results."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from restain.folders import trust_map
+from restain.image import save_image, to_tensor
+from restain.metrics.trust import TABLE, write_table
+from restain.staining.files import Job
+from restain.stains import to_unit
+from restain.trust.disagreement import RGB, Stain, disagreement, under_symmetries
+from restain.trust.familiarity import BLOCK_PX, Familiarity
+from restain.trust.maps import made_with, paint
+
+
+@dataclass
+class ImageMaps:
+    """Draws a map for each image while it is stained: hand `add` to `stain_files`, then `save` the tables."""
+
+    stain: Stain
+    """As the images are stained, under a norm policy that does not depend on the place, so not `dense`."""
+    familiarity: Familiarity | None
+    """What the model knows of its training H&E."""
+    _shares: dict[Path, list[tuple[str, float]]] = field(default_factory=dict)
+
+    def add(self, job: Job, he: RGB, virtual: RGB) -> None:
+        """Draw the map of an image: seven more passes.
+
+        Args:
+            job: the image and its result.
+            he: H x W x 3.
+            virtual: likewise.
+
+        Raises:
+            OutputError: the map cannot be written.
+        """
+        spread = disagreement(under_symmetries(self.stain, he, virtual))
+        unlike, share = None, math.nan
+        if self.familiarity is not None and min(he.shape[:2]) >= BLOCK_PX:
+            unlike = self.familiarity.unlike(to_unit(to_tensor(np.ascontiguousarray(he))))[0].numpy()
+            share = float(unlike.mean())
+        path = trust_map(job.target)
+        save_image(path, paint(spread, unlike, BLOCK_PX))
+        self._shares.setdefault(path.parent / TABLE, []).append((job.target.stem, share))
+
+    def save(self) -> list[Path]:
+        """Write the table of each folder; returns the tables.
+
+        Raises:
+            OutputError: one cannot be written.
+        """
+        for table, shares in self._shares.items():
+            write_table(table, sorted(shares), made_with(self.familiarity))
+        return list(self._shares)

@@ -1,0 +1,52 @@
+"""What a map of trust looks like, and what it depends on; the same for images and slides."""
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from restain.errors import InputError
+from restain.slides.identity import job_key
+from restain.trust.disagreement import RGB, Floats
+from restain.trust.familiarity import Familiarity
+
+SHOWN_OD = 0.2
+"""Disagreement that gets the brightest colour."""
+
+_UNKNOWN = 200
+_UNLIKE = (0, 220, 220)
+
+
+def check_norm(norm: object) -> None:
+    """Refuse a norm policy under which an image cannot be turned.
+
+    Raises:
+        InputError: it is `dense`.
+    """
+    if norm == "dense":
+        raise InputError(
+            "trust maps cannot be combined with dense normalisation, whose statistics depend on position; "
+            "choose slide, tile or a file of statistics"
+        )
+
+
+def paint(spread: Floats, unlike: NDArray[np.bool_] | None, block_px: int) -> RGB:
+    """Dark where the stain can be believed, bright where not, grey where it is not known; unlike blocks framed in cyan.
+
+    Args:
+        spread: disagreement, H x W; NaN where it is not known.
+        unlike: by blocks, from the upper left corner on; None where the model does not know its training.
+        block_px: side of a block in the picture; its frame takes a 32nd of that, 1 px at least.
+    """
+    levels = np.minimum(np.nan_to_num(spread) / SHOWN_OD, 1)
+    picture: RGB = (mpl.colormaps["inferno"](levels)[..., :3] * 255).round().astype(np.uint8)
+    picture[np.isnan(spread)] = _UNKNOWN
+    edge = max(1, block_px // 32)
+    for row, column in np.argwhere(unlike).tolist() if unlike is not None else ():
+        block = picture[row * block_px : (row + 1) * block_px, column * block_px : (column + 1) * block_px]
+        block[:edge] = block[-edge:] = block[:, :edge] = block[:, -edge:] = _UNLIKE
+    return picture
+
+
+def made_with(familiarity: Familiarity | None) -> str:
+    """Names what a map depends on besides the result: what the model knows of its training."""
+    return job_key({"familiarity": familiarity.as_json() if familiarity else None})[:16]
