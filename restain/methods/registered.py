@@ -63,9 +63,7 @@ class Registered(Method):
         super().__init__()
         self.config = config
         self.generator = Generator(
-            GeneratorConfig(
-                width=config.width, blocks=config.blocks, norm="batch", antialias=False, spectral_norm=False
-            )
+            GeneratorConfig(width=config.width, blocks=config.blocks, norm="batch", spectral_norm=False)
         )
         initialise(self.generator, scheme="he")
         self.discriminator = Discriminator(
