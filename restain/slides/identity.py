@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restain.errors import InputError
+from restain.slides.ngff import is_ngff, job_of_ngff
 
 _BLOCKS, _BLOCK_BYTES = 64, 2**16
 
@@ -46,6 +47,8 @@ def job_of(path: Path) -> str | None:
     """The job that a finished slide says it is the result of, or None."""
     import tifffile
 
+    if is_ngff(path):
+        return job_of_ngff(path)
     try:
         with tifffile.TiffFile(path) as file:
             xml = file.ome_metadata

@@ -21,6 +21,11 @@ _SHARD = 8
 _CHANNELS = ("red", "green", "blue")
 
 
+def is_ngff(path: Path) -> bool:
+    """Whether a result has the name of an OME-Zarr."""
+    return path.name.lower().endswith(".ome.zarr")
+
+
 def write_ngff(
     folder: Path,
     layout: Layout,

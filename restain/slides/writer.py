@@ -5,6 +5,7 @@
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from restain.errors import OutputError, ShapeError
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
+from restain.slides.ngff import is_ngff, write_ngff
 from restain.slides.spool import Spool
 from restain.slides.tiff import Description, write_tiff
 from restain.workers.threads import ahead
@@ -54,7 +56,7 @@ class SlideWriter:
         """Begin a slide, or go on with it.
 
         Args:
-            path: the file, `*.ome.tif`; until it is whole, its tiles are in the folder `PATH.spool`.
+            path: the result, `*.ome.tif` or `*.ome.zarr`; until it is whole, its tiles are in the folder `PATH.spool`.
             layout: its shape.
             description: what it says of itself.
             codec: how tiles are compressed; JPEG in RGB of quality 90 if not given.
@@ -113,21 +115,11 @@ class SlideWriter:
         with ThreadPoolExecutor(workers) as pool:
             for level in range(1, len(self.layout.levels)):
                 self._make_level(level, pool, 2 * workers)
-        temporary = self.spool.folder / "whole.tif"
         try:
-            with temporary.open("wb") as file:
-                write_tiff(
-                    file,
-                    self.layout,
-                    self.codec,
-                    [self.spool.tiles(level) for level in range(len(self.layout.levels))],
-                    self.codec.encode(self._blank(self.layout.tile_px)),
-                    self.description,
-                    self._thumbnail(),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            if is_ngff(self.path):
+                self._finish_ngff()
+            else:
+                self._finish_tiff()
         except OutputError:
             raise
         except OSError as error:
@@ -136,6 +128,33 @@ class SlideWriter:
                 "make room or close the file elsewhere, and the same command finishes it"
             ) from error
         self.spool.remove()
+
+    def _finish_tiff(self) -> None:
+        temporary = self.spool.folder / "whole.tif"
+        with temporary.open("wb") as file:
+            write_tiff(
+                file,
+                self.layout,
+                self.codec,
+                [self.spool.tiles(level) for level in range(len(self.layout.levels))],
+                self.codec.encode(self._blank(self.layout.tile_px)),
+                self.description,
+                self._thumbnail(),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def _finish_ngff(self) -> None:
+        temporary, earlier = self.spool.folder / "whole.zarr", self.spool.folder / "earlier.zarr"
+        for folder in (temporary, earlier):
+            if folder.exists():
+                shutil.rmtree(folder)  # of a run that was killed here
+        levels = [self.spool.tiles(level) for level in range(len(self.layout.levels))]
+        write_ngff(temporary, self.layout, self.codec, levels, self.background, self.description)
+        if self.path.exists():
+            self.path.rename(earlier)  # goes with the spool
+        temporary.rename(self.path)
 
     def _make_level(self, level: int, pool: ThreadPoolExecutor, depth: int) -> None:
         """Make one level from the tiles of the level before it, as far as that is still to be done."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +22,7 @@ from restain.folders import BESIDE_SLIDES, beside
 from restain.slides.codec import RGB
 from restain.slides.identity import job_of
 from restain.slides.layout import Position
+from restain.slides.ngff import is_ngff
 from restain.slides.reader import open_slide
 from restain.slides.spool import forget_spool
 from restain.slides.tissue import save_tissue
@@ -77,8 +79,10 @@ def stain_slide(
     """
     settings = settings or SlideSettings()
     model = load_model(model) if isinstance(model, Path) else model
-    if not out.name.lower().endswith((".ome.tif", ".ome.tiff")):
-        raise InputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif")
+    if not out.name.lower().endswith((".ome.tif", ".ome.tiff", ".ome.zarr")):
+        raise InputError(f"{out}: a stained slide is an OME-TIFF or OME-Zarr; end its name in .ome.tif or .ome.zarr")
+    if is_ngff(out) and not find_spec("zarr"):
+        raise InputError(f"{out}: OME-Zarr needs the package zarr; pip install 'restain[zarr]', or choose .ome.tif")
     if extra:
         extra.check(settings)
     with open_slide(source, settings.mpp) as slide:

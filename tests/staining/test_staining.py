@@ -321,3 +321,16 @@ def test_what_the_source_carries_and_where_it_comes_from_is_in_the_file(
     assert said["model sha256"] == model.sha256
     assert said["source mpp"] == "8 from the TIFF resolution"
     assert said["software"].startswith("restain ")
+
+
+def test_the_same_tiles_make_an_ome_zarr(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore", reason="the independent reader of Zarr is not installed")
+    he = make_slide()
+    stain_slide(model, he, tmp_path / "a.ome.tif", PLAIN)
+    stain_slide(model, he, tmp_path / "a.ome.zarr", PLAIN)
+    store = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "a.ome.zarr" / "0")}}
+    stored = np.asarray(tensorstore.open(store, open=True).result().read().result())
+    assert np.array_equal(stored.transpose(1, 2, 0), pixels(tmp_path / "a.ome.tif"))
+    assert job_of(tmp_path / "a.ome.zarr") == job_of(tmp_path / "a.ome.tif")
+    assert not (tmp_path / "a.ome.zarr.spool").exists()
+    assert stain_slide(model, he, tmp_path / "a.ome.zarr", PLAIN).skipped
