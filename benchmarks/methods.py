@@ -45,7 +45,7 @@ def prepare(name: str, settings: Mapping[str, Any], crop_px: int, batch: int) ->
     index = torch.arange(batch)
     pair = Pair(images[0], images[1], grade=index % 4, index=index, names=tuple(map(str, range(batch))))
     optimizers = method.optimizers()
-    progress = Progress(seed=0, step=1000, steps=10_000, steps_per_epoch=200, rate_factor=0.5)
+    progress = Progress(seed=0, step=1000, steps=10_000, steps_per_epoch=200, decay_left=0.5)
     return lambda: method.step(pair, optimizers, progress)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from restain.cli import app
 from restain.training import load_recipe
-from restain.training.shelf import find_recipe
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,28 +42,6 @@ def test_commands_name_verbs_options_and_recipes_that_exist(page: Path, verbs: d
 def test_settings_of_trainings_fit_their_recipes(page: Path) -> None:
     for recipe, settings in trainings(page):
         load_recipe(recipe, settings)
-
-
-@pytest.mark.parametrize(
-    ("method", "recipe", "length"),
-    [
-        ("cut", "cut", (256, 200, 200)),
-        ("cut", "fastcut", (256, 150, 50)),
-        ("cyclegan", "cyclegan", (256, 100, 100)),
-        ("pix2pix", "pix2pix", (256, 100, 100)),
-    ],
-)
-def test_a_methods_page_trains_with_the_authors_crop_and_length(
-    method: str, recipe: str, length: tuple[int, int, int]
-) -> None:
-    found = dict(trainings(ROOT / f"docs/methods/{method}.md"))
-    name = f"{recipe}-mist-her2"
-    theirs, ours = load_recipe(name, found[name]), load_recipe(name)
-    assert (theirs.data.crop_px, theirs.training.epochs, theirs.training.decay_epochs) == length
-    assert theirs.model == ours.model
-    comment = find_recipe(name).read_text().partition("method =")[0]
-    assert f"{length[0]} px" in comment
-    assert f"{length[1]} + {length[2]}" in comment
 
 
 def trainings(page: Path) -> list[tuple[str, list[str]]]:

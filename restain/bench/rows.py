@@ -32,9 +32,15 @@ class Row:
 
         Raises:
             MissingError: there is no such file.
-            ConfigError: the file or a setting is wrong.
+            ConfigError: the file or a setting is wrong, or its model would stain at another scale than the others.
         """
-        return load_recipe(self.recipe, [*self.settings, f"seed={seed}"])
+        recipe = load_recipe(self.recipe, [*self.settings, f"seed={seed}"])
+        if side := recipe.data.resize_px:
+            raise ConfigError(
+                f"the row {self.name!r} learns from tiles resized to {side} px, but a bench stains them as they are; "
+                "leave resize_px in [data] out"
+            )
+        return recipe
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -83,6 +84,7 @@ class PairedTiles(Dataset[Pair]):
         grades: Literal["auto", "none"] = "auto",
         *,
         unpaired: bool = False,
+        resize_px: int | None = None,
         nuclei: NuclearMaps | None = None,
     ) -> None:
         """Find the pairs; only headers are read, except where grades must be measured.
@@ -97,18 +99,25 @@ class PairedTiles(Dataset[Pair]):
                 quartiles of the training part, which reads each IHC image once; `none` leaves them out (-1).
             unpaired: draw each item's IHC from all of them, with a window and a mirror of its own, instead of taking
                 the neighbour's; the draw may fall on the neighbour.
+            resize_px: side that whole tiles are resized to first (bicubic), px; None takes them as they are.
             nuclei: maps of the density of nuclei, for methods that learn it; cropped and mirrored as the IHC.
 
         Raises:
             MissingError: the folder does not exist.
             InputError: an unknown layout, a missing part, side or partner, an unreadable file, sides of different
-                size, a tile smaller than `crop_px`, or whole tiles of several sizes that are not to be paired.
+                size, a tile smaller than `crop_px`, whole tiles of several sizes that are not to be paired, or tiles to
+                be resized that are not squares of one size.
         """
         self.root, self.split, self.crop_px, self.seed, self.augment = root, split, crop_px, seed, augment
         self.layout = find_layout(root)
         self.part = self.layout.part(split)
         self.files = self.layout.pairs(self.part)
         self.sizes = [pair.size() for pair in self.files]
+        self.resize_px, self.scale = resize_px, 1.0
+        if resize_px is not None:
+            _check_square(self.files, self.sizes)
+            self.scale = resize_px / self.sizes[0][0]
+            self.sizes = [(resize_px, resize_px)] * len(self.files)
         if crop_px is not None:
             _check_crop(self.files, self.sizes, crop_px)
         elif unpaired:
@@ -125,6 +134,8 @@ class PairedTiles(Dataset[Pair]):
         """What was found, in a sentence or two."""
         sizes = sorted(set(self.sizes))
         size = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
+        if self.resize_px is not None:
+            size += f" (resized from {self.resize_px / self.scale:.0f})"
         count = f"{len(self):,} pair{'s' * (len(self) > 1)}"
         place = self.layout.place(self.part)
         words = f"{self.layout.root}: {self.layout.name} layout, {count} of {size} px in {place}"
@@ -149,7 +160,8 @@ class PairedTiles(Dataset[Pair]):
         if len(aligned) < len(self.files):
             return None
         same = copy(self)
-        same.files, same.sizes = aligned, [pair.size() for pair in aligned]
+        sizes = [pair.size() for pair in aligned]
+        same.files, same.sizes = aligned, sizes if self.resize_px is None else self.sizes
         return same
 
     def __len__(self) -> int:
@@ -177,8 +189,8 @@ class PairedTiles(Dataset[Pair]):
             other = int(torch.randint(len(self), (), generator=draws))
             ihc, other_change = self.files[other].load_ihc(), self._change(other, draws)
         return Pair(
-            jitter_colour(to_tensor(cut_out(he, change)), change),
-            to_tensor(cut_out(ihc, other_change)),
+            jitter_colour(to_tensor(cut_out(self._resized(he), change)), change),
+            to_tensor(cut_out(self._resized(ihc), other_change)),
             torch.tensor([self.grades[index]]),
             torch.tensor([index]),
             (self.files[index].name,),
@@ -192,10 +204,15 @@ class PairedTiles(Dataset[Pair]):
             return centre_window(size, window)
         return draw_change(self.augment, size, window, draws)
 
+    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.resize_px is None:
+            return image
+        return np.asarray(Image.fromarray(image).resize((self.resize_px, self.resize_px), Image.Resampling.BICUBIC))
+
     def _density(self, index: int, change: Change, ihc: NDArray[np.uint8]) -> Tensor | None:
         if self.nuclei is None:
             return None
-        density = cut_out(self.nuclei.of(self.files[index].name, lambda: ihc), change)
+        density = cut_out(self._resized(self.nuclei.of(self.files[index].name, lambda: ihc)), change)
         return torch.from_numpy(density.copy())[None, None].float() / 255
 
     def _find_grades(self) -> tuple[list[int], str]:
@@ -254,6 +271,15 @@ def _check_crop(files: Sequence[PairFiles], sizes: Sequence[tuple[int, int]], cr
         if min(width, height) < crop_px:
             raise InputError(
                 f"{pair.he} is {width} x {height} px, smaller than the crop of {crop_px} px; lower the crop"
+            )
+
+
+def _check_square(files: Sequence[PairFiles], sizes: Sequence[tuple[int, int]]) -> None:
+    for pair, (width, height) in zip(files, sizes, strict=True):
+        if width != height or width != sizes[0][0]:
+            raise InputError(
+                f"{pair.he} is {width} x {height} px, but only squares of one size can be resized together; "
+                "crop the tiles, or leave resize_px in [data] out"
             )
 
 

@@ -1,5 +1,7 @@
 """Contrastive losses: a feature must be nearer to its own partner than to features of other places."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,18 +29,26 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
 
 
 @full_precision
-def adaptive_patch_nce(query: Tensor, key: Tensor, evenness: float, temperature: float = 0.07) -> Tensor:
+def adaptive_patch_nce(
+    query: Tensor,
+    key: Tensor,
+    evenness: float,
+    temperature: float = 0.07,
+    mean: Callable[[Tensor], Tensor] = torch.mean,
+) -> Tensor:
     """PatchNCE to an image that is not quite in register: places that agree count more (ASP; Li et al. 2023, Eq. 5).
 
     A place weighs `evenness + (1 - evenness) * max(cosine, 0)`, where the cosine is that of query and key; the weights
-    of an image are then brought to a mean of 1. They take no gradient. At an evenness of 1 this is `patch_nce`; at 0
-    an image where no place agrees gives 0.
+    are then brought to a mean of 1 over all places of the batch, so that an image that agrees more counts more than one
+    that agrees less. They take no gradient. At an evenness of 1 this is `patch_nce`; at 0 a batch where no place agrees
+    gives 0.
 
     Args:
         query: features of the virtual IHC at P places, of length 1, B x P x C.
         key: features of the real IHC at the same places, of length 1, B x P x C. It takes no gradient.
         evenness: 1 trusts all places alike, 0 only those that agree.
         temperature: divides the cosines.
+        mean: takes that mean, where other processes hold more of the batch.
 
     Raises:
         ShapeError: the two shapes differ.
@@ -49,7 +59,7 @@ def adaptive_patch_nce(query: Tensor, key: Tensor, evenness: float, temperature:
     losses = F.cross_entropy(cosines.mT / temperature, place, reduction="none")
     agreement = cosines.detach().diagonal(dim1=1, dim2=2).relu()
     weights = evenness + (1 - evenness) * agreement
-    return (weights / weights.mean(1, keepdim=True).clamp_min(TINY) * losses).mean()
+    return (weights / mean(weights).clamp_min(TINY) * losses).mean()
 
 
 @full_precision

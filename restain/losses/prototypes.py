@@ -1,61 +1,46 @@
 """Prototypes: what stained and unstained tissue look like on average, from one section to its neighbour and back."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from restain.alignment import TINY
-from restain.tensors import full_precision, same_shape
+from restain.tensors import full_precision
+
+NOTHING = 1e-5
+"""Added to the pixels of a class, so that the prototype of a class without any is 0."""
 
 
-def class_prototypes(features: Tensor, mask: Tensor) -> Tensor:
-    """Average the features outside and inside a mask.
+def class_prototypes(features: Tensor, shares: Tensor) -> Tensor:
+    """Average the features of each class.
 
     Args:
         features: N x C x H x W.
-        mask: N x 1 x H x W, bool.
+        shares: how much each pixel belongs to each class, N x K x H x W, at least 0.
 
     Returns:
-        N x 2 x C, outside first; 0 for a class without pixels.
+        N x K x C.
     """
-    members = torch.cat([~mask, mask], dim=1).to(features).flatten(2)
-    return (members @ features.flatten(2).mT) / members.sum(2, keepdim=True).clamp_min(1)
+    members = shares.flatten(2)
+    return (members @ features.flatten(2).mT) / (members.sum(2, keepdim=True) + NOTHING)
 
 
 @full_precision
-def prototype_loss(
-    virtual: Tensor, real: Tensor, virtual_mask: Tensor, real_mask: Tensor, scale: float = 1.0
-) -> Tensor:
-    """Classify each section's pixels by the other one's prototypes (PSPStain, CTPC; Chen et al. 2024).
+def prototype_loss(features: Tensor, logits: Tensor, masks: Tensor, softmaxes: int = 1) -> Tensor:
+    """Classify the pixels of each of two sections by the other one's prototypes (PSPStain, CTPC; Chen et al. 2024).
 
-    Prototypes of the virtual IHC are applied to the real one, and back: cross-entropy of cosine similarities. An image
-    where either side lacks a class has no such prototypes and counts 0.
+    A prototype is the mean of a section's features, weighted by the segmenter's own answer; the classes' scores at a
+    pixel of the other section are the cosines with the two. Cross-entropy with the masks, mean over all pixels of both.
 
     Args:
-        virtual: features of the virtual IHC, N x C x H x W.
-        real: features of its neighbour, same shape.
-        virtual_mask: where the virtual IHC is stained, N x 1 x H x W, bool.
-        real_mask: where the neighbour is.
-        scale: multiplies the cosines before the softmax.
-
-    Raises:
-        ShapeError: features or masks differ in shape.
+        features: of a virtual IHC and its neighbour, 2 x C x H x W.
+        logits: what the segmenter answers, unstained and stained, 2 x 2 x H x W.
+        masks: where each section is stained, 2 x 1 x H x W, bool.
+        softmaxes: how many stand between cosines and cross-entropy: 1 is the usual; with 2, as in the published code,
+            probabilities are taken as scores once more.
     """
-    same_shape(virtual=virtual, real=real)
-    same_shape(virtual_mask=virtual_mask, real_mask=real_mask)
-    there = _classify(real, class_prototypes(virtual, virtual_mask), real_mask, scale)
-    back = _classify(virtual, class_prototypes(real, real_mask), virtual_mask, scale)
-    complete = _has_both(virtual_mask) & _has_both(real_mask)
-    return (complete * (there + back)).mean()
-
-
-def _classify(features: Tensor, prototypes: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of each image's pixels against its mask: N."""
+    prototypes = class_prototypes(features, logits.softmax(1)).flip(0)
     directions = F.normalize(features.flatten(2), dim=1, eps=TINY)
-    logits = scale * (F.normalize(prototypes, dim=2, eps=TINY) @ directions)  # N x 2 x HW
-    return F.cross_entropy(logits, mask.flatten(1).long(), reduction="none").mean(1)
-
-
-def _has_both(mask: Tensor) -> Tensor:
-    flat = mask.flatten(1)
-    return flat.any(1) & ~flat.all(1)
+    scores = F.normalize(prototypes, dim=2, eps=TINY) @ directions  # 2 x 2 x HW
+    for _ in range(softmaxes - 1):
+        scores = scores.softmax(1)
+    return F.cross_entropy(scores, masks.flatten(1).long())

@@ -17,7 +17,7 @@ from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.contrastive import adaptive_patch_nce, patch_nce
 from restain.losses.pyramid import PYRAMID_SMALLEST_PX, gaussian_pyramid_loss
-from restain.methods.base import Method, MethodConfig, Needs, Progress, descend, detached, frozen, total
+from restain.methods.base import Method, MethodConfig, Needs, Progress, batch_mean, descend, detached, frozen, total
 from restain.methods.nce import NCE_TAPS, mean_over_taps, nce_channels
 from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
@@ -45,9 +45,9 @@ class AspConfig(MethodConfig):
 class Asp(Method):
     """LSGAN + 10 PatchNCE + 10 pyramid + 10 adaptive PatchNCE.
 
-    All places count alike at the full learning rate; as it falls, so does what a place counts whether it agrees or not.
-    Departs from the published code in bringing the weights of each image, instead of the batch, to a mean of 1, so that
-    a batch is the mean of its images.
+    All places count alike until the decay; then, epoch by epoch, less and less whether they agree or not. Their weights
+    have a mean of 1 over the batch, so that a batch is not the mean of its images. Departs from the published code in
+    drawing the places of a step once, for both contrasts.
     """
 
     name = "asp"
@@ -79,7 +79,7 @@ class Asp(Method):
             source = self.sampler(features, positions)
             target = self.sampler(self.generator.features(pair.ihc, NCE_TAPS), positions)
         query = self.sampler(self.generator.features(virtual, NCE_TAPS), positions)
-        adaptive = partial(adaptive_patch_nce, evenness=progress.rate_factor)
+        adaptive = partial(adaptive_patch_nce, evenness=progress.decay_left, mean=batch_mean)
         with frozen(discriminator):
             terms = {
                 "gan": lsgan_generator_loss(discriminator(virtual)),

@@ -35,8 +35,8 @@ class Progress:
     steps: int
     """Steps of the whole training."""
     steps_per_epoch: int
-    rate_factor: float = 1.0
-    """What this step's learning rates are multiplied by: 1, then falling linearly to 0 in the decay."""
+    decay_left: float = 1.0
+    """Share of the decay's epochs that are not over yet: 1 until the second of them begins; 1.0, 0.9 … 0.1 for ten."""
 
     @property
     def epoch(self) -> float:
@@ -164,9 +164,29 @@ def descend(loss: Tensor, *optimizers: Optimizer) -> None:
         optimizer.step()
 
 
+def processes() -> int:
+    """How many processes share each batch evenly."""
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if joined else 1
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """The mean over the whole batch, of which each process holds its share; it takes no gradient."""
+    mean = values.detach().mean()
+    if processes() > 1:
+        torch.distributed.all_reduce(mean)
+        mean /= processes()
+    return mean
+
+
+def batch_sum(values: Tensor) -> Tensor:
+    """The sum over the whole batch, as far as gradients go, that are averaged over the processes: N values of each."""
+    return values.sum() * processes()
+
+
 def average_gradients(*optimizers: Optimizer) -> None:
     """Replace each gradient by its mean over the ranks, in one message; nothing to do in a single process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if processes() == 1:
         return
     weights = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
     gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -174,7 +194,7 @@ def average_gradients(*optimizers: Optimizer) -> None:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
+    flat /= processes()
     means = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))

@@ -54,6 +54,7 @@ class Cut(Method):
     """LSGAN + lambda_nce PatchNCE, with the identity term averaged in."""
 
     name = "cut"
+    unpaired = True
     Config: ClassVar[type[MethodConfig]] = CutConfig
 
     def __init__(self, config: CutConfig) -> None:
@@ -61,7 +62,7 @@ class Cut(Method):
         self.config = config
         self.generator = Generator(GeneratorConfig(width=config.width, blocks=config.blocks, spectral_norm=False))
         self.discriminator = Discriminator(config.width, DISCRIMINATOR_DEPTH, spectral=False)
-        self.sampler = Sampler(nce_channels(config.width))
+        self.sampler = Sampler(nce_channels(config.width), tiny_on="length")
 
     @classmethod
     def needs(cls, config: CutConfig) -> Needs:

@@ -5,11 +5,11 @@ focal optical density at three levels, and prototypes of a frozen segmenter's fe
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
@@ -26,6 +26,7 @@ from restain.methods.base import (
     Needs,
     Progress,
     adam,
+    batch_sum,
     descend,
     detached,
     frozen,
@@ -38,12 +39,24 @@ from restain.networks.sampler import Sampler, sample_positions
 from restain.networks.segmenter import Segmenter
 from restain.stains import to_unit
 
+CORRECTED: dict[str, Any] = {
+    "unit_range": True,
+    "least_density": 0.033,
+    "positive_density": 0.05,
+    "segmenter_training": False,
+    "softmaxes": 1,
+    "batch_sum": False,
+}
+"""What the `corrected` profile sets differently; a profile is nothing but a set of defaults."""
+
 
 class PspStainConfig(MethodConfig):
-    """Settings of `pspstain`; the defaults are the authors' but for `positive_density`."""
+    """Settings of `pspstain`; the defaults are the published code's, which made the published figures."""
 
+    profile: Literal["published", "corrected"] = "published"
+    """Which defaults the fields that are not given take: the published code's, or those of what the text means."""
     width: int = Field(64, ge=2)
-    """Channels of the first convolution of generator and segmenter; the discriminator has half as many."""
+    """Channels of the generator's first convolution; discriminator and segmenter have half as many."""
     discriminator_depth: int = Field(5, ge=2)
     """Stages of the discriminator; each halves the image, so that 5 need crops of at least 128 px."""
     lambda_nce: float = Field(1.0, ge=0)
@@ -58,22 +71,36 @@ class PspStainConfig(MethodConfig):
     """Weight of 1 - MS-SSIM."""
     structure_scales: int = Field(5, ge=1, le=5)
     """Scales of MS-SSIM; 5 need crops of at least 161 px, 4 of 81, 3 of 41."""
-    positive_density: float = Field(0.0, ge=0)
-    """Focal optical density above which a pixel is stained. The authors' 0.68 is a grey density of 0.81, which real
-    tissue hardly reaches: 10 of 7.3 million pixels of the HER2 tiles that we measured."""
+    unit_range: bool = False
+    """Measure the focal density of images in [0, 1]; otherwise of images in [-1, 1], where all that is darker than
+    mid-grey counts as black."""
+    least_density: float = Field(0.15, ge=0)
+    """Focal density below which the protein's mean and blocks count no stain."""
+    positive_density: float = Field(0.68, gt=0)
+    """Focal density from which a pixel is stained."""
+    segmenter_training: bool = True
+    """Leave the frozen segmenter in training mode: batch norm over the two images of a pair, dropout on."""
+    softmaxes: Literal[1, 2] = 2
+    """Softmaxes between cosines and cross-entropy; the second takes probabilities as scores."""
+    batch_sum: bool = True
+    """Sum the protein's mean and the prototypes over the images of a batch, of which other terms are the mean."""
     positions: int = Field(256, ge=2)
     """Places per tap for PatchNCE."""
-    lr: float = Field(2e-4, gt=0)
+    lr: float = Field(1e-4, gt=0)
     """Base learning rate of generator and sampler."""
-    discriminator_lr: float = Field(1e-5, gt=0)
+    discriminator_lr: float = Field(5e-6, gt=0)
     """Base learning rate of the discriminator, a twentieth of the generator's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_defaults(cls, given: Any) -> Any:
+        return CORRECTED | given if isinstance(given, dict) and given.get("profile") == "corrected" else given
 
 
 class PspStain(Method):
     """LSGAN + PatchNCE + 10 pyramid + protein + 2.5 prototypes + 0.25 (1 - MS-SSIM).
 
-    Departs from the paper in the scale of the protein terms (see `restain.losses.protein`), in where a pixel counts as
-    stained, and in the segmenter, which is trained first on the data at hand.
+    Departs from the published code in the weights of the segmenter, which is trained first on the data at hand.
     """
 
     name = "pspstain"
@@ -85,12 +112,19 @@ class PspStain(Method):
         self.generator = Generator(GeneratorConfig(width=config.width))
         self.discriminator = Discriminator(config.width // 2, config.discriminator_depth)
         self.sampler = Sampler(nce_channels(config.width))
-        self.segmenter = segmenter.requires_grad_(False).eval()
+        self.segmenter = segmenter.requires_grad_(False)
+        for layer in segmenter.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.track_running_stats = False  # in training mode too, it keeps what it has learned
 
     @classmethod
     def auxiliary(cls, config: PspStainConfig) -> dict[str, AuxiliaryModel]:
-        """The segmenter, as wide as the generator and with the same idea of what is stained."""
-        model = {"width": config.width, "positive_density": config.positive_density}
+        """The segmenter, half as wide as the generator and with the same idea of what is stained."""
+        model = {
+            "width": config.width // 2,
+            "unit_range": config.unit_range,
+            "positive_density": config.positive_density,
+        }
         return {"segmenter": AuxiliaryModel("segment", model=model, training={"epochs": 20, "decay_epochs": 10})}
 
     @classmethod
@@ -100,9 +134,9 @@ class PspStain(Method):
         return Needs(crop_px=max(smallest_px(config.discriminator_depth), scales_px, PYRAMID_SMALLEST_PX))
 
     def train(self, mode: bool = True) -> "PspStain":
-        """Keep the segmenter in evaluation mode: its batch norms would otherwise follow what the generator draws."""
+        """Keep the segmenter in the mode that the settings say."""
         super().train(mode)
-        self.segmenter.eval()
+        self.segmenter.train(mode and self.config.segmenter_training)
         return self
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -137,23 +171,29 @@ class PspStain(Method):
 
     def _semantics(self, virtual: Tensor, real: Tensor) -> dict[str, Tensor]:
         """How far the virtual IHC is from its neighbour in protein, prototypes and structure."""
-        config = self.config
-        virtual_rgb, real_rgb = to_unit(virtual.to(real.dtype)), to_unit(real)
-        virtual_density, real_density = focal_density(virtual_rgb), focal_density(real_rgb)
-        protein = protein_losses(virtual_density, real_density)
-        with torch.no_grad():
-            real_features = self.segmenter.features(real)
-        prototypes = prototype_loss(
-            self.segmenter.features(virtual),
-            real_features,
-            virtual_density > config.positive_density,
-            real_density > config.positive_density,
+        config, virtual = self.config, virtual.to(real.dtype)
+        whole = batch_sum if config.batch_sum else torch.mean
+        densities = [focal_density(to_unit(images) if config.unit_range else images) for images in (virtual, real)]
+        protein = protein_losses(densities[0], densities[1], config.least_density)
+        levels = {
+            "protein_mean": whole(protein["mean"]),
+            "protein_histogram": protein["histogram"].mean(),
+            "protein_blocks": protein["blocks"].mean(),
+        }
+        masks = [density >= config.positive_density for density in densities]
+        prototypes = torch.stack(
+            [self._prototypes(virtual[i], real[i], torch.stack([mask[i] for mask in masks])) for i in range(len(real))]
         )
-        similarity = ms_ssim(virtual_rgb, real_rgb, config.structure_scales).mean()
-        return {f"protein_{level}": config.lambda_protein * loss for level, loss in protein.items()} | {
-            "prototype": config.lambda_prototype * prototypes,
+        similarity = ms_ssim(to_unit(virtual), to_unit(real), config.structure_scales).mean()
+        return {name: config.lambda_protein * loss for name, loss in levels.items()} | {
+            "prototype": config.lambda_prototype * whole(prototypes),
             "structure": config.lambda_structure * (1 - similarity),
         }
+
+    def _prototypes(self, virtual: Tensor, real: Tensor, masks: Tensor) -> Tensor:
+        """Of one pair, 3 x H x W each; its two images go through the segmenter together."""
+        features = self.segmenter.features(torch.stack([virtual, real]))
+        return prototype_loss(features, self.segmenter.head(features), masks, self.config.softmaxes)
 
     def product(self) -> Generator:
         """The generator."""

@@ -22,12 +22,14 @@ from restain.tensors import full_precision
 
 
 class SegmentConfig(MethodConfig):
-    """Settings of `segment`."""
+    """Settings of `segment`; the defaults are those that PSPStain's `published` profile asks for."""
 
-    width: int = Field(64, ge=1)
+    width: int = Field(32, ge=1)
     """Channels at full size."""
-    positive_density: float = Field(0.0, ge=0)
-    """Focal optical density above which a pixel is stained; must agree with the method that reads the features."""
+    unit_range: bool = False
+    """Measure the focal density of images in [0, 1] instead of [-1, 1]; must agree with PSPStain's."""
+    positive_density: float = Field(0.68, gt=0)
+    """Focal density from which a pixel is stained; must agree with PSPStain's."""
     lr: float = Field(1e-3, gt=0)
 
 
@@ -36,17 +38,17 @@ class Segment(Method):
 
     name = "segment"
     Config: ClassVar[type[MethodConfig]] = SegmentConfig
-    agreed = ("positive_density",)
+    agreed = ("unit_range", "positive_density")
 
     def __init__(self, config: SegmentConfig) -> None:
         super().__init__()
         self.config = config
-        self.segmenter = Segmenter(SegmenterConfig(width=config.width))
+        self.segmenter = Segmenter(SegmenterConfig.of_width(config.width))
 
     @classmethod
     def needs(cls, config: SegmentConfig) -> Needs:
         """Crops of which more than one pixel is left at the coarsest size, to be normalised over."""
-        return Needs(crop_px=2 << SegmenterConfig().depth, crop_multiple=1)
+        return Needs(crop_px=1 << len(SegmenterConfig().channels), crop_multiple=1)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the segmenter."""
@@ -55,10 +57,11 @@ class Segment(Method):
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """One step of segmentation."""
         mask = self._mask(pair)
-        logits = self.segmenter(pair.ihc).float()
+        logits = self.segmenter(pair.ihc)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         terms = {
-            "cross_entropy": F.binary_cross_entropy_with_logits(logits, mask),
-            "dice": dice_loss(logits.sigmoid(), mask),
+            "cross_entropy": F.cross_entropy(logits, mask[:, 0].long()),
+            "dice": dice_loss(logits.softmax(1)[:, 1:], mask.to(logits)),
         }
         descend(total(terms.values()), optimizers["segmenter"])
         return detached(terms, "segmenter")
@@ -70,12 +73,14 @@ class Segment(Method):
     @torch.no_grad()
     def sample(self, pair: Pair) -> dict[str, Tensor]:
         """Real IHC, its mask, and the segmenter's."""
-        found = self.segmenter(pair.ihc).float().sigmoid()
-        masks = {"mask": self._mask(pair), "found": found}
+        found = self.segmenter(pair.ihc).float().softmax(1)[:, 1:]
+        masks = {"mask": self._mask(pair).float(), "found": found}
         return {"ihc": pair.ihc} | {name: from_unit(mask).expand_as(pair.ihc) for name, mask in masks.items()}
 
     def _mask(self, pair: Pair) -> Tensor:
-        return (focal_density(to_unit(pair.ihc)) > self.config.positive_density).float()
+        """Where the IHC is stained, N x 1 x H x W, bool."""
+        light = to_unit(pair.ihc) if self.config.unit_range else pair.ihc
+        return focal_density(light) >= self.config.positive_density
 
 
 @full_precision

@@ -1,21 +1,34 @@
 """The feature sampler of PatchNCE (F in CUT, Park et al. 2020): the same places of two maps, through a small MLP."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restain.networks.blocks import initialise
 from restain.tensors import raised
 
+TINY = 1e-7
+"""Keeps the length of a projection from being 0. The first projections are short: it is 1.5 % of PatchNCE there."""
+
 
 class Sampler(nn.Module):
     """Per tap a two-layer MLP on features at sampled positions, L2-normalised."""
 
-    def __init__(self, channels: Mapping[str, int], width: int = 256) -> None:
-        """Build one MLP per tap; `channels` gives the number of channels at each tap."""
+    def __init__(
+        self, channels: Mapping[str, int], width: int = 256, *, tiny_on: Literal["length", "entries"] = "entries"
+    ) -> None:
+        """Build one MLP per tap.
+
+        Args:
+            channels: number of channels at each tap.
+            width: of the projections.
+            tiny_on: what 1e-7 is added to before a projection is divided by its length: the length, as in CUT, or each
+                entry before the length is taken, as in ASP and what came after it.
+        """
         super().__init__()
+        self.tiny_on = tiny_on
         self.mlps = nn.ModuleDict(
             {
                 tap: nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width))
@@ -37,8 +50,14 @@ class Sampler(nn.Module):
         projected = {}
         for tap, mlp in self.mlps.items():
             sampled = features[tap].flatten(2)[:, :, positions[tap]].transpose(1, 2)
-            projected[tap] = F.normalize(raised(mlp(sampled)), dim=-1)
+            projected[tap] = self._normalised(raised(mlp(sampled)))
         return projected
+
+    def _normalised(self, projections: Tensor) -> Tensor:
+        on_length = self.tiny_on == "length"
+        entries = projections if on_length else projections + TINY
+        length: Tensor = torch.linalg.vector_norm(entries, dim=-1, keepdim=True)
+        return projections / (length + TINY if on_length else length)
 
 
 def sample_positions(features: Mapping[str, Tensor], generator: torch.Generator, count: int = 256) -> dict[str, Tensor]:

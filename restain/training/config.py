@@ -46,6 +46,8 @@ class DataConfig(Settings):
 
     crop_px: Annotated[int, Field(ge=4, le=2**15, multiple_of=4)] | Literal["whole"] = 512
     """Side of the random square crop, px, a multiple of 4; `whole` takes the whole tile."""
+    resize_px: Annotated[int, Field(ge=4, le=2**15)] | None = None
+    """Resize whole square tiles to this side, px, before they are cropped; none takes them as they are."""
     batch_size: Count = 1
     """Pairs in a step, over all processes together."""
     augment: Augment = Augment()
@@ -57,7 +59,7 @@ class DataConfig(Settings):
     stain: str | None = None
     """Name of the stain, as HER2; kept in the checkpoint."""
     mpp: Annotated[float, Field(ge=0.05, le=10)] | None = None
-    """Micrometres per pixel of the tiles; kept in the checkpoint."""
+    """Micrometres per pixel of the tiles; kept in the checkpoint, for tiles as they were resized."""
 
 
 class TrainingConfig(Settings):

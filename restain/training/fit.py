@@ -23,7 +23,7 @@ from restain.training.numerics import compile_stages, computes_in_bfloat16, memo
 from restain.training.products import Judge, save_product
 from restain.training.ranks import Ranks
 from restain.training.samples import save_samples
-from restain.training.schedule import rate_factor, set_rates
+from restain.training.schedule import decay_left, rate_factor, set_rates
 from restain.training.start import begun
 from restain.training.state import Saved, check_finite, load_state, save_state
 from restain.workers.interrupts import Postponed, postponed
@@ -83,9 +83,11 @@ def fit(
     ):
         judge = Judge(held_out, recipe, out, console) if held_out and ranks.writes else None
         for step, pair in batches.between(saved.done, steps):
-            factor = rate_factor(step, steps, config.decay_steps(steps))
+            decay_steps = config.decay_steps(steps)
+            factor = rate_factor(step, steps, decay_steps)
             set_rates(optimizers.values(), factor)
-            progress = Progress(recipe.seed, step, steps, batches.per_epoch, factor)
+            left = decay_left(step, steps, decay_steps, config.decay_epochs)
+            progress = Progress(recipe.seed, step, steps, batches.per_epoch, left)
             with step_numerics(device, bfloat16, recipe.seed, step, ranks.rank):
                 losses = method.step(pair.to(device, layout), optimizers, progress)
             done = step + 1

@@ -109,7 +109,7 @@ def find_held_out(
     if not training.evaluate_every_steps:
         return None
     crop_px = None if recipe.data.crop_px == "whole" else recipe.data.crop_px
-    pairs = PairedTiles(root, "val", crop_px, recipe.seed, grades="none")
+    pairs = PairedTiles(root, "val", crop_px, recipe.seed, grades="none", resize_px=recipe.data.resize_px)
     if pairs.part in (WHOLE, "train"):
         raise ConfigError(
             f"evaluate_every_steps in [training] is {training.evaluate_every_steps}, but {root} has no held-out part; "

@@ -174,7 +174,7 @@ class Run:
             fit(
                 method,
                 batches,
-                recipe,
+                _at_scale(recipe, pairs.scale),
                 out,
                 self.ranks,
                 start=start,
@@ -235,11 +235,26 @@ def _lengthened(out: Path, recipe: Recipe, saved: Saved, steps: int) -> str:
 def _training_pairs(recipe: Recipe, root: Path) -> PairedTiles:
     grades: Literal["auto", "none"] = "auto" if METHODS[recipe.method].reads_grades else "none"
     data = recipe.data
-    return PairedTiles(root, "train", _crop(recipe), recipe.seed, data.augment, grades, unpaired=data.unpaired)
+    return PairedTiles(
+        root,
+        "train",
+        _crop(recipe),
+        recipe.seed,
+        data.augment,
+        grades,
+        unpaired=data.unpaired,
+        resize_px=data.resize_px,
+    )
 
 
 def _pairs(recipe: Recipe, root: Path, split: Split) -> PairedTiles:
-    return PairedTiles(root, split, _crop(recipe), recipe.seed, grades="none")
+    return PairedTiles(root, split, _crop(recipe), recipe.seed, grades="none", resize_px=recipe.data.resize_px)
+
+
+def _at_scale(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with the micrometres per pixel that resized tiles have, which are the model's."""
+    mpp = recipe.data.mpp
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"mpp": mpp / scale})}) if mpp else recipe
 
 
 def _crop(recipe: Recipe) -> int | None:

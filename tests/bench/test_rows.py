@@ -33,6 +33,11 @@ def test_a_row_loads_with_its_settings_and_the_seed() -> None:
     assert recipe.table()["model"]["width"] == 6
 
 
+def test_a_row_that_stains_at_another_scale_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'small' learns from tiles resized to 64 px"):
+        Row("small", Path("cut-tiny"), ("data.resize_px=64",)).load(seed=0)
+
+
 @pytest.mark.parametrize(
     ("words", "about"),
     [([], "no recipe"), (["a/x.toml", "b/x.toml"], "two rows"), (["a b=x.toml", "A-b=y.toml"], "two rows")],

@@ -82,6 +82,25 @@ def test_both_stains_get_one_window_and_the_same_flips(root: Path, index: int, e
     assert (coloured.he != coloured.ihc).any()
 
 
+def test_tiles_are_resized_whole_before_they_are_cropped(tmp_path: Path, write_tile: WriteTile) -> None:
+    for side in ("he", "ihc"):
+        write_tile(tmp_path / side / "a.png", size=(32, 32))
+    whole = PairedTiles(tmp_path, resize_px=16)
+    assert (whole.scale, whole.sizes) == (0.5, [(16, 16)])
+    assert "16 x 16 (resized from 32) px" in whole.describe()
+    with Image.open(tmp_path / "he" / "a.png") as image:
+        small = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC))
+    assert_close(whole[0].he, to_tensor(small))
+    assert_close(PairedTiles(tmp_path, crop_px=8, resize_px=16)[0].ihc, whole[0].ihc[..., 4:12, 4:12])
+    with pytest.raises(InputError, match="smaller than the crop of 20 px"):
+        PairedTiles(tmp_path, crop_px=20, resize_px=16)
+
+
+def test_only_squares_of_one_size_are_resized(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="24 x 20 px, but only squares"):
+        PairedTiles(root, resize_px=16)
+
+
 def test_an_unpaired_ihc_is_any_tile_at_any_place(root: Path) -> None:
     plain = Augment(brightness=0, contrast=0, saturation=0)
     paired = PairedTiles(root, crop_px=8, augment=plain, grades="none")

@@ -40,7 +40,7 @@ def auxiliary_models(width: int = WIDTH) -> dict[str, nn.Module]:
         "he_classifier": Classifier(config),
         "ihc_autoencoder": Autoencoder(config),
         "ihc_classifier": Classifier(config),
-        "segmenter": Segmenter(SegmenterConfig(width=width)),
+        "segmenter": Segmenter(SegmenterConfig.of_width(width // 2)),
     }
 
 

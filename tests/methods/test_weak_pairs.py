@@ -13,7 +13,7 @@ from restain.data.pairs import Pair
 from restain.errors import ShapeError
 from restain.losses.protein import focal_density
 from restain.methods.base import Method, Progress
-from restain.methods.pspstain import PspStain, PspStainConfig
+from restain.methods.pspstain import CORRECTED, PspStain, PspStainConfig
 from restain.methods.segment import Segment, SegmentConfig, dice_loss
 from restain.methods.simgan import SimGan, SimGanConfig
 from restain.stains import STAIN_VECTORS, beer_lambert, from_unit
@@ -34,10 +34,10 @@ def stained(draw_pair: DrawPair) -> Callable[..., Pair]:
     return draw
 
 
-def test_asp_trusts_all_places_until_the_rates_fall(build: Build, draw_pair: DrawPair) -> None:
-    def losses(rate_factor: float) -> dict[str, Tensor]:
+def test_asp_trusts_all_places_until_the_decay(build: Build, draw_pair: DrawPair) -> None:
+    def losses(decay_left: float) -> dict[str, Tensor]:
         method = build("asp")
-        return method.step(draw_pair(0), method.optimizers(), Progress(0, 7, 100, 2, rate_factor))
+        return method.step(draw_pair(0), method.optimizers(), Progress(0, 7, 100, 2, decay_left))
 
     early, late, last = losses(1.0), losses(0.5), losses(0.0)
     different = {key for key, loss in early.items() if loss != late[key]}
@@ -50,7 +50,7 @@ def test_the_real_ihc_of_asp_is_the_neighbours_at_the_same_places(
 ) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def record(query: Tensor, key: Tensor, evenness: float) -> Tensor:
+    def record(query: Tensor, key: Tensor, **_: object) -> Tensor:
         seen.append((query, key))
         return query.sum()
 
@@ -68,12 +68,17 @@ def test_the_real_ihc_of_asp_is_the_neighbours_at_the_same_places(
     assert not any(torch.allclose(query, key) for query, key in seen[2:])
 
 
-def test_the_segmenter_stays_frozen_and_in_evaluation_mode(build: Build, stained: DrawPair, progress: Progress) -> None:
-    method = build("pspstain")
+@pytest.mark.parametrize("profile", ["published", "corrected"])
+def test_the_segmenter_forgets_nothing_in_either_mode(
+    build: Build, stained: DrawPair, progress: Progress, profile: str
+) -> None:
+    method = build("pspstain", profile=profile)
     assert isinstance(method, PspStain)
     method.train()
     assert method.generator.training
-    assert not any(module.training for module in method.segmenter.modules())
+    assert all(module.training == (profile == "published") for module in method.segmenter.modules())
+    assert not any(module.training for module in method.eval().segmenter.modules())
+    method.train()
     assert not any(weight.requires_grad for weight in method.segmenter.parameters())
     before = copy.deepcopy(method.segmenter.state_dict())
     method.step(stained(0, 1), method.optimizers(), progress)
@@ -87,19 +92,20 @@ def test_the_discriminator_of_pspstain_is_slow(build: Build) -> None:
 
 
 def test_pspstains_segmenter_is_proposed_with_its_settings() -> None:
-    (proposal,) = PspStain.auxiliary(PspStainConfig(width=8, positive_density=0.1)).values()
+    (proposal,) = PspStain.auxiliary(PspStainConfig(width=8, positive_density=0.1, unit_range=True)).values()
     assert proposal.method == Segment.name
-    assert SegmentConfig(**proposal.model) == SegmentConfig(width=8, positive_density=0.1)
+    assert SegmentConfig(**proposal.model) == SegmentConfig(width=4, positive_density=0.1, unit_range=True)
 
 
 def semantics(method: PspStain, virtual: Tensor, real: Tensor) -> dict[str, Tensor]:
     return method._semantics(virtual, real)
 
 
+@pytest.mark.parametrize("profile", ["published", "corrected"])
 def test_an_ihc_that_equals_its_neighbour_costs_nothing_but_what_prototypes_leave_open(
-    build: Build, stained: DrawPair
+    build: Build, stained: DrawPair, profile: str
 ) -> None:
-    method, ihc = build("pspstain"), stained(0, 1).ihc
+    method, ihc = build("pspstain", profile=profile), stained(0, 1).ihc
     assert isinstance(method, PspStain)
     terms = semantics(method, ihc, ihc)
     assert all(abs(loss) < 1e-6 for name, loss in terms.items() if name != "prototype")
@@ -107,8 +113,9 @@ def test_an_ihc_that_equals_its_neighbour_costs_nothing_but_what_prototypes_leav
     assert all(paler[name] > terms[name] for name in terms if name != "prototype")
 
 
-def test_every_semantic_term_reaches_the_virtual_ihc(build: Build, stained: DrawPair) -> None:
-    method = build("pspstain")
+@pytest.mark.parametrize("profile", ["published", "corrected"])
+def test_every_semantic_term_reaches_the_virtual_ihc(build: Build, stained: DrawPair, profile: str) -> None:
+    method = build("pspstain", profile=profile)
     assert isinstance(method, PspStain)
     real = stained(0).ihc
     virtual = ((real + stained(5).ihc) * 0.4 + 0.2).requires_grad_()  # something of both, and paler
@@ -118,27 +125,48 @@ def test_every_semantic_term_reaches_the_virtual_ihc(build: Build, stained: Draw
         assert gradient.abs().max() > 0, name
 
 
-def test_densities_are_measured_in_the_unit_range(
-    build: Build, stained: DrawPair, progress: Progress, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("unit_range", [False, True])
+def test_densities_are_measured_in_the_range_that_is_asked_for(
+    build: Build, stained: DrawPair, progress: Progress, monkeypatch: pytest.MonkeyPatch, unit_range: bool
 ) -> None:
     seen: list[Tensor] = []
 
-    def record(rgb: Tensor) -> Tensor:
-        seen.append(rgb.detach())
-        return focal_density(rgb)
+    def record(light: Tensor) -> Tensor:
+        seen.append(light.detach())
+        return focal_density(light)
 
     for module in ("pspstain", "segment"):
         monkeypatch.setattr(f"restain.methods.{module}.focal_density", record)
     for name in ("pspstain", "segment"):
-        method = build(name)
+        method = build(name, unit_range=unit_range)
         method.step(stained(0), method.optimizers(), progress)
     assert len(seen) == 3
-    assert all(rgb.min() >= 0 and rgb.max() <= 1 and rgb.mean() > 0.3 for rgb in seen)
+    assert all((light.min() >= 0) == unit_range for light in seen)
+
+
+def test_pspstain_sums_over_the_batch_what_the_published_code_sums(build: Build, stained: DrawPair) -> None:
+    pair, other = stained(0, 1), stained(5, 6)
+    settings = {"segmenter_training": False}  # dropout would differ
+    for batch_sum, times in ((True, 2), (False, 1)):
+        method = build("pspstain", batch_sum=batch_sum, **settings)
+        assert isinstance(method, PspStain)
+        both = semantics(method, pair.ihc, other.ihc)
+        alone = [semantics(method, pair.ihc[[image]], other.ihc[[image]]) for image in range(2)]
+        for name, loss in both.items():
+            scale = times if name in ("protein_mean", "prototype") else 1
+            assert_close(loss, scale * (alone[0][name] + alone[1][name]) / 2)
+
+
+def test_a_profile_is_a_set_of_defaults() -> None:
+    plain, corrected = PspStainConfig(), PspStainConfig(profile="corrected")
+    different = {name for name, value in plain if getattr(corrected, name) != value}
+    assert different == {"profile", *CORRECTED}
+    assert PspStainConfig(profile="corrected", softmaxes=2).softmaxes == 2
 
 
 def test_the_segmenters_masks_are_where_dab_is(build: Build, stained: DrawPair) -> None:
     pair = stained(3)
-    strict, loose = build("segment", positive_density=0.3), build("segment")
+    strict, loose = (build("segment", unit_range=True, positive_density=least) for least in (0.3, 0.033))
     masks = {name: method.sample(pair)["mask"] for name, method in (("strict", strict), ("loose", loose))}
     amounts = 3 * pair.he[:, :1].clamp_min(0)
     assert 0 < (masks["strict"] > 0).float().mean() < (masks["loose"] > 0).float().mean() < 1
@@ -169,7 +197,9 @@ def test_simgan_learns_from_a_batch_and_refuses_a_single_image(
     assert [SimGan.needs(SimGanConfig(lambda_correlation=factor)).images for factor in (10, 0)] == [2, 1]
 
 
-def test_simgans_correlation_moves_generator_and_sampler(build: Build, draw_pair: DrawPair, progress: Progress) -> None:
+def test_simgans_correlation_moves_the_generator_alone(build: Build, draw_pair: DrawPair, progress: Progress) -> None:
+    """It reads the encoder as it is, without the sampler."""
+
     def weights(factor: float) -> dict[str, Tensor]:
         method = build("simgan", lambda_correlation=factor)
         standing = {
@@ -180,14 +210,4 @@ def test_simgans_correlation_moves_generator_and_sampler(build: Build, draw_pair
 
     weak, strong = weights(1e-3), weights(1e3)
     changed = {name.split(".")[0] for name, weight in weak.items() if not torch.equal(weight, strong[name])}
-    assert changed == {"generator", "sampler"}
-
-
-def test_simgans_nce_is_cuts(build: Build, draw_pair: DrawPair, progress: Progress) -> None:
-    cut, simgan = build("cut"), build("simgan", lambda_correlation=0)
-    simgan.load_state_dict(cut.state_dict())
-    pair = draw_pair(0, 1)
-    expected = cut.step(pair, cut.optimizers(), progress)
-    found = simgan.step(pair, simgan.optimizers(), progress)
-    for key, loss in expected.items():
-        assert_close(found[key], loss)
+    assert changed == {"generator"}

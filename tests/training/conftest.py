@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "auxiliary": {"segmenter": {"training": {"steps": 2}}},
     },
     "simgan": {"data": {"crop_px": 32}, "model": {"width": 2, "discriminator_depth": 3, "positions": 16}},
+    "registered": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1, "discriminator_width": 2}},
     "vsmt": {
         "data": {"crop_px": 64},
         "model": {"width": 4, "discriminator_depth": 3, "region_size": 4, "positions": 16, "ramp_epochs": 0},

@@ -60,11 +60,16 @@ def test_what_is_trained_stains_in_tiles_and_on_a_slide(
         assert virtual.size == (200, 136)
 
 
+def test_a_model_of_resized_tiles_tells_their_scale(small: Small, tiles: Path, tmp_path: Path) -> None:
+    recipe = small("reconstruct", data={"mpp": 0.5, "resize_px": 36})  # of 72
+    assert load_checkpoint(train(recipe, tiles, tmp_path / "run", steps=1))[1].mpp == 1.0
+
+
 def test_a_segmenters_checkpoint_gives_the_segmenter_back(small: Small, tiles: Path, tmp_path: Path) -> None:
     checkpoint = train(small("segment"), tiles, tmp_path / "run", steps=2)
     network, info = load_checkpoint(checkpoint)
     assert isinstance(network, Segmenter)
-    assert (info.kind, info.method, info.network["width"]) == ("segmenter", "segment", 1)
+    assert (info.kind, info.method, info.network["channels"]) == ("segmenter", "segment", [1, 1, 2, 4, 8])
     saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["method"]
     assert any("running_mean" in key for key in saved)
     assert all(torch.equal(tensor, saved[f"segmenter.{key}"]) for key, tensor in network.state_dict().items())

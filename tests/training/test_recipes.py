@@ -79,6 +79,28 @@ def test_views_do_not_move_tissue_between_regions(path: Path) -> None:
         assert recipe.model.views.patches_per_side == regions
 
 
+PUBLISHED = {
+    "cut": (256, 1, 200, 200, 2e-4, True),
+    "fastcut": (256, 1, 150, 50, 2e-4, True),
+    "cyclegan": (256, 1, 100, 100, 2e-4, True),
+    "pix2pix": (256, 1, 100, 100, 2e-4, False),
+    "asp": (512, 1, 30, 10, 2e-4, False),
+    "pspstain": (512, 4, 80, 0, 1e-4, False),
+}
+"""Crop, batch, epochs at the full rate and of the decay, rate, and whether the IHC is drawn independently."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_has_the_authors_settings(name: str) -> None:
+    recipe = load_recipe(f"{name}-mist-her2")
+    data, training, lr = recipe.data, recipe.training, vars(recipe.model)["lr"]
+    found = (data.crop_px, data.batch_size, training.epochs, training.decay_epochs, lr, data.unpaired)
+    assert found == PUBLISHED[name]
+    assert data.augment.flips == "left-right"
+    jitter = (data.augment.brightness, data.augment.contrast, data.augment.saturation)
+    assert jitter == ((0.3, 0.3, 0.2) if name == "pspstain" else (0, 0, 0))
+
+
 def test_published_lengths() -> None:
     recipe = load_recipe(COMPLETE)
     assert (recipe.training.epochs, recipe.training.decay_epochs) == (60, 10)
@@ -160,7 +182,9 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(setting: str, w
 
 def test_what_a_segmenter_calls_stained_must_be_what_pspstain_does(write_recipe: Write) -> None:
     path = write_recipe("pspstain")
-    with pytest.raises(ConfigError, match=r"positive_density in \[auxiliary.segmenter.model\] must be 0.0 .*, not 0.5"):
+    with pytest.raises(
+        ConfigError, match=r"positive_density in \[auxiliary.segmenter.model\] must be 0.68 .*, not 0.5"
+    ):
         load_recipe(path, ["auxiliary.segmenter.model.positive_density=0.5"])
     both = ["model.positive_density=0.5", "auxiliary.segmenter.model.positive_density=0.5"]
     assert load_recipe(path, both)

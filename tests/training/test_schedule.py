@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import SGD, Adam
 
-from restain.training.schedule import rate_factor, set_rates
+from restain.training.schedule import decay_left, rate_factor, set_rates
 
 
 def factors(steps: int, decay_steps: int) -> list[float]:
@@ -26,6 +26,23 @@ def test_the_rate_never_rises_and_never_reaches_zero(steps: int, data: st.DataOb
     assert series == sorted(series, reverse=True)
     assert series[: steps - decay_steps] == [1] * (steps - decay_steps)
     assert series[-1] == pytest.approx(1 / (decay_steps + 1))
+
+
+def test_the_decay_runs_down_by_epochs_not_by_steps() -> None:
+    """ASP's 30 + 10 epochs of 2 steps: ten values, 1.0 to 0.1."""
+    series = [decay_left(step, 80, 20, 10) for step in range(80)]
+    assert series[:60] == [1.0] * 60
+    assert series[60:] == pytest.approx([1 - epoch / 10 for epoch in range(10) for _ in range(2)])
+    assert [decay_left(step, 5, 0, 0) for step in range(5)] == [1.0] * 5
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.data())
+def test_a_short_training_runs_through_the_decay_too(steps: int, decay_epochs: int, data: st.DataObject) -> None:
+    decay_steps = data.draw(st.integers(1, steps))
+    series = [decay_left(step, steps, decay_steps, decay_epochs) for step in range(steps)]
+    assert series == sorted(series, reverse=True)
+    assert series[steps - decay_steps] == 1
+    assert series[-1] >= 1 / decay_epochs - 1e-12
 
 
 def test_every_group_of_every_optimiser_is_scaled_from_its_own_rate() -> None:
