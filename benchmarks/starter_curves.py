@@ -98,7 +98,11 @@ def measure(network: nn.Module, he: np.ndarray, real: np.ndarray, bfloat16: bool
     }
 
 
-def train(name: str, data: dict[str, np.ndarray], minutes: float, out: Path) -> Generator:
+Sides = tuple[np.ndarray, np.ndarray]
+"""H&E and IHC."""
+
+
+def train(name: str, learnt: Sides, held_out: Sides, minutes: float, out: Path) -> Generator:
     """Train one row and append its figures."""
     choice = PLAIN | ROWS[name]
     torch.manual_seed(0)
@@ -122,15 +126,18 @@ def train(name: str, data: dict[str, np.ndarray], minutes: float, out: Path) -> 
     ]
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     used, step, looks = 0.0, 0, [minutes / 4, minutes / 2, minutes]
+    rows: list[dict[str, object]] = []
     while looks:
         begun = time.process_time()
         share = min(1.0, used / 60 / minutes)
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * rate_factor(round(1000 * share), 1000, 500)
-        x, y = (side.to(memory_format=layout) for side in batch(*data.values(), step, choice["batch"], choice["crop"]))
+        x, y = (side.to(memory_format=layout) for side in batch(*learnt, step, choice["batch"], choice["crop"]))
         with torch.autocast("cpu", torch.bfloat16, enabled=choice["bfloat16"], cache_enabled=False):
             v = network(x)
-            loss = l1_loss(v, y) + choice["ssim"] * ssim_loss(v, y)
+            loss = l1_loss(v, y)
+            if choice["ssim"]:
+                loss = loss + choice["ssim"] * ssim_loss(v, y)
             if choice["gan"]:
                 real, fake = judge(torch.cat([x, y], 1)), judge(torch.cat([x, v.detach()], 1))
                 descend(lsgan_discriminator_loss(real, fake), optimizers[1])
@@ -139,15 +146,13 @@ def train(name: str, data: dict[str, np.ndarray], minutes: float, out: Path) -> 
             descend(loss, optimizers[0])
         step, used = step + 1, used + time.process_time() - begun
         if used >= 60 * looks[0]:
-            figures = measure(network, *HELD_OUT, choice["bfloat16"])
+            figures = measure(network, *held_out, choice["bfloat16"])
             row = {"row": name, "minutes": looks.pop(0), "steps": step} | {k: round(f, 4) for k, f in figures.items()}
-            with out.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS).writerow(row)
+            rows.append(row)
             print(row, flush=True)
+    with out.open("a", newline="", encoding="utf-8") as file:  # at the end, so that a stopped row leaves nothing
+        csv.DictWriter(file, COLUMNS).writerows(rows)
     return network
-
-
-HELD_OUT: list[np.ndarray] = []
 
 
 def main() -> None:
@@ -163,13 +168,13 @@ def main() -> None:
     torch.set_num_threads(1)
     if not given.out.exists():
         given.out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    data = {side: images(given.root / side) for side in ("trainA", given.ihc)}
-    HELD_OUT[:] = [images(given.root / side) for side in ("valA", "valB_aligned")]
+    learnt = images(given.root / "trainA"), images(given.root / given.ihc)
+    held_out = images(given.root / "valA"), images(given.root / "valB_aligned")
     for name in given.rows:
         with given.out.open(encoding="utf-8") as file:
             done = {(row["row"], float(row["minutes"])) for row in csv.DictReader(file)}
         if (name, given.minutes) not in done:
-            network = train(name, data, given.minutes, given.out)
+            network = train(name, learnt, held_out, given.minutes, given.out)
             if given.keep:
                 save_checkpoint(given.keep / f"{name}.safetensors", network, method="curves")
 
