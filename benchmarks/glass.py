@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from restain.checkpoint import load_generator
-from restain.image import list_images, load_image, to_tensor
+from restain.folders import list_images
+from restain.image import load_image, to_tensor
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from restain.checkpoint import load_checkpoint, load_generator, save_checkpoint
 from restain.data.cases import cases_by_pattern
-from restain.image import list_images
+from restain.folders import list_images
 from restain.metrics.evaluation import evaluate
 from restain.staining.images import stain_files
 

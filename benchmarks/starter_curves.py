@@ -1,6 +1,6 @@
 """What stains best per minute of one core, on pairs in register: learning curves of choices of networks and losses.
 
-    OMP_NUM_THREADS=1 python benchmarks/starter_curves.py colon --out curves.csv --minutes 4 batch instance none
+    OMP_NUM_THREADS=1 python benchmarks/starter_curves.py colon --out curves.csv --minutes 2 "restain-small" "L1 alone"
 
 Each row is trained for the same processor time, with the rate falling in the second half; the held-out side is measured
 after a quarter, half and all of it. Rows that the CSV has already are left out: the same command resumes.
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from restain.checkpoint import save_checkpoint
 from restain.data.augment import Augment, cut_out, draw_change, jitter_colour
-from restain.image import list_images, load_image, to_tensor, to_uint8
+from restain.folders import list_images
+from restain.image import load_image, to_tensor, to_uint8
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
 from restain.losses.distance import l1_loss
 from restain.losses.similarity import ssim_loss
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0, help="of processor time for each row")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoint of each row")
     parser.add_argument("--ihc", default="trainB_aligned", help="what is learned from: trainB for displaced pairs")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     if not given.out.exists():
         given.out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")

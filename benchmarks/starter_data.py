@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from restain.image import list_images
+from restain.folders import list_images
 
 SIDES = {"trainA": "trainA", "trainB_aligned": "trainB", "valA": "valA", "valB_aligned": "valB"}
 
