@@ -25,6 +25,7 @@ from restain.slides.reader import open_slide
 from restain.slides.tissue import find_tissue
 from restain.staining.images import stain
 from restain.staining.plan import make_plan
+from restain.staining.policies import DenseNorm, SharedNorm, SlideNorm, TileNorm
 from restain.staining.statistics import SAMPLE_PX, sample_statistics
 from restain.stains import dab_density, to_unit
 from restain.workers.memory import reused_memory
@@ -37,9 +38,9 @@ def policies(generator: Generator, tile_px: int) -> dict[str, Callable[[RGB], RG
     """Every way to stain a large image."""
     return {
         "untiled": lambda he: stain(generator, he, tile_px=UNTILED_PX),
-        "slide": lambda he: stain(generator, he, tile_px=tile_px, norm="slide"),
-        "dense": lambda he: stain(generator, he, tile_px=tile_px, norm="dense"),
-        "tile": lambda he: stain(generator, he, tile_px=tile_px, norm="tile"),
+        "slide": lambda he: stain(generator, he, tile_px=tile_px, norm=SlideNorm()),
+        "dense": lambda he: stain(generator, he, tile_px=tile_px, norm=DenseNorm()),
+        "tile": lambda he: stain(generator, he, tile_px=tile_px, norm=TileNorm()),
     }
 
 
@@ -126,7 +127,7 @@ def samples(generator: Generator, path: Path, side_px: int) -> None:
         whole: RGB | None = None
         for count, seed in ((len(candidates), 0), (32, 0), (32, 1), (8, 0)):
             statistics = sample_statistics(generator, candidates, plan.read, count=count, seed=seed)
-            virtual = stain(generator, he, norm=statistics)
+            virtual = stain(generator, he, norm=SharedNorm(statistics))
             whole = virtual if whole is None else whole
             shift = colour(virtual, whole)
             print(f"{count} of {len(candidates)} tiles, seed {seed}: {shift:.2f} grey levels", flush=True)

@@ -19,8 +19,9 @@ from restain.checkpoint import load_checkpoint
 from restain.image import to_tensor, to_uint8
 from restain.slides.reader import open_slide
 from restain.slides.tissue import find_tissue
+from restain.staining.model import load_model
 from restain.staining.plan import make_plan
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 
 Region = tuple[int, int, int, int]

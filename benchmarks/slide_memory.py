@@ -24,7 +24,9 @@ from restain.slides.codec import Codec
 from restain.slides.layout import Layout
 from restain.slides.tiff import Description
 from restain.slides.writer import SlideWriter, write_slide
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.model import load_model
+from restain.staining.policies import find_norm
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import save_statistics
 
@@ -46,7 +48,7 @@ def one(folder: Path, tile_px: int, batch: int, norm: str) -> None:
         if calls == 2:
             raise EnoughError
 
-    settings = SlideSettings(tile_px=tile_px, batch=batch, norm=norm)
+    settings = SlideSettings(tile_px=tile_px, batch=batch, norm=find_norm(norm))
     notes = ""
     try:
         stain_slide(load_model(folder / "model.safetensors"), folder / "he.ome.tif", folder / "out.ome.tif", settings,

@@ -12,6 +12,7 @@ from PIL import Image
 from restain.checkpoint import load_generator
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.staining.images import stain
+from restain.staining.policies import POLICIES
 
 SEED, SIZE_PX, TILE_PX, GAP_PX = 7, 512, 128, 8
 
@@ -21,7 +22,7 @@ def main(model: Path) -> None:
     generator = load_generator(model)
     he = draw_pair(SEED, PhantomSettings(size_px=SIZE_PX)).he
     panels = [stain(generator, he)]
-    panels += [stain(generator, he, tile_px=TILE_PX, norm=norm) for norm in ("tile", "slide", "dense")]
+    panels += [stain(generator, he, tile_px=TILE_PX, norm=POLICIES[norm]) for norm in ("tile", "slide", "dense")]
     white = np.full((SIZE_PX, GAP_PX, 3), 255, np.uint8)
     row = np.concatenate([part for panel in panels for part in (panel, white)][:-1], axis=1)
     picture = Image.fromarray(row)

@@ -186,9 +186,10 @@ def command(
     if published_test:
         raise InputError("--published-test looks at images as wholes, which slides are too large for; leave it out")
     from restain.slides.codec import Codec
+    from restain.staining.policies import find_norm
 
     settings = SlideSettings(
-        norm=norm,
+        norm=find_norm(norm),
         codec=Codec(compression, quality),
         tile_px=tile_px or SlideSettings.tile_px,
         halo_px=halo_px,
@@ -257,7 +258,7 @@ def _progress() -> "Progress":
 def _stain_slide(
     source: Path, model: Path, out: Path, settings: "SlideSettings", place: str, overwrite: bool, trust: bool
 ) -> None:
-    from restain.staining.settings import load_model
+    from restain.staining.model import load_model
     from restain.staining.slide import stain_slide
 
     loaded = load_model(model, place)
@@ -349,17 +350,18 @@ def _stain_images(
 ) -> None:
     from restain.checkpoint import load_generator, read_info
     from restain.staining.images import stain, stain_files
-    from restain.staining.policies import find_norm
+    from restain.staining.policies import check_norm, find_norm
 
     generator = load_generator(model, place, as_published_test=published_test)
-    policy = find_norm(norm, read_info(model).sha256)
+    policy = find_norm(norm)
+    check_norm(policy, read_info(model).sha256)
     maps = None
     if trust:
         from restain.trust.familiarity import familiarity_of
         from restain.trust.images import ImageMaps
-        from restain.trust.maps import check_norm
+        from restain.trust.maps import check_turnable
 
-        check_norm(norm)
+        check_turnable(policy)
         again = partial(stain, generator, tile_px=tile_px, halo_px=halo_px, norm=policy)
         maps = ImageMaps(again, familiarity_of(read_info(model).extra))
     with _progress() as progress:

@@ -39,7 +39,8 @@ def command(
     from restain.errors import OutputError
     from restain.staining.cohort import cohort_statistics
     from restain.staining.jobs import find_slides
-    from restain.staining.settings import SlideSettings, load_model
+    from restain.staining.model import load_model
+    from restain.staining.settings import SlideSettings
     from restain.staining.statistics import save_statistics
 
     if out.suffix != ".safetensors":

@@ -55,17 +55,26 @@ def tiles(size: tuple[int, int], tile_px: int, halo_px: int, multiple: int = 4) 
             f"tile of {tile_px} px, halo of {halo_px} px, image of {size[0]} x {size[1]} px: expected multiples of "
             f"{multiple}, and a tile of at least that"
         )
-    columns, rows = (list(_spans(length, tile_px, halo_px)) for length in size)
+    columns, rows = (
+        list(spans(length, length if length <= tile_px + 2 * halo_px else tile_px, halo_px)) for length in size
+    )
     for (y, height), (window_y, window_height) in rows:
         for (x, width), (window_x, window_width) in columns:
             yield Tile(Box(x, y, width, height), Box(window_x, window_y, window_width, window_height))
 
 
-def _spans(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Start and length of each core and of its window, along one side."""
-    window = tile_px + 2 * halo_px
-    if length <= window:
-        yield (0, length), (0, length)
-        return
-    for start in range(0, length, tile_px):
-        yield (start, min(tile_px, length - start)), (min(max(start - halo_px, 0), length - window), window)
+def spans(
+    length: int, tile_px: int, halo_px: int, part: tuple[int, int] | None = None
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and length of each core and of its window, along one side; windows are moved inward at the borders.
+
+    Args:
+        length: of the image.
+        tile_px: of a core.
+        halo_px: what a window has on either side of it.
+        part: start and length of what the cores cover; all if not given.
+    """
+    first, count = part or (0, length)
+    window = min(length, tile_px + 2 * halo_px)
+    for start in range(first, first + count, tile_px):
+        yield (start, min(tile_px, first + count - start)), (min(max(start - halo_px, 0), length - window), window)

@@ -13,7 +13,8 @@ import torch
 
 from restain.errors import RestainError
 from restain.staining.jobs import SlideJob
-from restain.staining.settings import Model, SlideReport, SlideSettings, load_model
+from restain.staining.model import Model, load_model
+from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import Extra, stain_slide
 from restain.workers.processes import share_of_cores, start_process
 from restain.workers.ray import ATTEMPTS

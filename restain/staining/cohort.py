@@ -12,8 +12,9 @@ from restain.networks.generator import Generator
 from restain.networks.norm import NormStatistics, Region, instance_norms, joint_statistics
 from restain.slides.reader import open_slide
 from restain.staining.jobs import SlideJob
-from restain.staining.prepare import plan_of
-from restain.staining.settings import Model, SlideSettings
+from restain.staining.model import Model
+from restain.staining.plan import plan_of
+from restain.staining.settings import SlideSettings
 from restain.staining.statistics import SAMPLE_PX, SAMPLE_TILES, choose
 
 
@@ -60,10 +61,10 @@ def cohort_statistics(
     for job in some:
         try:
             with open_slide(job.source, job.mpp or settings.mpp) as slide:
-                plan = plan_of(model, slide, settings, [])
+                plan = plan_of(model, slide, settings)
                 tiles = choose(list(plan.tiles(SAMPLE_PX)), max(1, SAMPLE_TILES // len(some)))
                 if not tiles:
-                    raise InputError(f"{job.source}: no tissue there; --no-tissue-mask takes everything")
+                    raise InputError(f"{job.source}: no tissue there; without tissue mask everything is taken")
                 windows += [to_tensor(plan.read(tile.window)) for tile in tiles]
                 inside += [tile.core.within(tile.window).slices for tile in tiles]
                 cohort.slides += 1

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError, RestainError, ShapeError
 from restain.image import image_size, load_image, make_folder, save_image, to_tensor, to_uint8
-from restain.networks.norm import NormStatistics, evaluating, freeze, instance_norms
+from restain.networks.norm import evaluating, freeze, instance_norms
 from restain.networks.published_test import sees_whole_images
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile, tiles
 from restain.staining.files import Job, find_jobs
-from restain.staining.policies import Network, Norm, tiled_network
+from restain.staining.policies import Network, Norm, SharedNorm, SlideNorm, TileNorm, tiled_network
 
 RGB = NDArray[np.uint8]
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def stain(
     *,
     tile_px: int = TILE_PX,
     halo_px: int | None = None,
-    norm: Norm | NormStatistics = "slide",
+    norm: Norm = SlideNorm(),
 ) -> RGB:
     """Turn H&E into virtual IHC.
 
@@ -64,10 +64,10 @@ def stain(
         generator: from `load_generator`, or a method in training.
         rgb: H x W x 3 or N x H x W x 3 uint8, at the micrometres per pixel that the generator was trained at.
         tile_px: side of a tile, such a multiple. Larger images are stained in tiles, which bounds memory.
-        halo_px: what a tile sees around itself, such a multiple; the receptive radius of the generator if not given.
-        norm: what images larger than a tile are normalised by: statistics that all tiles share ("slide"), that change
-            smoothly between tiles ("dense"), or the tile's own ("tile", leaves seams). Statistics that are given serve
-            every image, whatever its size.
+        halo_px: margin read around each tile, such a multiple; the receptive radius of the generator if not given.
+        norm: what images larger than a tile are normalised by: statistics that all tiles share, that change smoothly
+            between tiles, or the tile's own, which leaves seams. Statistics that are given serve every image, whatever
+            its size.
 
     Returns:
         The same shape, uint8.
@@ -95,7 +95,7 @@ def stain_files(
     *,
     tile_px: int = TILE_PX,
     halo_px: int | None = None,
-    norm: Norm | NormStatistics = "slide",
+    norm: Norm = SlideNorm(),
     overwrite: bool = False,
     on_stained: Callable[[Job, RGB, RGB], None] = lambda *_: None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -190,9 +190,9 @@ def _groups(sizes: Mapping[Job, tuple[int, int]]) -> Iterator[list[Job]]:
         yield from (jobs[start : start + count] for start in range(0, len(jobs), count))
 
 
-def _with_statistics(generator: Stainer, norm: Norm | NormStatistics) -> tuple[Stainer, Norm]:
+def _with_statistics(generator: Stainer, norm: Norm) -> tuple[Stainer, Norm]:
     """A generator with fixed statistics, where these are given, needs no policy any more."""
-    return (generator, norm) if isinstance(norm, str) else (freeze(generator, norm), "tile")
+    return (freeze(generator, norm.statistics), TileNorm()) if isinstance(norm, SharedNorm) else (generator, norm)
 
 
 def _stain_each(
@@ -215,8 +215,8 @@ def _stain_each(
     width, height = (max(-(-side // multiple) * multiple, generator.smallest_px) for side in (width, height))
     cut = list(tiles((width, height), tile_px, halo_px, multiple))
     if len(cut) == 1 or not instance_norms(generator):
-        norm = "tile"
-    together = len(images) if norm == "tile" else 1  # otherwise each image has statistics of its own
+        norm = TileNorm()
+    together = len(images) if isinstance(norm, TileNorm) else 1  # otherwise each image has statistics of its own
     with evaluating(generator), _memory_in_words(generator, cut[0].window):
         for start in range(0, len(images), together):
             network = tiled_network(generator, norm, (width, height), partial(_read, images[start]), tile_px=tile_px)
@@ -265,7 +265,7 @@ def _memory_in_words(generator: Stainer, window: Box) -> Iterator[None]:
 
 
 def _check_pieces(generator: Stainer, norm: Norm, tile_px: int, width: int, height: int, name: str = "") -> None:
-    if norm != "tile" and max(width, height) > tile_px and sees_whole_images(generator):
+    if not isinstance(norm, TileNorm) and max(width, height) > tile_px and sees_whole_images(generator):
         raise InputError(
             f"{name}{width} x {height} px is larger than a tile of {tile_px} px, and the published test looks at whole "
             "images; give larger tiles, or choose the norm 'tile', which leaves seams"

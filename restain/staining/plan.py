@@ -1,22 +1,27 @@
-"""Decides, before any network runs, what of a slide is stained: area, tiles with tissue, their windows, the disk."""
+"""Decides, before any network runs, what of a slide is stained, in which pieces, and what memory and disk they take."""
 
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError
+from restain.networks.norm import instance_norms
+from restain.networks.stainer import Stainer
 from restain.polygons import Roi
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
 from restain.slides.reader import Slide
-from restain.slides.rois import coarse_mask
-from restain.slides.tiling import Box, Tile
-from restain.slides.tissue import TissueMask
+from restain.slides.rois import coarse_mask, load_roi
+from restain.slides.tiling import Box, Tile, spans
+from restain.slides.tissue import TissueMask, find_tissue
+from restain.staining.model import Model
+from restain.staining.policies import DenseNorm, Norm, TileNorm, check_norm
+from restain.staining.settings import SlideSettings
 
 _ENCODED_PX = 512
 """Side of a tile in the file, where the network's tiles allow it."""
@@ -26,6 +31,15 @@ _SAMPLED = 8
 """Tiles that are encoded to learn how much disk the result takes."""
 _PYRAMID, _COPIES, _RESERVE = 4 / 3, 2, 1.2
 """All levels against the first; spool and result; what the estimate may be wrong by."""
+
+
+PASS_BYTES = 1_200_000_000
+"""What a pass on a CPU may take; with all that stays beside it, less than 2 GB."""
+
+_TAKEN: dict[type[Norm], int] = {TileNorm: 40, DenseNorm: 50}
+"""Bytes for each px that a pass sees and each channel of the first convolution, float32; `benchmarks/slide_memory.py`
+measures them. Networks whose norms are folded take the least."""
+_TAKEN_FOLDED = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,10 @@ class Plan:
     """None where everything is stained."""
     drawn: Roi | None = None
     """Polygons outside which nothing is stained; `tissue` is then their coarse mask."""
+    batch: int = 1
+    """Tiles that go through the network together."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing, such as where micrometres per pixel come from."""
 
     def read(self, window: Box) -> RGB:
         """The pixels of a box, H x W x 3."""
@@ -63,10 +81,11 @@ class Plan:
 
     def tiles(self, tile_px: int) -> Iterator[Tile]:
         """Tiles over the area, row by row, of which the core has tissue; like `restain.slides.tiling.tiles`."""
-        columns = list(_spans(self.area.x, self.area.width, self.size[0], tile_px, self.halo_px))
-        for (y, height), (window_y, window_height) in _spans(
-            self.area.y, self.area.height, self.size[1], tile_px, self.halo_px
-        ):
+        parts = (self.area.x, self.area.width), (self.area.y, self.area.height)
+        columns, rows = (
+            list(spans(length, tile_px, self.halo_px, part)) for length, part in zip(self.size, parts, strict=True)
+        )
+        for (y, height), (window_y, window_height) in rows:
             for (x, width), (window_x, window_width) in columns:
                 if self.has_tissue(core := Box(x, y, width, height)):
                     yield Tile(core, Box(window_x, window_y, window_width, window_height))
@@ -98,6 +117,77 @@ class Plan:
             for column in range(x // side, -(-(x + core.width) // side)):
                 if self.has_tissue(self.box(position := Position(0, row, column))):
                     yield position
+
+
+def plan_of(model: Model, slide: Slide, settings: SlideSettings) -> Plan:
+    """Decide what of a slide a model stains, at which scale, and in which pieces.
+
+    On a CPU tiles and batches are made so small that a pass takes no more than `PASS_BYTES`.
+
+    Raises:
+        InputError: statistics that are given belong to another model, or a halo takes too much memory and adds nothing.
+        InputError, MissingError: as in `find_tissue`, `load_roi` and `make_plan`.
+    """
+    check_norm(settings.norm, model.sha256)  # a wrong one is said before any work
+    mpp, notes = _model_mpp(model, slide, settings)
+    halo_px = model.generator.halo_px if settings.halo_px is None else settings.halo_px
+    tile_px, multiple = settings.tile_px, model.generator.multiple
+    most = most_px(model.generator, settings.norm) if model.device.type == "cpu" else None
+    if most is not None:
+        tile_px = fitting_tile(tile_px, halo_px, most, multiple)
+        if halo_px > model.generator.halo_px and (tile_px + 2 * halo_px) ** 2 > most:
+            raise InputError(
+                f"halo of {halo_px} px: a pass would take more than 1.2 GB of memory; the network sees "
+                f"{model.generator.halo_px} px around a tile, and more changes nothing"
+            )
+    if tile_px != settings.tile_px:
+        notes.append(f"tiles of {tile_px} px: those of {settings.tile_px} px would take more than 1.2 GB of memory")
+    plan = make_plan(
+        slide,
+        mpp,
+        tile_px=tile_px,
+        halo_px=halo_px,
+        multiple=multiple,
+        region=settings.region,
+        tissue=find_tissue(slide) if settings.tissue_mask and not settings.rois else None,
+        drawn=load_roi(settings.rois, slide) if settings.rois else None,
+    )
+    return replace(plan, batch=_batch(settings, (tile_px + 2 * halo_px) ** 2, most), notes=tuple(notes))
+
+
+def _model_mpp(model: Model, slide: Slide, settings: SlideSettings) -> tuple[float, list[str]]:
+    """Micrometres per pixel at which the network works, and what to say of it."""
+    notes = [f"{slide.mpp:.4g} µm per px, {slide.mpp_origin}"]
+    wanted = settings.model_mpp or model.mpp
+    if wanted is None:
+        notes.append("the model does not record its µm per px, so the slide is read as it is")
+        return slide.mpp, notes
+    if slide.scale(wanted) != 1:
+        change = "reduced" if slide.scale(wanted) > 1 else "enlarged, which adds no detail,"
+        notes.append(f"{change} to {wanted:.4g} µm per px, which the model was trained at")
+    return wanted, notes
+
+
+def _batch(settings: SlideSettings, window_px: int, most: int | None) -> int:
+    """How many windows go through the network together; together they take up to twice as much per px."""
+    if isinstance(settings.norm, DenseNorm):  # each place has statistics of its own
+        return 1
+    batch = settings.batch or (2 if most is None else 1)
+    return batch if most is None else max(1, min(batch, most // 2 // window_px))
+
+
+def most_px(network: Stainer, norm: Norm) -> int:
+    """How many px a pass may see on a CPU, all windows of a batch together, under a norm policy."""
+    taken = _TAKEN.get(type(norm), _TAKEN_FOLDED) if instance_norms(network) else _TAKEN_FOLDED
+    return PASS_BYTES // (taken * network.config.width)
+
+
+def fitting_tile(tile_px: int, halo_px: int, most: int, multiple: int = 4) -> int:
+    """Halve a tile until its window has at most `most` px; it stays a multiple of 16, of `multiple`, and positive."""
+    step = math.lcm(16, multiple)
+    while (tile_px + 2 * halo_px) ** 2 > most and tile_px >= 2 * step:
+        tile_px = tile_px // 2 // step * step
+    return tile_px
 
 
 def make_plan(
@@ -150,7 +240,7 @@ def make_plan(
         least = 1 << math.isqrt(area.width * area.height // _MOST_TILES).bit_length()
         raise InputError(
             f"{slide.path}: {area.width} x {area.height} px are more than a million tiles of {encoded_px} px, in which "
-            f"tiles of {tile_px} px are kept; choose a --tile-px that is a multiple of {least}"
+            f"tiles of {tile_px} px are kept; choose tiles that are a multiple of {least} px"
         )
     return Plan(
         slide,
@@ -190,14 +280,5 @@ def check_disk(out: Path, needed: int, there: int) -> None:
     if free < needed - there:
         raise OutputError(
             f"{out} will take about {(needed - there) / 1e9:.2f} GB while it is made, but only {free / 1e9:.2f} GB are "
-            "free; make room, choose another place, or compress more (--compression compact, a lower --quality)"
+            "free; make room, choose another place, or compress more (compact JPEG, a lower quality)"
         )
-
-
-def _spans(
-    first: int, count: int, length: int, tile_px: int, halo_px: int
-) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Start and length of each core and of its window, along one side; windows are moved inward at the borders."""
-    window = min(length, tile_px + 2 * halo_px)
-    for start in range(first, first + count, tile_px):
-        yield (start, min(tile_px, first + count - start)), (min(max(start - halo_px, 0), length - window), window)

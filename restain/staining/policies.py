@@ -1,8 +1,10 @@
-"""What the tiles of one image are normalised by: the norm policies, each as a function that stains windows."""
+"""Norm policies: what the tiles of one image are normalised by. Each is a type; `find_norm` turns words into one."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,18 +17,100 @@ from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, tiles
 from restain.staining.dense import dense_statistics, stain_densely
-from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_statistics
+from restain.staining.statistics import SAMPLE_PX, check_model, read_statistics, sample_statistics, serialised
 
 RGB = NDArray[np.uint8]
 
-Norm = Literal["slide", "dense", "tile"]
-"""`slide`: statistics over a sample of tiles together, the same for all. `dense`: those of single tiles, interpolated
-from pixel to pixel. `tile`: each tile has its own, as in the published code; leaves seams."""
 
-NORMS: tuple[Norm, ...] = get_args(Norm)
+@dataclass(frozen=True)
+class SlideNorm:
+    """Statistics over a sample of tiles together, the same for all tiles of an image."""
+
+    word: ClassVar[str] = "slide"
+
+
+@dataclass(frozen=True)
+class DenseNorm:
+    """Statistics of single tiles, interpolated from pixel to pixel."""
+
+    word: ClassVar[str] = "dense"
+
+
+@dataclass(frozen=True)
+class TileNorm:
+    """Statistics of each tile alone, as in the published code; leaves seams."""
+
+    word: ClassVar[str] = "tile"
+
+
+@dataclass(frozen=True)
+class SharedNorm:
+    """Statistics that are given, such as those of another slide or of a cohort; they serve every image."""
+
+    statistics: NormStatistics = field(repr=False, compare=False)
+    model: str = ""
+    """The sha256 of the weights that they belong to, where it is known."""
+    path: Path | None = None
+    """The file that they come from."""
+
+    @property
+    def word(self) -> str:
+        """As the provenance of a slide says it."""
+        return str(self.path or "given")
+
+    @property
+    def digest(self) -> str:
+        """A hash of the statistics."""
+        return hashlib.sha256(serialised(self.statistics, self.model)).hexdigest()
+
+    @classmethod
+    def read(cls, path: Path) -> "SharedNorm":
+        """Read a file of statistics.
+
+        Raises:
+            MissingError, InputError: as in `read_statistics`.
+        """
+        statistics, model = read_statistics(path)
+        return cls(statistics, model, path)
+
+
+Norm = SlideNorm | DenseNorm | TileNorm | SharedNorm
+
+POLICIES: Mapping[str, Norm] = {norm.word: norm for norm in (SlideNorm(), DenseNorm(), TileNorm())}
+"""The policies that need nothing but their name."""
 
 Network = Callable[[Tensor, Box], Tensor]
 """Stains windows, N x 3 x H x W in [-1, 1] on any device, that lie at one place of N images."""
+
+
+def find_norm(words: str) -> Norm:
+    """Read what a user asks for: the name of a policy, whatever files are called so, or a file of statistics.
+
+    Args:
+        words: a name in `POLICIES`, or a path.
+
+    Raises:
+        InputError, MissingError: as in `SharedNorm.read`; or it is neither.
+    """
+    if words in POLICIES:
+        return POLICIES[words]
+    if not Path(words).suffix:
+        raise InputError(f"norm '{words}': expected {', '.join(POLICIES)}, or a file of statistics (*.safetensors)")
+    return SharedNorm.read(Path(words))
+
+
+def check_norm(norm: Norm, model: str) -> None:
+    """Check that statistics that are given belong to a model.
+
+    Args:
+        norm: the policy.
+        model: sha256 of the weights.
+
+    Raises:
+        InputError: they belong to another one.
+    """
+    if isinstance(norm, SharedNorm):
+        check_model(norm.path or "the statistics", norm.model, model)
 
 
 def tiled_network(
@@ -39,36 +123,24 @@ def tiled_network(
         norm: the policy. Without instance norm in the generator, all give the same.
         size: width and height of the image in px, multiples of the generator's.
         read: the pixels of a box, H x W x 3 uint8.
-        tile_px: side of the tiles, such a multiple; `dense` takes its statistics from them.
+        tile_px: side of the tiles, such a multiple; dense normalisation takes its statistics from them.
 
     Raises:
         InputError: tiles are to share statistics, and the generator is to take those of each image.
+        ShapeError: the statistics given belong to another generator.
     """
-    if norm != "tile":
+    if not isinstance(norm, TileNorm):
         check_local(generator)
     device = next(generator.parameters()).device
-    if norm == "dense":
-        grid = dense_statistics(generator, size, read, tile_px=tile_px)
-        return lambda windows, place: torch.cat(
-            [stain_densely(generator, grid, window[None], place) for window in windows.to(device)]
-        )
-    if norm == "slide" and instance_norms(generator):
-        candidates = list(tiles(size, SAMPLE_PX, generator.halo_px, generator.multiple))
-        generator = freeze(generator, sample_statistics(generator, candidates, read))
+    match norm:
+        case DenseNorm():
+            grid = dense_statistics(generator, size, read, tile_px=tile_px)
+            return lambda windows, place: torch.cat(
+                [stain_densely(generator, grid, window[None], place) for window in windows.to(device)]
+            )
+        case SlideNorm() if instance_norms(generator):
+            candidates = list(tiles(size, SAMPLE_PX, generator.halo_px, generator.multiple))
+            generator = freeze(generator, sample_statistics(generator, candidates, read))
+        case SharedNorm():
+            generator = freeze(generator, norm.statistics)
     return lambda windows, _: generator(windows.to(device))
-
-
-def find_norm(given: str, model: str = "") -> Norm | NormStatistics:
-    """Read what a user asks for: the name of a policy, or a file of statistics.
-
-    Args:
-        given: one of `NORMS`, or a path.
-        model: as in `load_statistics`.
-
-    Raises:
-        InputError, MissingError: as in `load_statistics`; or it is neither.
-    """
-    policy: Norm | None = next((norm for norm in NORMS if norm == given), None)
-    if policy is None and not Path(given).suffix:
-        raise InputError(f"--norm {given}: expected one of {', '.join(NORMS)}, or a file of statistics (*.safetensors)")
-    return policy or load_statistics(Path(given), model=model)

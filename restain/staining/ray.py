@@ -12,7 +12,8 @@ from pathlib import Path
 from restain.errors import RestainError
 from restain.staining.archive import ArchiveOutcome, Result, attempt
 from restain.staining.jobs import SlideJob
-from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.model import Model, load_model
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import Extra
 from restain.workers.ray import LOCAL, TaskError, connected
 
@@ -69,12 +70,7 @@ def stain_on_ray(
 
 def _anywhere(settings: SlideSettings) -> SlideSettings:
     """The same for workers that were started in another folder."""
-    norm, rois = Path(settings.norm), settings.rois
-    return replace(
-        settings,
-        norm=str(norm.absolute()) if norm.is_file() else settings.norm,
-        rois=rois and rois.absolute(),
-    )
+    return replace(settings, rois=settings.rois and settings.rois.absolute())
 
 
 @lru_cache(maxsize=1)

@@ -1,17 +1,14 @@
 """What staining a slide needs to know, and what it tells afterwards."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from restain.checkpoint import load_generator, read_info
 from restain.errors import InputError
-from restain.networks.stainer import Stainer
 from restain.slides.codec import Codec
 from restain.slides.reader import SANE_MPP
+from restain.staining.policies import Norm, SlideNorm
 
 SLIDE_TILE_PX = 1024
 """Side of what the network adds to a slide at a time: with a halo of 72 px, three quarters of what it computes."""
@@ -21,46 +18,16 @@ OnProgress = Callable[[int, int, float, float], None]
 
 
 @dataclass(frozen=True)
-class Model:
-    """A generator and what its checkpoint says of it."""
-
-    generator: Stainer
-    sha256: str
-    """Of the weights."""
-    mpp: float | None = None
-    """Micrometres per pixel that it was trained at."""
-    stain: str | None = None
-    name: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """What else the checkpoint's header holds, such as what its training H&E looks like."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.generator.parameters()).device
-
-
-def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
-    """Load a generator for staining slides.
-
-    Raises:
-        MissingError, CheckpointError: as in `load_generator`.
-    """
-    info = read_info(path)
-    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, info.extra)
-
-
-@dataclass(frozen=True)
 class SlideSettings:
     """How slides are stained."""
 
-    norm: str = "slide"
-    """`slide`, `dense`, `tile`, or a file of statistics; see `restain.staining.policies`."""
+    norm: Norm = SlideNorm()
+    """What tiles are normalised by."""
     codec: Codec = field(default_factory=Codec)
     tile_px: int = SLIDE_TILE_PX
     """A multiple of 16, of 256 for the U-Net; on a CPU it is halved until a pass takes 1.2 GB."""
     halo_px: int | None = None
-    """What a tile sees around itself; the generator's receptive radius if not given."""
+    """Margin read around each tile; the generator's receptive radius if not given."""
     mpp: float | None = None
     """Micrometres per pixel of the slide, where it has none or wrong ones."""
     model_mpp: float | None = None
@@ -76,7 +43,7 @@ class SlideSettings:
     bfloat16: bool = False
     """Compute in bfloat16: three times as fast on a CPU with AMX; colours are off by about two grey levels."""
     engine: Literal["torch", "openvino"] = "torch"
-    """What runs the network. OpenVINO is for CPUs and for the policy `slide` or a file of statistics."""
+    """What runs the network. OpenVINO is for CPUs and for statistics that all tiles share."""
     workers: int = 2
     """Threads that read, and as many that encode."""
 
@@ -85,7 +52,7 @@ class SlideSettings:
         low, high = SANE_MPP
         if self.model_mpp is not None and not low <= self.model_mpp <= high:
             raise InputError(
-                f"--model-mpp {self.model_mpp:g} is out of range; expected {low} to {high} micrometres per pixel"
+                f"model_mpp {self.model_mpp:g} is out of range; expected {low} to {high} micrometres per pixel"
             )
 
 

@@ -25,12 +25,13 @@ from restain.slides.identity import content_key, job_key
 from restain.slides.layout import Position
 from restain.slides.reader import Slide
 from restain.slides.tiff import Description
-from restain.slides.writer import SlideWriter
-from restain.staining.memory import most_px
-from restain.staining.plan import Plan, Work, check_disk, needed_bytes
-from restain.staining.policies import Network
-from restain.staining.prepare import background_of, network_of, plan_of
-from restain.staining.settings import Model, SlideSettings
+from restain.slides.tissue import TissueMask, find_tissue
+from restain.slides.writer import BACKGROUND, Colour, SlideWriter
+from restain.staining.engines import network_of
+from restain.staining.model import Model
+from restain.staining.plan import Plan, Work, check_disk, needed_bytes, plan_of
+from restain.staining.policies import DenseNorm, Network, SharedNorm, TileNorm
+from restain.staining.settings import SlideSettings
 from restain.workers.memory import reused_memory, steady_memory
 
 STATISTICS = "statistics.safetensors"
@@ -56,13 +57,11 @@ class Sitting:
             InputError, MissingError: as in `plan_of`; or there is nothing to stain.
         """
         self.model, self.out, self.settings = model, out, settings
-        self.notes: list[str] = []
-        """What is worth knowing."""
-        self.plan = plan_of(model, slide, settings, self.notes)
+        self.plan = plan_of(model, slide, settings)
         self.work = self.plan.work()
         """All that the network has to do."""
         if not self.work:
-            raise InputError(f"{slide.path}: no tissue there; choose another region, or --no-tissue-mask")
+            raise InputError(f"{slide.path}: no tissue there; choose another region, or stain without tissue mask")
         self.job = job_name(model, slide, settings)
         self._stack = ExitStack()
         self._network: Network | None = None
@@ -108,23 +107,9 @@ class Sitting:
         return self._network
 
     @cached_property
-    def together(self) -> int:
-        """Windows that go through the network together."""
-        if self.settings.norm == "dense":  # each place has statistics of its own
-            return 1
-        together = self.settings.batch or (1 if self.model.device.type == "cpu" else 2)
-        if self.model.device.type == "cpu":
-            window_px = (self.plan.tile_px + 2 * self.plan.halo_px) ** 2
-            most = (
-                most_px(self.model.generator, self.settings.norm) // 2
-            )  # together they take up to twice as much per px
-            together = max(1, min(together, most // window_px))
-        return together
-
-    @cached_property
     def batches(self) -> list[list[Work]]:
         """All the work, in the batches in which it is always done."""
-        return [self.work[start : start + self.together] for start in range(0, len(self.work), self.together)]
+        return [self.work[start : start + self.plan.batch] for start in range(0, len(self.work), self.plan.batch)]
 
     def read(self, one: Work) -> RGB:
         """What the network sees for one piece of work."""
@@ -145,7 +130,7 @@ class Sitting:
 
     def stain_at(self, index: int) -> set[Position]:
         """Stain the batch that a piece of work belongs to, and keep it; returns the tiles that are finished by it."""
-        batch = self.batches[index // self.together]
+        batch = self.batches[index // self.plan.batch]
         tiles = self.encode(batch, self.stain(batch, [self.read(one) for one in batch]))
         self.writer.put(tiles)
         return {position for position, _ in tiles}
@@ -153,7 +138,7 @@ class Sitting:
     @property
     def _is_folded(self) -> bool:
         """Whether the network runs without norms, see `restain.networks.norm.freeze`."""
-        return self.settings.norm not in ("dense", "tile") and isinstance(self.model.generator, Generator)
+        return not isinstance(self.settings.norm, DenseNorm | TileNorm) and isinstance(self.model.generator, Generator)
 
     def _drawn(self, rgb: RGB, inside: NDArray[np.bool_] | None) -> RGB:
         """Put the colour of glass where nobody has drawn."""
@@ -165,16 +150,17 @@ class Sitting:
 def job_name(model: Model, slide: Slide, settings: SlideSettings) -> str:
     """Names everything that the pixels depend on."""
     files = {}
-    for name, given in (("norm", settings.norm), ("rois", settings.rois)):
-        if given and Path(given).is_file():
-            files[name] = hashlib.sha256(Path(given).read_bytes()).hexdigest()
+    if isinstance(settings.norm, SharedNorm):
+        files["norm"] = settings.norm.digest
+    if settings.rois and settings.rois.is_file():
+        files["rois"] = hashlib.sha256(settings.rois.read_bytes()).hexdigest()
     return job_key(
         {
             "slide": content_key(slide.path),
             "slide mpp": slide.mpp,
             "model": model.sha256,
             "model mpp": settings.model_mpp or model.mpp,
-            "norm": "a file" if "norm" in files else settings.norm,
+            "norm": "a file" if "norm" in files else settings.norm.word,
             "settings": [settings.tile_px, settings.halo_px, settings.region, settings.tissue_mask],
             "rois": settings.rois is not None,
             "files": files,
@@ -202,7 +188,7 @@ def _describe(model: Model, plan: Plan, settings: SlideSettings, job: str) -> De
             "model": model.name,
             "model sha256": model.sha256,
             "model mpp": f"{plan.mpp:.6g}",
-            "norm": settings.norm,
+            "norm": settings.norm.word,
             "tile": f"{plan.tile_px} px, halo {plan.halo_px} px, batch {settings.batch or 'not given'}",
             "arithmetic": f"{'bfloat16' if settings.bfloat16 else 'float32'}, {settings.engine} on {model.device.type}",
             "compression": settings.codec.words,
@@ -226,9 +212,52 @@ def memory_in_words(plan: Plan) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RestainError(
-            f"tiles of {plan.tile_px} px do not fit into the memory; choose a smaller --tile-px or --batch"
+            f"tiles of {plan.tile_px} px do not fit into the memory; choose smaller tiles or batches"
         ) from error
 
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+
+
+def background_of(network: Network, work: Sequence[Work], plan: Plan, writer: SlideWriter) -> Colour:
+    """The colour that the network gives to glass, so that what is left out looks like what is not.
+
+    From the tile with most glass, where one has some; else that of clean glass.
+    """
+    if noted := writer.spool.note("background"):
+        red, green, blue = map(int, noted.split())
+        return red, green, blue
+    colour = BACKGROUND
+    if tissue := _tissue_known(plan):
+        scale = plan.slide.scale(plan.mpp)
+        shares = [
+            tissue.share(*(side * scale for side in (core.x, core.y, core.width, core.height)))
+            for core in (one.tile.core for one in work)
+        ]
+        least = int(np.argmin(shares))
+        if shares[least] < 0.9:
+            colour = _glass(network, work[least], plan)
+    writer.spool.set_note("background", " ".join(map(str, colour)))
+    return colour
+
+
+def _tissue_known(plan: Plan) -> TissueMask | None:
+    """The tissue of a slide that is not stained everywhere; drawn polygons do not tell it."""
+    if not plan.drawn:
+        return plan.tissue
+    try:
+        return find_tissue(plan.slide)
+    except InputError:  # there is none, so that nothing says what is glass
+        return None
+
+
+def _glass(network: Network, work: Work, plan: Plan) -> Colour:
+    """Median colour that the network gives to the lightest tenth of a tile."""
+    window = work.tile.window
+    rgb = plan.read(window)
+    virtual = to_uint8(network(to_tensor(rgb), window))[0]
+    brightness = rgb.min(axis=2)
+    glass = virtual[brightness >= np.quantile(brightness, 0.9)]
+    red, green, blue = (int(value) for value in np.median(glass, axis=0))
+    return red, green, blue

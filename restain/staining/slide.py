@@ -26,8 +26,10 @@ from restain.slides.ngff import is_ngff
 from restain.slides.reader import open_slide
 from restain.slides.spool import forget_spool
 from restain.slides.tissue import save_tissue
+from restain.staining.model import Model, load_model
 from restain.staining.plan import Work
-from restain.staining.settings import Model, OnProgress, SlideReport, SlideSettings, load_model
+from restain.staining.policies import SharedNorm
+from restain.staining.settings import OnProgress, SlideReport, SlideSettings
 from restain.staining.sitting import STATISTICS, Sitting, job_name
 from restain.staining.statistics import load_statistics, save_statistics
 from restain.workers.threads import ahead
@@ -99,7 +101,7 @@ def stain_slide(
         sitting = Sitting(model, slide, out, settings)
         report = SlideReport(out, skipped=True) if whole else _stain(sitting, on_progress)
         notes = extra.make(sitting, on_progress) if extra else []
-    return replace(report, notes=[*sitting.notes, *report.notes, *notes])
+    return replace(report, notes=[*sitting.plan.notes, *report.notes, *notes])
 
 
 def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
@@ -112,7 +114,8 @@ def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
             sitting.prepare()
         megapixels = _stain_batches(sitting, seconds, on_progress)
         with _clock(seconds, "pyramid and file"):
-            given = {path.resolve() for path in (settings.rois, Path(settings.norm)) if path}
+            norm_file = settings.norm.path if isinstance(settings.norm, SharedNorm) else None
+            given = {path.resolve() for path in (settings.rois, norm_file) if path}
             for ending in BESIDE_SLIDES:
                 if beside(out, ending).resolve() not in given:
                     beside(out, ending).unlink(missing_ok=True)  # of another result
@@ -149,7 +152,7 @@ def _stain_batches(sitting: Sitting, seconds: dict[str, float], on_progress: OnP
             return sitting.encode(*stained)
 
     with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as encoders:
-        windows = ahead(readers, read, (one for batch in todo for one in batch), 2 * max(sitting.together, workers))
+        windows = ahead(readers, read, (one for batch in todo for one in batch), 2 * max(sitting.plan.batch, workers))
         stained = (stain(batch, list(islice(windows, len(batch)))) for batch in todo)
         for batch, tiles in zip(todo, ahead(encoders, encode, stained, workers + 1), strict=True):
             with _clock(seconds, "keeping"):

@@ -77,6 +77,20 @@ def _morton(x: int, y: int) -> int:
     return sum(((x >> bit & 1) | (y >> bit & 1) << 1) << 2 * bit for bit in range(32))
 
 
+def serialised(statistics: NormStatistics, model: str = "") -> bytes:
+    """Statistics as the bytes of a safetensors file.
+
+    Args:
+        statistics: from `joint_statistics`.
+        model: as in `save_statistics`.
+    """
+    tensors = {}
+    for name, moments in statistics.items():
+        tensors[f"{name}.mean"] = moments.mean.cpu().contiguous()
+        tensors[f"{name}.variance"] = moments.variance.cpu().contiguous()
+    return safetensors.torch.save(tensors, {_FORMAT_KEY: _FORMAT, _MODEL_KEY: model})
+
+
 def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") -> None:
     """Write statistics to a safetensors file.
 
@@ -88,25 +102,16 @@ def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") 
     Raises:
         OutputError: the file cannot be written.
     """
-    tensors = {}
-    for name, moments in statistics.items():
-        tensors[f"{name}.mean"] = moments.mean.cpu().contiguous()
-        tensors[f"{name}.variance"] = moments.variance.cpu().contiguous()
-    contents = safetensors.torch.save(tensors, {_FORMAT_KEY: _FORMAT, _MODEL_KEY: model})
     with atomic_path(path) as temporary:
-        temporary.write_bytes(contents)
+        temporary.write_bytes(serialised(statistics, model))
 
 
-def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
-    """Read statistics.
-
-    Args:
-        path: a file that `save_statistics` wrote.
-        model: the sha256 of the checkpoint they are meant for; not checked where one of the two is not known.
+def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
+    """Read statistics, and the sha256 of the weights that they belong to, empty where it is not known.
 
     Raises:
         MissingError: there is no such file.
-        InputError: it is damaged or something else, or was made with another model.
+        InputError: it is damaged or something else.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -118,11 +123,34 @@ def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
         raise InputError(f"{path} is not a file of statistics, or cut short ({error}); make it again") from error
     if header.get(_FORMAT_KEY) != _FORMAT:
         raise InputError(f"{path} holds no statistics that this restain can read; give one that lies beside a result")
-    made_with = header.get(_MODEL_KEY)
+    names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
+    statistics = {name: Moments(tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name in names}
+    return statistics, header.get(_MODEL_KEY) or ""
+
+
+def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
+    """Read the statistics of a model.
+
+    Args:
+        path: a file that `save_statistics` wrote.
+        model: the sha256 of the checkpoint they are meant for; not checked where one of the two is not known.
+
+    Raises:
+        MissingError, InputError: as in `read_statistics`; or they were made with another model.
+    """
+    statistics, made_with = read_statistics(path)
+    check_model(path, made_with, model)
+    return statistics
+
+
+def check_model(name: object, made_with: str, model: str) -> None:
+    """Check that statistics serve a model, by the sha256 of its weights; not where one of the two is not known.
+
+    Raises:
+        InputError: they belong to another one.
+    """
     if model and made_with and made_with != model:
         raise InputError(
-            f"{path} was made with another model (its weights begin with {made_with[:12]}, those given with "
+            f"{name} was made with another model (its weights begin with {made_with[:12]}, those given with "
             f"{model[:12]}); statistics serve only the model that they were made with"
         )
-    names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
-    return {name: Moments(tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name in names}

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError
 from restain.slides.identity import job_key
+from restain.staining.policies import DenseNorm, Norm
 from restain.trust.disagreement import RGB, Floats
 from restain.trust.familiarity import Familiarity
 
@@ -16,13 +17,13 @@ _UNKNOWN = 200
 _UNLIKE = (0, 220, 220)
 
 
-def check_norm(norm: object) -> None:
+def check_turnable(norm: Norm) -> None:
     """Refuse a norm policy under which an image cannot be turned.
 
     Raises:
-        InputError: it is `dense`.
+        InputError: it is dense.
     """
-    if norm == "dense":
+    if isinstance(norm, DenseNorm):
         raise InputError(
             "trust maps cannot be combined with dense normalisation, whose statistics depend on position; "
             "choose slide, tile or a file of statistics"

@@ -13,14 +13,15 @@ from restain.image import save_image, to_tensor, to_uint8
 from restain.metrics.trust import read_table, write_table
 from restain.networks.norm import evaluating
 from restain.slides.tiling import Box
+from restain.staining.model import Model
 from restain.staining.plan import Plan
 from restain.staining.policies import Network
-from restain.staining.settings import Model, OnProgress, SlideSettings
+from restain.staining.settings import OnProgress, SlideSettings
 from restain.staining.sitting import Sitting, memory_in_words
 from restain.stains import to_unit
 from restain.trust.disagreement import RGB, Floats, disagreement, under_symmetries
 from restain.trust.familiarity import BLOCK_PX, Familiarity, familiarity_of
-from restain.trust.maps import check_norm, made_with, paint
+from restain.trust.maps import check_turnable, made_with, paint
 
 _SHOWN_PX = 4
 """Side of a block in the picture."""
@@ -56,7 +57,7 @@ class SlideMaps:
         Raises:
             InputError: it is `dense`.
         """
-        check_norm(settings.norm)
+        check_turnable(settings.norm)
 
     def is_made(self, model: Model, out: Path) -> bool:
         """Whether both files are there, and are those that this model would give again."""

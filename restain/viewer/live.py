@@ -21,8 +21,9 @@ from restain.slides.layout import Layout, Position
 from restain.slides.reader import Slide
 from restain.slides.spooled import SpooledSource
 from restain.slides.tiling import Box
-from restain.staining.prepare import plan_of
-from restain.staining.settings import Model, SlideSettings
+from restain.staining.model import Model
+from restain.staining.plan import plan_of
+from restain.staining.settings import SlideSettings
 from restain.staining.sitting import Sitting
 from restain.viewer.pictures import Cache, children
 
@@ -53,7 +54,7 @@ class LiveStain:
             InputError, MissingError: as in `plan_of`.
         """
         self._model, self._slide, self._out, self._settings, self._publish = model, slide, out, settings, publish
-        everything = plan_of(model, slide, replace(settings, tissue_mask=False), [])  # tissue is looked for later
+        everything = plan_of(model, slide, replace(settings, tissue_mask=False))  # tissue is looked for later
         self.layout: Layout = everything.layout
         self.mpp = everything.mpp
         self.phase, self.message = "waiting", ""

@@ -19,7 +19,8 @@ from restain.registration.transform import Scan, Transform, read_transform
 from restain.slides.identity import job_of
 from restain.slides.reader import Slide, open_slide
 from restain.slides.tissue import find_tissue
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.model import load_model
+from restain.staining.settings import SlideSettings
 from restain.staining.sitting import job_name
 from restain.viewer.guard import new_token
 from restain.viewer.live import LiveStain

@@ -19,6 +19,7 @@ from restain.networks.published_test import DrawnDropout, published_test, sees_w
 from restain.networks.stainer import Stainer
 from restain.networks.unet import UNet, UNetConfig
 from restain.staining.images import stain, stain_files
+from restain.staining.policies import TileNorm
 
 Make = Callable[[], Stainer]
 
@@ -93,7 +94,7 @@ def test_what_has_no_fixed_statistics_is_not_frozen_or_tiled(network: Stainer, t
     rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     with pytest.raises(InputError, match=r"64 x 48 px is larger than a tile of 32 px, .* larger tiles"):
         stain(tested, rgb, tile_px=32)
-    tiles = stain(tested, rgb[:32], tile_px=32, halo_px=0, norm="tile")
+    tiles = stain(tested, rgb[:32], tile_px=32, halo_px=0, norm=TileNorm())
     assert np.array_equal(tiles, np.concatenate([stain(tested, rgb[:32, :32]), stain(tested, rgb[:32, 32:])], axis=1))
     save_image(tmp_path / "he" / "large.png", rgb)
     save_image(tmp_path / "he" / "small.png", rgb[:32, :32])

@@ -19,7 +19,9 @@ from restain.slides.codec import Codec
 from restain.slides.reader import open_slide
 from restain.slides.rois import coarse_mask, load_roi
 from restain.slides.writer import BACKGROUND
-from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.model import Model, load_model
+from restain.staining.policies import SharedNorm
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.trust.slide import SlideMaps
 
@@ -59,7 +61,7 @@ def drawn_by_pillow() -> NDArray[np.bool_]:
 def test_only_what_was_drawn_is_stained(model: Model, make_slide: MakeSlide, rois: Path, tmp_path: Path) -> None:
     he, whole, part = make_slide(), tmp_path / "whole.ome.tif", tmp_path / "part.ome.tif"
     stain_slide(model, he, whole, PLAIN)
-    norm = str(tmp_path / "whole.statistics.safetensors")
+    norm = SharedNorm.read(tmp_path / "whole.statistics.safetensors")
     report = stain_slide(model, he, part, replace(PLAIN, rois=rois, norm=norm))
     assert report.megapixels < 600 * 430 / 1e6
     virtual, inside = pixels(part), drawn_by_pillow()

@@ -18,8 +18,9 @@ from restain.networks.norm import joint_statistics
 from restain.slides.reader import open_slide
 from restain.staining.cohort import cohort_statistics
 from restain.staining.jobs import SlideJob
-from restain.staining.prepare import plan_of
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.model import load_model
+from restain.staining.plan import plan_of
+from restain.staining.settings import SlideSettings
 from restain.staining.statistics import SAMPLE_PX, load_statistics
 
 MakeSlide = Callable[..., Path]
@@ -34,7 +35,7 @@ def test_the_cohort_of_one_slide_is_the_slide(checkpoint: Path, make_slide: Make
     """600 x 430 px are six tiles; all of them are taken, so that nothing depends on the draw."""
     model, he = load_model(checkpoint), make_slide()
     with open_slide(he) as slide:
-        plan = plan_of(model, slide, ALL, [])
+        plan = plan_of(model, slide, ALL)
         tiles = list(plan.tiles(SAMPLE_PX))
         windows = [to_tensor(plan.read(tile.window)) for tile in tiles]
         inside = [tile.core.within(tile.window).slices for tile in tiles]

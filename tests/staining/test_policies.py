@@ -19,7 +19,7 @@ from restain.networks.norm import freeze, instance_norms, joint_statistics
 from restain.slides.tiling import Box, tiles
 from restain.staining.dense import DenseStatistics, dense_statistics, stain_densely
 from restain.staining.images import stain
-from restain.staining.policies import find_norm
+from restain.staining.policies import DenseNorm, SharedNorm, SlideNorm, TileNorm, check_norm, find_norm
 from restain.staining.statistics import choose, load_statistics, sample_statistics, save_statistics
 
 
@@ -77,8 +77,8 @@ def test_order_batch_and_neighbours_make_no_difference(which: int) -> None:
 def test_tile_size_and_offset_make_no_more_than_rounding(tile_px: int, left: int, top: int, which: int) -> None:
     network, statistics = GENERATORS[which], STATISTICS[which]
     halo = network.halo_px
-    whole = stain(network, IMAGE, norm=statistics)[top:, left:]
-    tiled = stain(network, IMAGE[top:, left:], tile_px=tile_px, norm=statistics)
+    whole = stain(network, IMAGE, norm=SharedNorm(statistics))[top:, left:]
+    tiled = stain(network, IMAGE[top:, left:], tile_px=tile_px, norm=SharedNorm(statistics))
     inside = np.s_[halo if top else 0 :, halo if left else 0 :]
     difference = np.abs(whole[inside].astype(int) - tiled[inside])
     assert difference.max() <= 1
@@ -102,7 +102,10 @@ def test_tiles_show_where_each_has_its_own_statistics_and_nowhere_else() -> None
     untiled = stain(network, SMOOTH)
     untiled_seam, slide_seam, tile_seam, dense_seam = (
         seams(to_tensor(image), 64).item()
-        for image in (untiled, *(stain(network, SMOOTH, tile_px=64, norm=norm) for norm in ("slide", "tile", "dense")))
+        for image in (
+            untiled,
+            *(stain(network, SMOOTH, tile_px=64, norm=norm) for norm in (SlideNorm(), TileNorm(), DenseNorm())),
+        )
     )
     assert abs(slide_seam - untiled_seam) < 0.01
     assert tile_seam > 2 * untiled_seam
@@ -132,29 +135,47 @@ def test_given_statistics_serve_every_image() -> None:
     small = IMAGE[:64, :64]
     with torch.no_grad():
         expected = to_uint8(freeze(network, statistics)(to_tensor(small)))[0]
-    assert np.array_equal(stain(network, small, norm=statistics), expected)
+    assert np.array_equal(stain(network, small, norm=SharedNorm(statistics)), expected)
     assert not np.array_equal(stain(network, small), expected)
 
 
 def test_statistics_survive_their_file(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     save_statistics(path, STATISTICS[0], model="aa")
-    found = find_norm(str(path), "aa")
-    assert not isinstance(found, str)
-    assert found.keys() == STATISTICS[0].keys()
+    found = find_norm(str(path))
+    assert isinstance(found, SharedNorm)
+    assert (found.model, found.path) == ("aa", path)
+    assert found.statistics.keys() == STATISTICS[0].keys()
     for name, moments in STATISTICS[0].items():
-        assert torch.equal(found[name].mean, moments.mean)
-        assert torch.equal(found[name].variance, moments.variance)
-    assert find_norm("dense") == "dense"
+        assert torch.equal(found.statistics[name].mean, moments.mean)
+        assert torch.equal(found.statistics[name].variance, moments.variance)
+    check_norm(found, "aa")
+    with pytest.raises(InputError, match=r"s\.safetensors was made with another model"):
+        check_norm(found, "bb")
     with pytest.raises(InputError, match="made with another model"):
         load_statistics(path, model="bb")
-    with pytest.raises(InputError, match="--norm slyde: expected one of slide, dense, tile"):
+    with pytest.raises(InputError, match="'slyde': expected slide, dense, tile"):
         find_norm("slyde")
     with pytest.raises(MissingError, match=r"none.safetensors does not exist"):
         find_norm("none.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="cut short"):
         load_statistics(path)
+
+
+def test_a_policy_is_a_policy_whatever_files_are_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word, norm in {"slide": SlideNorm(), "dense": DenseNorm(), "tile": TileNorm()}.items():
+        save_statistics(Path(word), STATISTICS[0])
+        assert find_norm(word) == norm
+
+
+def test_the_same_statistics_have_one_digest_wherever_they_lie(tmp_path: Path) -> None:
+    save_statistics(tmp_path / "a.safetensors", STATISTICS[0], model="aa")
+    save_statistics(tmp_path / "b.safetensors", STATISTICS[1], model="aa")
+    one, other = (SharedNorm.read(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert one.digest == SharedNorm(STATISTICS[0], "aa").digest
+    assert one.digest != other.digest
 
 
 @torch.no_grad()

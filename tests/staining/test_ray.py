@@ -16,8 +16,9 @@ from restain.cli import main
 from restain.errors import InputError, RestainError
 from restain.slides.codec import Codec
 from restain.staining.jobs import SlideJob
+from restain.staining.model import load_model
 from restain.staining.ray import stain_on_ray
-from restain.staining.settings import SlideReport, SlideSettings, load_model
+from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import stain_slide
 
 MakeSlide = Callable[..., Path]

@@ -19,8 +19,9 @@ from restain.networks.stainer import Stainer
 from restain.networks.unet import UNet, UNetConfig
 from restain.slides.codec import Codec
 from restain.staining.images import stain
-from restain.staining.policies import NORMS
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.model import load_model
+from restain.staining.policies import POLICIES, Norm, SharedNorm
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import load_statistics
 
@@ -65,11 +66,11 @@ def test_a_smaller_halo_of_a_unet_is_not_enough() -> None:
     assert np.abs(stain(UNET, rgb).astype(int) - stain(UNET, rgb, tile_px=16, halo_px=0)).max() > 1
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_unet_has_no_statistics_to_share(norm: str) -> None:
+@pytest.mark.parametrize("norm", POLICIES.values())
+def test_a_unet_has_no_statistics_to_share(norm: Norm) -> None:
     rgb = photo(60, 70)
     assert not instance_norms(UNET)
-    assert np.array_equal(stain(UNET, rgb, tile_px=16, norm=norm), stain(UNET, rgb, tile_px=16))  # type: ignore[arg-type]  # one of its names
+    assert np.array_equal(stain(UNET, rgb, tile_px=16, norm=norm), stain(UNET, rgb, tile_px=16))
 
 
 @torch.no_grad()
@@ -81,10 +82,10 @@ def test_a_frozen_unet_is_a_copy_unless_it_is_frozen_already() -> None:
     assert freeze(frozen) is frozen
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_three_downsamplings_under_every_norm(norm: str) -> None:
+@pytest.mark.parametrize("norm", POLICIES.values())
+def test_three_downsamplings_under_every_norm(norm: Norm) -> None:
     rgb = photo(100, 70)
-    assert stain(INSTANCE, rgb, tile_px=32, halo_px=16, norm=norm).shape == rgb.shape  # type: ignore[arg-type]  # one of its names
+    assert stain(INSTANCE, rgb, tile_px=32, halo_px=16, norm=norm).shape == rgb.shape
     assert stain(INSTANCE, photo(8, 8)).shape == (8, 8, 3)
 
 
@@ -110,7 +111,9 @@ def test_a_slide_gives_what_one_piece_gives(
     difference = np.abs(found.astype(int) - expected)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-2
-    region = replace(everything, region=(201, 99, 250, 240), norm=str(tmp_path / "out.statistics.safetensors"))
+    region = replace(
+        everything, region=(201, 99, 250, 240), norm=SharedNorm.read(tmp_path / "out.statistics.safetensors")
+    )
     stain_slide(model, tmp_path / "he.ome.tif", tmp_path / "part.ome.tif", region)
     with openslide.OpenSlide(tmp_path / "part.ome.tif") as slide:
         part = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))

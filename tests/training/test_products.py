@@ -17,7 +17,8 @@ from restain.slides.reader import open_slide
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
 from restain.staining.images import stain
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.model import load_model
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.training import Recipe, train
 

@@ -17,9 +17,12 @@ from restain.image import load_image
 from restain.slides.codec import Codec
 from restain.slides.reader import open_slide
 from restain.staining import sitting
+from restain.staining.engines import network_of
 from restain.staining.images import stain
-from restain.staining.prepare import network_of, plan_of
-from restain.staining.settings import Model, SlideSettings, load_model
+from restain.staining.model import Model, load_model
+from restain.staining.plan import plan_of
+from restain.staining.policies import DenseNorm, SharedNorm
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import load_statistics
 from restain.trust.disagreement import disagreement, under_symmetries
@@ -54,11 +57,13 @@ def test_blocks_are_the_means_of_the_map_of_the_whole_image(
 ) -> None:
     model = load_model(checkpoint)
     with open_slide(make_slide()) as slide:
-        plan = plan_of(model, slide, ALL, [])
+        plan = plan_of(model, slide, ALL)
         trust = map_trust(network_of(model, plan, ALL, tmp_path / "s.safetensors"), plan, None)
     statistics = load_statistics(tmp_path / "s.safetensors")
     padded = np.pad(drawing, ((0, 2), (0, 0), (0, 0)), mode="reflect")  # 430 is no multiple of 4
-    whole = disagreement(under_symmetries(lambda rgb: stain(model.generator, rgb, norm=statistics), padded))[:430]
+    whole = disagreement(
+        under_symmetries(lambda rgb: stain(model.generator, rgb, norm=SharedNorm(statistics)), padded)
+    )[:430]
     expected = [[whole[y : y + 64, x : x + 64].mean() for x in range(0, 600, 64)] for y in range(0, 430, 64)]
     assert trust.disagreement == pytest.approx(np.array(expected), abs=2e-3)
     assert np.ptp(trust.disagreement) > 0.1
@@ -125,7 +130,7 @@ def test_a_map_is_made_again_once_the_model_knows_its_training(
 
 
 def test_dense_normalisation_cannot_be_turned(checkpoint: Path, make_slide: MakeSlide, tmp_path: Path) -> None:
-    dense = replace(SETTINGS, norm="dense")
+    dense = replace(SETTINGS, norm=DenseNorm())
     with pytest.raises(InputError, match="dense normalisation"):
         stain_slide(checkpoint, make_slide(), tmp_path / "out.ome.tif", dense, extra=SlideMaps())
     assert not list(tmp_path.glob("out*"))

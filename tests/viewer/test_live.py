@@ -19,7 +19,7 @@ from restain.polygons import Roi
 from restain.quantify.tally import Tally
 from restain.quantify.tiles import Settings, quantify_tiles
 from restain.slides.reader import open_slide
-from restain.staining.settings import load_model
+from restain.staining.model import load_model
 from restain.staining.slide import stain_slide
 from restain.viewer import View
 from restain.viewer.opening import result_of

@@ -1,0 +1,41 @@
+"""A generator, and what its checkpoint says of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from restain.checkpoint import load_generator, read_info
+from restain.networks.stainer import Stainer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator and what its checkpoint says of it."""
+
+    generator: Stainer
+    sha256: str
+    """Of the weights."""
+    mpp: float | None = None
+    """Micrometres per pixel that it was trained at."""
+    stain: str | None = None
+    name: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What else the checkpoint's header holds, such as what its training H&E looks like."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.generator.parameters()).device
+
+
+def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
+    """Load a generator for staining slides.
+
+    Raises:
+        MissingError, CheckpointError: as in `load_generator`.
+    """
+    info = read_info(path)
+    return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, info.extra)
