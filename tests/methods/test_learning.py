@@ -38,7 +38,7 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     ),
     "simgan": (
         "simgan",
-        {"lambda_transport": 1e6},  # the authors' weight is for more places
+        {"lambda_transport": 1e3},  # the authors' weight is for more places
         {"generator/nce", "generator/correlation", "generator/transport"},
     ),
     "registered": ("registered", {}, {"generator/l1", "generator/ssim"}),
@@ -60,7 +60,8 @@ def drawn(size: int, *seeds: int) -> Pair:
     part = (..., slice((64 - size) // 2, (64 + size) // 2), slice((64 - size) // 2, (64 + size) // 2))
     he, ihc = (torch.cat([to_tensor(getattr(tile, side)) for tile in tiles])[part] for side in ("he", "ihc"))
     index = torch.arange(len(tiles))
-    return Pair(he, ihc, grade=index + 1, index=index, names=tuple(map(str, seeds)))
+    density = (ihc[:, :1] + 1) / 2  # of whatever: something that can be seen in the IHC
+    return Pair(he, ihc, grade=index + 1, index=index, names=tuple(map(str, seeds)), density=density)
 
 
 def test_every_method_is_here() -> None:

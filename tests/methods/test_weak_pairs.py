@@ -1,4 +1,4 @@
-"""Facts about ASP, PSPStain with its segmenter, and SIM-GAN: the methods that learn from sections not in register."""
+"""Facts about ASP and PSPStain with its segmenter, which learn from sections not in register."""
 
 import copy
 from collections.abc import Callable
@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from restain.data.pairs import Pair
-from restain.errors import ShapeError
 from restain.losses.protein import focal_density
 from restain.methods.base import Method, Progress
 from restain.methods.pspstain import CORRECTED, PspStain, PspStainConfig
 from restain.methods.segment import Segment, SegmentConfig, dice_loss
-from restain.methods.simgan import SimGan, SimGanConfig
 from restain.stains import STAIN_VECTORS, beer_lambert, from_unit
 
 Build = Callable[..., Method]
@@ -184,30 +182,3 @@ def test_dice() -> None:
     assert float(dice_loss(half, mask)) == pytest.approx(1 - (2 * 4 + 1) / (12 + 1))
     assert dice_loss(torch.zeros_like(mask), torch.zeros_like(mask)) == 0  # nothing there, and nothing found
     assert_close(dice_loss(torch.cat([half, mask]), torch.cat([mask, mask])), dice_loss(half, mask) / 2)
-
-
-def test_simgan_learns_from_a_batch_and_refuses_a_single_image(
-    build: Build, draw_pair: DrawPair, progress: Progress
-) -> None:
-    method = build("simgan")
-    losses = method.step(draw_pair(0, 1), method.optimizers(), progress)
-    assert losses["generator/correlation"] > 0
-    with pytest.raises(ShapeError, match="a batch of at least 2"):
-        method.step(draw_pair(0), method.optimizers(), progress)
-    assert [SimGan.needs(SimGanConfig(lambda_correlation=factor)).images for factor in (10, 0)] == [2, 1]
-
-
-def test_simgans_correlation_moves_the_generator_alone(build: Build, draw_pair: DrawPair, progress: Progress) -> None:
-    """It reads the encoder as it is, without the sampler."""
-
-    def weights(factor: float) -> dict[str, Tensor]:
-        method = build("simgan", lambda_correlation=factor)
-        standing = {
-            name: torch.optim.SGD(o.param_groups[0]["params"], lr=1.0) for name, o in method.optimizers().items()
-        }
-        method.step(draw_pair(0, 1), standing, progress)
-        return dict(method.named_parameters())
-
-    weak, strong = weights(1e-3), weights(1e3)
-    changed = {name.split(".")[0] for name, weight in weak.items() if not torch.equal(weight, strong[name])}
-    assert changed == {"generator"}
