@@ -43,7 +43,8 @@ def prepare(name: str, settings: Mapping[str, Any], crop_px: int, batch: int) ->
     method = untrained(name, settings).train()
     images = torch.rand(2, batch, 3, crop_px, crop_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
     index = torch.arange(batch)
-    pair = Pair(images[0], images[1], grade=index % 4, index=index, names=tuple(map(str, range(batch))))
+    names, density = tuple(map(str, range(batch))), (images[1, :, :1] + 1) / 2
+    pair = Pair(images[0], images[1], grade=index % 4, index=index, names=names, density=density)
     optimizers = method.optimizers()
     progress = Progress(seed=0, step=1000, steps=10_000, steps_per_epoch=200, decay_left=0.5)
     return lambda: method.step(pair, optimizers, progress)
