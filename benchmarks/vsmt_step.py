@@ -6,16 +6,20 @@
 """
 
 import argparse
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from measure import Cost, cost
-from naive_vsmt import NaiveVsmt
 
 from restain.data.pairs import Pair
 from restain.methods.base import Progress
 from restain.methods.vsmt import Vsmt, VsmtConfig
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "methods"))
+from naive_vsmt import NaiveVsmt  # the oracle of the tests
 
 
 def prepare(name: str, crop_px: int, width: int, batch: int) -> Callable[[], object]:

@@ -111,8 +111,10 @@ def silhouette(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
     return torch.where(counts, scores, 0).mean(-1)
 
 
-def choose_clusters(points: Tensor, generator: Generator, candidates: Sequence[int] = (2, 3, 4, 5)) -> Tensor:
-    """Cluster each image into as many clusters as suit it, by silhouette; the fewest where scores are equal.
+def choose_clusters(
+    points: Tensor, generator: Generator, candidates: Sequence[int] = (2, 3, 4, 5), *, images_per_choice: int = 1
+) -> Tensor:
+    """Cluster each image by itself into as many clusters as suit it, by silhouette; the fewest where scores are equal.
 
     Beyond VSMT, which fixes K = 3 and names that as a limitation.
 
@@ -120,6 +122,8 @@ def choose_clusters(points: Tensor, generator: Generator, candidates: Sequence[i
         points: B x M x C.
         generator: for the first centres, on the CPU.
         candidates: numbers of clusters to try.
+        images_per_choice: images that get the same number, the one that suits them best together: with 2, the first
+            half of the batch shares it with the second half, image by image. They can then be matched.
 
     Returns:
         Labels, B x M, int64. Images may differ in their number of clusters: an image with K of them uses 0 to K - 1.
@@ -129,7 +133,8 @@ def choose_clusters(points: Tensor, generator: Generator, candidates: Sequence[i
     scores = torch.stack(
         [silhouette(points, tried, clusters) for tried, clusters in zip(labels, candidates, strict=True)]
     )
-    best = scores.argmax(0).view(1, -1, 1)
+    shared = scores.view(len(candidates), images_per_choice, -1).sum(1)
+    best = shared.argmax(0).repeat(images_per_choice).view(1, -1, 1)
     return labels.gather(0, best.expand(-1, -1, labels.shape[-1])).squeeze(0)
 
 

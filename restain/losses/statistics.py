@@ -15,8 +15,7 @@ def spread_loss(virtual: Tensor, real: Tensor, weight: float = 0.01) -> Tensor:
     The squared difference of each colour's variance, times 512² and the weight, mean over colours. Where that is above
     1 for an image, it is divided by its own value: the loss is then 1 and its gradient shrinks to match.
 
-    The weight stands inside the limit, as we read it; with the weight outside, the loss would stop at the weight. The
-    published numbers that we have agree with both readings.
+    The weight stands inside the limit, as in the published code. There the loss is at its limit in most early steps.
 
     Args:
         virtual: B x C x H x W.

@@ -30,8 +30,8 @@ class ClassifyConfig(MethodConfig):
     width: int = Field(64, ge=1)
     """Channels of the first convolution."""
     lr: float = Field(2e-4, gt=0)
-    normalise_brightness: bool = True
-    """Scale each image to a mean of one half first; must agree with the method that reads the features."""
+    normalise_brightness: bool = False
+    """Scale each image to a mean of one half first; the published models learned from images as they are."""
     teacher: Path | None = None
     """A public ImageNet ResNet-18 weight file (`resnet18-*.pth`); none: plain cross-entropy."""
     temperature: float = Field(4.0, gt=0)

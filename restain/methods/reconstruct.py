@@ -23,8 +23,8 @@ class ReconstructConfig(MethodConfig):
     width: int = Field(64, ge=1)
     """Channels of the first convolution."""
     lr: float = Field(2e-4, gt=0)
-    normalise_brightness: bool = True
-    """Scale each image to a mean of one half first; must agree with the method that reads the features."""
+    normalise_brightness: bool = False
+    """Scale each image to a mean of one half first; the published models learned from images as they are."""
 
 
 class Reconstruct(Method):

@@ -110,7 +110,7 @@ def _auxiliary(
         proposed = {
             "method": proposal.method,
             "seed": table.get("seed", 0),
-            "data": sections["data"] | dict(proposal.data),
+            "data": merged(sections["data"], proposal.data),
             "model": dict(proposal.model),
             "training": {key: value for key, value in sections["training"].items() if key in SHARED_TRAINING}
             | dict(proposal.training),

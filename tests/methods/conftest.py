@@ -28,7 +28,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pspstain": {"width": WIDTH, "positions": 16, "discriminator_depth": 3, "structure_scales": 3},
     "simgan": {"width": WIDTH, "positions": 16, "discriminator_depth": 3},
     "registered": {"width": WIDTH, "blocks": 1, "discriminator_width": WIDTH},
-    "vsmt": {"width": WIDTH, "positions": 16, "region_size": 2, "discriminator_depth": 3},
+    "vsmt": {"width": WIDTH, "positions": 16, "region_size": 2, "discriminator_depth": 3, "ramp_epochs": 5},
 }
 """Settings with which each method steps in a moment on 64 px."""
 

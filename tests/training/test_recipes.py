@@ -167,7 +167,7 @@ VSMT_MISTAKES = [
         r"side in \[auxiliary.he_autoencoder.model\] must be 'he' as in vsmt, which reads .*, not 'ihc'; leave it out",
     ),
     ("auxiliary.he_autoencoder.model.width=8", r"width in .* must be 4 as in vsmt, .*, not 8; leave it out"),
-    ("auxiliary.ihc_classifier.model.normalise_brightness=false", "normalise_brightness in .* must be True as in vsmt"),
+    ("auxiliary.ihc_classifier.model.normalise_brightness=true", "normalise_brightness in .* must be False as in vsmt"),
     ("model.views.hed_jiter=1", r"unknown key 'hed_jiter' in \[model.views\]; did you mean 'hed_jitter'\?"),
     ("model.clusters=9", r"\[model\]: clusters is 9; give 2, 3, 4, 5 or 'auto'"),
 ]
@@ -219,7 +219,7 @@ NEEDS = [
     ("classify", "data.crop_px=16", r"crop_px in \[data\] is 16, .* classify needs at least 17"),
     ("segment", "data.crop_px=28", r"crop_px in \[data\] is 28, .* segment needs at least 32"),
     ("vsmt", "model.views.patches_per_side=6", r"crop_px in \[data\] is 64, .* vsmt needs a multiple of 48; .*patches"),
-    ("vsmt", "model.views.shuffle_px=[12]", r"crop_px in \[data\] is 64, .* vsmt needs a multiple of 48; .*patches"),
+    ("vsmt", "model.views.shuffle_px={12 = 1}", r"crop_px in \[data\] is 64, .* a multiple of 48; .*patches"),
     ("vsmt", "auxiliary.he_classifier.data.crop_px=16", r"crop_px in \[auxiliary.he_classifier.data\] is 16, .* 17"),
 ]
 
@@ -249,7 +249,7 @@ def test_what_a_method_needs_is_what_its_step_needs(small: Callable[..., Recipe]
     "setting", ["data.crop_px=48", "model.views.pixel_shuffle=0", "model.structure_enhancement=false"]
 )
 def test_patches_must_fit_only_where_they_are_shuffled(setting: str, write_recipe: Write) -> None:
-    path = write_recipe("vsmt", model={"views": {"shuffle_px": [48]}})
+    path = write_recipe("vsmt", model={"views": {"shuffle_px": {"48": 1}}})
     with pytest.raises(ConfigError, match="multiple of 48"):
         load_recipe(path)
     assert load_recipe(path, [setting])

@@ -278,7 +278,7 @@ def test_a_model_for_another_use_is_refused_where_its_checkpoint_says_so(
     small: Small, tiles: Path, tmp_path: Path
 ) -> None:
     checkpoint = train(small("classify", model={"width": 4, "side": "ihc"}), tiles, tmp_path / "ihc", steps=1)
-    agreed = {"side": "ihc", "width": 4, "normalise_brightness": True}
+    agreed = {"side": "ihc", "width": 4, "normalise_brightness": False}
     assert read_info(checkpoint).extra == {"steps": 1, "seed": 0} | agreed
     recipe = small("vsmt", auxiliary={"he_classifier": {"checkpoint": str(checkpoint)}})
     words = r"\[auxiliary.he_classifier\] needs a model with side = 'he', but .*safetensors was trained with 'ihc'"

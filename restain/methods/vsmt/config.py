@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from restain.data.views import ViewSettings
-from restain.methods.base import MethodConfig
+from restain.methods.base import MethodConfig, Progress
+from restain.methods.vsmt.views import ViewSettings
 
 PAPER: dict[str, Any] = {
     "reference": "ihc",
@@ -14,7 +14,10 @@ PAPER: dict[str, Any] = {
     "he_positive_probability": 0.0,
     "guidance_distance": "l2",
     "alignment_distance": "l2",
-    "views": {"rgb_jitter": 0.5, "channel_swap": 0.5},
+    "guided_discriminator_copied_every": 0,
+    "ramp_steps": None,
+    "ramp_epochs": 5.0,
+    "views": {"rgb_jitter": 0.5, "channel_swap": 0.5, "absolute_low_pass": False},
 }
 """What the `paper` profile sets differently; a profile is nothing but a set of defaults."""
 
@@ -49,7 +52,11 @@ class VsmtConfig(MethodConfig):
     reference: Literal["restained", "ihc"] = "restained"
     """The image whose regions are matched with the virtual ones: G(ihc) (published) or the IHC itself (paper)."""
     normalise_brightness: bool = True
-    """Scale what the auxiliary models see to a mean of one half."""
+    """Scale what the auxiliary models see here to a mean of one half; views are drawn from such an image."""
+    auxiliary_normalised: bool = False
+    """Scale it so while they are trained, too; the published ones were trained on images as they are."""
+    classifier_jitter: bool = False
+    """Jitter the H&E's colours while the classifiers are trained; the published ones saw them as they are."""
     he_positive_probability: float = Field(0.25, ge=0, le=1)
     """How often the positive view is the H&E image itself."""
     views: ViewSettings = ViewSettings()
@@ -59,6 +66,9 @@ class VsmtConfig(MethodConfig):
     alignment_distance: Literal["projected_l1", "l2"] = "projected_l1"
     """Distance in the alignment's two consistency terms; as above."""
 
+    guided_discriminator_copied_every: int = Field(100, ge=0)
+    """Steps from one copy of D's weights into D' to the next, the first at step 0; 0: D' learns by itself alone."""
+
     lambda_alignment_gan: float = Field(2.0, ge=0)
     lambda_nce: float = Field(1.0, ge=0)
     lambda_pyramid: float = Field(15.0, ge=0)
@@ -66,8 +76,10 @@ class VsmtConfig(MethodConfig):
     """Weight of the margin InfoNCE that trains the modulator."""
     lambda_guidance: float = Field(15.0, ge=0)
     lambda_spread: float = Field(0.01, ge=0)
-    ramp_epochs: float = Field(5.0, ge=0)
-    """Guidance grows as (epoch / ramp_epochs) to the power of `ramp_power` until then."""
+    ramp_steps: int | None = Field(20_000, ge=0)
+    """Guidance grows as (step / ramp_steps) to the power of `ramp_power` until then; `ramp_epochs` says it in epochs
+    instead. The published length is 5 epochs of 4,000 pairs one at a time, whatever the data set."""
+    ramp_epochs: float | None = Field(None, ge=0)
     ramp_power: float = Field(10.0, ge=0)
 
     positions: int = Field(256, ge=2)
@@ -79,7 +91,13 @@ class VsmtConfig(MethodConfig):
     @model_validator(mode="before")
     @classmethod
     def _profile_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("profile") != "paper":
+        if not isinstance(given, dict):
+            return given
+        if given.get("ramp_epochs") is not None:
+            given = {"ramp_steps": None} | given
+        if given.get("ramp_steps") is not None:
+            given = {"ramp_epochs": None} | given
+        if given.get("profile") != "paper":
             return given
         views = given.get("views", {})
         merged = PAPER["views"] | views if isinstance(views, dict) else views
@@ -89,6 +107,13 @@ class VsmtConfig(MethodConfig):
     def _known_clusters(self) -> "VsmtConfig":
         if self.clusters != "auto" and not 2 <= self.clusters <= 5:
             raise ValueError(f"clusters is {self.clusters}; give 2, 3, 4, 5 or 'auto'")
+        return self
+
+    @model_validator(mode="after")
+    def _one_ramp(self) -> "VsmtConfig":
+        if (self.ramp_steps is None) == (self.ramp_epochs is None):
+            found = f"ramp_steps is {self.ramp_steps}, ramp_epochs is {self.ramp_epochs}"
+            raise ValueError(f"{found}; give one of the two")
         return self
 
     @property
@@ -116,6 +141,9 @@ class VsmtConfig(MethodConfig):
         shuffled = self.views.shuffle_px if self.views.pixel_shuffle else (1,)
         return min(math.lcm(fits, patch_px) for patch_px in shuffled)
 
-    def ramp(self, epoch: float) -> float:
+    def ramp(self, progress: Progress) -> float:
         """Factor on the guidance loss, 0 to 1."""
-        return 1.0 if epoch >= self.ramp_epochs else (epoch / self.ramp_epochs) ** self.ramp_power
+        in_epochs = self.ramp_epochs is not None
+        done, length = (progress.epoch, self.ramp_epochs) if in_epochs else (progress.step, self.ramp_steps)
+        assert length is not None
+        return 1.0 if done >= length else (done / length) ** self.ramp_power

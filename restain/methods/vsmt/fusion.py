@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from restain.networks.blocks import initialise
 from restain.networks.normalisation import InstanceNorm
 
+SLOPE = 0.01
+"""Of every LeakyReLU here, on numbers below 0."""
+
 
 class Fusion(nn.Module):
     """M_ta at one level: multi-task features of H&E and rearranged IHC to guidance on the generator's features.
@@ -39,7 +42,10 @@ def mean_over_tasks(he: Tensor, ihc: Tensor) -> Tensor:
 
 
 class Projector(nn.Module):
-    """P: before features are compared, 1x1 convolution, instance norm, LeakyReLU, twice; N x C to N x C/2 channels."""
+    """P: before features are compared, 1x1 convolution, instance norm, LeakyReLU, twice; N x C to N x C/2 channels.
+
+    Its weights start as PyTorch draws them, unlike those of every other network here, and some 27 times as large.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,12 +53,11 @@ class Projector(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(channels, half, 1, bias=False),
             InstanceNorm(half),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(SLOPE),
             nn.Conv2d(half, half, 1, bias=False),
             InstanceNorm(half),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(SLOPE),
         )
-        initialise(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features in the space where they are compared."""
@@ -62,7 +67,7 @@ class Projector(nn.Module):
 
 def _layer(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
     conv = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
-    return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(0.2))
+    return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(SLOPE))
 
 
 def _layers(channels: int, count: int) -> list[nn.Module]:

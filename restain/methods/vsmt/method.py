@@ -6,7 +6,7 @@ stop at their last tap; keys and teachers take no gradient.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +68,9 @@ class Vsmt(Method):
     """Virtual IHC staining with dual-aligned multi-task feature guidance (Xie et al., CVPR 2026).
 
     Departs from the published code in three places: the second discriminator learns from the current guided image
-    instead of an earlier one, because nothing then depends on what a step left behind; k-means is spherical, because
-    the similarities that it serves are cosines; every operation is per image, so that any batch size works.
+    instead of an earlier one, because nothing then depends on what a step left behind (the weights that it gets from
+    the first one every 100 steps are the same); k-means is spherical, because the similarities that it serves are
+    cosines; every operation is per image, so that any batch size works.
     """
 
     name = "vsmt"
@@ -115,14 +116,22 @@ class Vsmt(Method):
         """An autoencoder and a classifier for each of H&E and IHC."""
         if not config.guidance:
             return {}
-        shared = {"width": config.width, "normalise_brightness": config.normalise_brightness}
+        shared = {"width": config.width, "normalise_brightness": config.auxiliary_normalised}
+        data: dict[str, dict[str, Any]] = {
+            "reconstruct": {"batch_size": 1},
+            "classify": {"batch_size": 2, "crop_px": "whole"},
+        }
+        if not config.classifier_jitter:
+            data["classify"]["augment"] = {"brightness": 0, "contrast": 0, "saturation": 0}
         return {
-            f"{side}_{kind}": AuxiliaryModel(method, model={"side": side} | shared, data=data, training=training)
-            for side in ("he", "ihc")
-            for kind, method, data, training in (
-                ("autoencoder", "reconstruct", {"batch_size": 1}, {"epochs": 20, "decay_epochs": 10}),
-                ("classifier", "classify", {"batch_size": 2, "crop_px": "whole"}, {"epochs": 20, "decay_epochs": 10}),
+            f"{side}_{kind}": AuxiliaryModel(
+                method,
+                model={"side": side} | shared,
+                data=data[method],
+                training={"epochs": 20, "decay_epochs": 10},
             )
+            for side in ("he", "ihc")
+            for kind, method in (("autoencoder", "reconstruct"), ("classifier", "classify"))
         }
 
     @classmethod
@@ -161,6 +170,7 @@ class Vsmt(Method):
             {tap: student[tap] for tap in NCE_TAPS}, progress.generator("positions"), config.positions
         )
         losses = self._judge("discriminator", self.discriminator, pair.ihc, virtual, optimizers)
+        self._copy_discriminator(progress)
         teacher = None
         if config.guidance:
             evidence = self._gather(pair, virtual.detach())
@@ -195,6 +205,12 @@ class Vsmt(Method):
         loss = lsgan_discriminator_loss(real_score, virtual_score)
         descend(loss, optimizers[name])
         return {f"{name}/gan": loss.detach()}
+
+    def _copy_discriminator(self, progress: Progress) -> None:
+        """Give D' the weights of D where it is time, so that it does not fall behind; its optimiser stays as it is."""
+        every = self.config.guided_discriminator_copied_every
+        if every and progress.step % every == 0 and self.config.guidance and self.config.task_gap:
+            self.guided_discriminator.load_state_dict(self.discriminator.state_dict())
 
     def _gather(self, pair: Pair, virtual: Tensor) -> Evidence:
         """Ask the frozen models, each image once, and none of what is not read."""
@@ -264,8 +280,8 @@ class Vsmt(Method):
     def _structure_loss(self, pair: Pair, virtual: Tensor, evidence: Evidence, progress: Progress) -> Tensor:
         """L_mcl: regions of the virtual IHC are like its structure-preserving view, unlike its stain-preserving one."""
         config = self.config
-        views = draw_views(virtual, pair, progress, config.views, config.he_positive_probability)
-        features = self.tasks.ihc_structure(torch.cat(views), (REGION_TAP,))
+        views = draw_views(self.tasks.seen(virtual), pair, progress, config.views, config.he_positive_probability)
+        features = self.tasks.views(torch.cat(views), (REGION_TAP,))
         projected = self.spatial.projected(torch.cat([evidence.virtual[REGION_TAP], features[REGION_TAP]]))
         anchor, positive, negative = projected.chunk(3)
         return margin_info_nce(anchor, positive, negative, config.structure_temperature, config.structure_margin)
@@ -298,7 +314,7 @@ class Vsmt(Method):
                 "spread": spread_loss(virtual, pair.ihc, config.lambda_spread),
             }
         if teacher is not None:
-            weight = config.lambda_guidance * config.ramp(progress.epoch)
+            weight = config.lambda_guidance * config.ramp(progress)
             terms["guidance"] = weight * total(
                 self._guidance_distance(student[tap], teacher[tap]) for tap in GUIDED_TAPS
             )

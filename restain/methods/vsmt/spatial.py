@@ -68,12 +68,14 @@ class SpatialAlignment(nn.Module):
         config = self.config
         if config.alignment == "ot":
             return sinkhorn_alignment(virtual, reference, config.transport_epsilon, SINKHORN_ITERATIONS)
-        both = torch.cat([virtual.flatten(2), reference.flatten(2)], dim=2).mT.detach()
+        # each image is clustered by itself: clustered together, classes would gather around common centres, and the
+        # best way to match them would be the identity
+        both = torch.cat([virtual, reference]).flatten(2).mT.detach()
         if config.clusters == "auto":
-            clusters, labels = MOST_CLUSTERS, choose_clusters(both, generator)
+            clusters, labels = MOST_CLUSTERS, choose_clusters(both, generator, images_per_choice=2)
         else:
             clusters, labels = config.clusters, spherical_kmeans(both, config.clusters, generator)
-        virtual_labels, reference_labels = labels.chunk(2, dim=1)
+        virtual_labels, reference_labels = labels.chunk(2)
         similarity = region_similarity(virtual.detach(), reference.detach())
         permutation = active_passive_matching(similarity, virtual_labels, reference_labels, clusters)
         return alignment_matrix(virtual, reference, virtual_labels, reference_labels, permutation)

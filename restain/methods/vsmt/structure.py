@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from restain.data.pairs import Pair
-from restain.data.views import ViewSettings, stain_preserving, structure_preserving
 from restain.methods.base import Progress
+from restain.methods.vsmt.views import ViewSettings, stain_preserving, structure_preserving
 from restain.networks.blocks import initialise
 from restain.networks.normalisation import InstanceNorm
 
@@ -21,12 +21,12 @@ class Modulator(nn.Module):
         """Halve the grid until one cell covers `region_size` (a power of two) feature pixels."""
         super().__init__()
         half = channels // 2
-        layers: list[nn.Module] = [nn.Conv2d(channels, half, 1, bias=False)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, half, 1, bias=False), InstanceNorm(half), nn.ELU()]
         for _ in range(region_size.bit_length() - 1):
             layers += [nn.Conv2d(half, half, 2, stride=2), InstanceNorm(half), nn.ELU()]
         self.layers = nn.Sequential(*layers)
         # the projection h(.) serves the contrastive loss only
-        self.head = nn.Sequential(nn.Conv2d(half, half, 1), nn.ReLU(), nn.Conv2d(half, half, 1))
+        self.head = nn.Sequential(nn.Conv2d(half, half, 1), nn.ELU(), nn.Conv2d(half, half, 1))
         initialise(self)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -40,7 +40,13 @@ def draw_views(
 ) -> tuple[Tensor, Tensor]:
     """A positive and a negative view of each virtual image, N x 3 x H x W each.
 
-    With `he_probability` the positive is the H&E image itself: the same structure in another stain (published code).
+    Args:
+        virtual: virtual IHC as the auxiliary models see it, its brightness normalised where they want that; the views
+            then need no more of it.
+        pair: with the H&E, and with the places in the data set that draws derive from.
+        progress: where training stands.
+        settings: of the views.
+        he_probability: how often the positive is the H&E itself, as it is: the same structure in another stain.
     """
     images = virtual.float()  # views are drawn in float32, whatever the networks compute in
     positive = structure_preserving(images, progress.image_generators(pair, "positive"), settings).to(virtual.dtype)

@@ -60,6 +60,11 @@ class Tasks(nn.Module):
         """Reconstruction features of IHC alone (M_ir), N x 4*width x H/4 x W/4 per tap."""
         return self.ihc_autoencoder.features(self.seen(images), taps)
 
+    @torch.no_grad()
+    def views(self, images: Tensor, taps: Collection[str]) -> dict[str, Tensor]:
+        """Likewise of views of an image that it has seen: as they are, their brightness is not normalised again."""
+        return self.ihc_autoencoder.features(images, taps)
+
     def seen(self, images: Tensor) -> Tensor:
         """The images as the auxiliary models see them."""
         return normalise_brightness(images) if self.normalise else images

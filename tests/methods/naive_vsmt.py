@@ -1,12 +1,13 @@
 """VSMT's step as it reads on paper, without care: every network runs to its end, nothing is reused, nothing is frozen.
 
-It learns exactly what `restain.methods.vsmt.Vsmt` learns: a test holds the two equal, and `vsmt_step.py` compares cost.
+It learns exactly what `restain.methods.vsmt.Vsmt` learns: a test holds the two equal, and `benchmarks/vsmt_step.py`
+compares cost.
 """
 
 from collections.abc import Collection, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from restain.alignment import rearrange
@@ -19,6 +20,7 @@ from restain.methods.base import Progress, descend, detached, total
 from restain.methods.nce import NCE_TAPS
 from restain.methods.vsmt import Vsmt
 from restain.methods.vsmt.method import GUIDED_TAPS, Evidence
+from restain.methods.vsmt.structure import draw_views
 from restain.methods.vsmt.tasks import AUXILIARY_TAPS, LEVELS
 from restain.networks.blocks import Staged
 from restain.networks.sampler import sample_positions
@@ -34,6 +36,9 @@ class NaiveVsmt(Vsmt):
         virtual = self.generator(pair.he)
         losses = self._judge("discriminator", self.discriminator, pair.ihc, virtual, optimizers)
 
+        if progress.step % 100 == 0:
+            self._copy(self.guided_discriminator, self.discriminator)
+
         evidence = self._evidence(pair, virtual)
         alignment = self.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))
         moved = {tap: rearrange(alignment, feature.detach()) for tap, feature in evidence.reference.items()}
@@ -41,8 +46,7 @@ class NaiveVsmt(Vsmt):
         guided = self.generator(pair.he, inject=guidance)
         terms = {
             "consistency": total(self._alignment_distance(moved[tap], evidence.virtual[tap]) for tap in AUXILIARY_TAPS),
-            "structure": config.lambda_structure
-            * self._structure_loss(pair, virtual.detach(), _detached(evidence), progress),
+            "structure": config.lambda_structure * self._structure(pair, virtual.detach(), progress),
             "gan": config.lambda_alignment_gan * lsgan_generator_loss(self.guided_discriminator(guided)),
             "nce": config.lambda_nce * self._nce(pair.he, guided, progress),
             "pyramid": config.lambda_pyramid * gaussian_pyramid_loss(guided, pair.ihc),
@@ -59,7 +63,7 @@ class NaiveVsmt(Vsmt):
         guidance = self._guidance(evidence, alignment)
         teacher = full_features(self.generator, pair.he, GUIDED_TAPS, guidance)
         virtual, student = self.generator(pair.he), full_features(self.generator, pair.he, GUIDED_TAPS)
-        weight = config.lambda_guidance * config.ramp(progress.epoch)
+        weight = config.lambda_guidance * config.ramp(progress)
         terms = {
             "gan": lsgan_generator_loss(self.discriminator(virtual)),
             "nce": config.lambda_nce * self._nce(pair.he, virtual, progress),
@@ -70,6 +74,31 @@ class NaiveVsmt(Vsmt):
         }
         descend(total(terms.values()), *(optimizers[name] for name in ("generator", "sampler", "guidance_projector")))
         return losses | detached(terms, "generator")
+
+    @torch.no_grad()
+    def _copy(self, to: nn.Module, original: nn.Module) -> None:
+        for tensor, source in zip(_tensors(to), _tensors(original), strict=True):
+            tensor.copy_(source)
+
+    def _structure(self, pair: Pair, virtual: Tensor, progress: Progress) -> Tensor:
+        """Region by region, image by image."""
+        config, modulator = self.config, self.spatial.modulator
+        assert modulator is not None
+        seen = self.tasks.seen(virtual)
+        views = draw_views(seen, pair, progress, config.views, config.he_positive_probability)
+        temperature, margin = config.structure_temperature, config.structure_margin
+        terms = []
+        for number in range(len(virtual)):
+            regions = []
+            for images in (seen, *views):
+                features = full_features(self.tasks.ihc_autoencoder, images[number : number + 1], AUXILIARY_TAPS)
+                projected = modulator.head(modulator(features["block8"].detach()))[0].flatten(1).T
+                regions.append(projected / projected.norm(dim=1, keepdim=True))
+            for anchor, positive in zip(regions[0], regions[1], strict=True):
+                pull = (anchor @ positive / temperature).exp()
+                pushes = torch.stack([((anchor @ negative - margin) / temperature).exp() for negative in regions[2]])
+                terms.append(-(pull / (pull + pushes.sum())).log())
+        return torch.stack(terms).mean()
 
     def _thaw(self) -> None:
         self.tasks.requires_grad_(True)
@@ -91,6 +120,10 @@ class NaiveVsmt(Vsmt):
             reference=full_features(tasks.ihc_autoencoder, tasks.seen(restained), AUXILIARY_TAPS),
             virtual=full_features(tasks.ihc_autoencoder, tasks.seen(virtual), AUXILIARY_TAPS),
         )
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def full_features(

@@ -5,7 +5,7 @@ from its own generator, and works on the whole batch on the device of the images
 one by one, and the device is never waited for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -17,6 +17,9 @@ from torch import Generator, Tensor
 from restain.errors import ShapeError
 from restain.stains import from_unit, hed_to_rgb, rgb_to_hed, to_unit
 from restain.tensors import full_precision
+
+ROUNDING = 1e-3
+"""What float32 may take from a whole number of waves."""
 
 Transform = Callable[[Tensor, Sequence[Generator]], Tensor]
 
@@ -56,19 +59,28 @@ class ViewSettings(BaseModel):
     """How often its patches are turned, mirrored and partly erased, each by itself."""
     patches_per_side: Literal[1, 2, 4, 6, 8] = 8
     """A multiple of the alignment regions along a side, or tissue changes its region; 8 are as many as at 512 px."""
-    patch_rotation_deg: float = Field(10.0, ge=0, le=45)
-    """Largest turn, beside quarter turns."""
-    patch_erasing: Probability = 0.25
-    """Share of the patches that lose a box of a quarter to half of their sides."""
+    patch_rotation: Probability = 0.2
+    """How often a patch is turned by an angle, by at most the next number."""
+    patch_rotation_deg: float = Field(30.0, ge=0, le=45)
+    patch_quarter_turns: Probability = 0.5
+    """How often it is turned by 90, 180 or 270 degrees besides."""
+    patch_flips: Probability = 0.5
+    """How often it is mirrored, along each axis; the probability is ours."""
+    patch_erasing: Probability = 0.3
+    """How often it loses a box of its own shape, with the next share of its area."""
+    patch_erased: Range = (0.02, 0.2)
 
     pixel_shuffle: Probability = 0.3
     """Odds that a stain-preserving view has the pixels inside each patch shuffled."""
-    shuffle_px: tuple[int, ...] = (8, 16, 32, 64)
-    """Patch sides to choose from; those that do not divide the image are left out, but one of them must."""
+    shuffle_px: dict[int, float] = {8: 2, 16: 2, 32: 1, 64: 1}
+    """Patch sides to choose from, with their odds; those that do not divide the image are left out, but one must."""
     low_pass: Probability = 0.2
     """Odds that it loses its detail."""
     cutoff: Range = (0.01, 0.04)
     """Highest frequency that stays, in cycles per px."""
+    absolute_low_pass: bool = True
+    """Show the absolute value of what is left: a slip of the published code, which turns the dark parts of an image
+    bright, and so makes the view unlike it in more than detail."""
     strong_elastic: Probability = 0.5
     """Odds that it is bent strongly."""
     strong_alpha: Range = (3.0, 6.0)
@@ -78,8 +90,8 @@ class ViewSettings(BaseModel):
     def _something_happens(self) -> "ViewSettings":
         if not self.pixel_shuffle + self.low_pass + self.strong_elastic:
             raise ValueError("pixel_shuffle, low_pass and strong_elastic are all 0; one of them must happen")
-        if not self.shuffle_px or min(self.shuffle_px) < 2:
-            raise ValueError(f"shuffle_px is {list(self.shuffle_px)}; give patch sides of 2 px or more")
+        if not self.shuffle_px or min(self.shuffle_px) < 2 or min(self.shuffle_px.values()) <= 0:
+            raise ValueError(f"shuffle_px is {self.shuffle_px}; give patch sides of 2 px or more, and odds above 0")
         return self
 
 
@@ -105,8 +117,10 @@ def structure_preserving(images: Tensor, generators: Sequence[Generator], settin
     disturb = partial(
         disturb_patches,
         per_side=settings.patches_per_side,
-        rotation_deg=settings.patch_rotation_deg,
-        erasing=settings.patch_erasing,
+        rotation=(settings.patch_rotation, settings.patch_rotation_deg),
+        quarter_turns=settings.patch_quarter_turns,
+        flips=settings.patch_flips,
+        erasing=(settings.patch_erasing, settings.patch_erased),
     )
     changes: list[tuple[float, Transform]] = [
         (settings.hed_jitter, hed),
@@ -130,8 +144,8 @@ def stain_preserving(images: Tensor, generators: Sequence[Generator], settings: 
     """
     _check(images, generators)
     changes: list[Transform] = [
-        partial(shuffle_pixels, patch_px=settings.shuffle_px),
-        partial(keep_low_frequencies, cutoff=settings.cutoff),
+        partial(shuffle_pixels, odds=settings.shuffle_px),
+        partial(keep_low_frequencies, cutoff=settings.cutoff, absolute=settings.absolute_low_pass),
         partial(elastic, alpha=settings.strong_alpha),
     ]
     odds = torch.tensor([settings.pixel_shuffle, settings.low_pass, settings.strong_elastic])
@@ -180,12 +194,27 @@ def elastic(images: Tensor, generators: Sequence[Generator], alpha: tuple[float,
 
 
 def disturb_patches(
-    images: Tensor, generators: Sequence[Generator], per_side: int, rotation_deg: float, erasing: float
+    images: Tensor,
+    generators: Sequence[Generator],
+    per_side: int,
+    rotation: tuple[float, float],
+    quarter_turns: float,
+    flips: float,
+    erasing: tuple[float, tuple[float, float]],
 ) -> Tensor:
-    """Turn, mirror and erase each patch by itself: by a small angle and 0 to 3 quarters, along both axes, a box of it.
+    """Turn, mirror and erase each patch by itself.
 
-    What turns in from outside a patch is its mirror image; the box takes the image's mean colour. Quarter turns of a
-    patch that is not square stretch it.
+    What turns in from outside a patch is its mirror image; what is erased becomes 0, mid-grey. Quarter turns of a patch
+    that is not square stretch it.
+
+    Args:
+        images: N x 3 x H x W in [-1, 1].
+        generators: one per image.
+        per_side: patches along a side.
+        rotation: share of the patches that are turned by an angle, and the largest angle in degrees.
+        quarter_turns: share that are turned by one to three quarters.
+        flips: share that are mirrored, along each axis.
+        erasing: share that lose a box, and the limits of its share of the area.
 
     Raises:
         ShapeError: that many patches do not fit the image.
@@ -193,39 +222,47 @@ def disturb_patches(
     if images.shape[2] % per_side or images.shape[3] % per_side:
         raise ShapeError(f"an image of {images.shape[3]} x {images.shape[2]} px has no {per_side} patches per side")
     count, height, width = len(images), images.shape[2] // per_side, images.shape[3] // per_side
-    draws = _send(_uniform(generators, per_side**2, 9), images).flatten(0, 1)
-    quarters, angle, mirror_x, mirror_y, erased, box_width, box_height, box_x, box_y = draws.unbind(1)
+    draws = _send(_uniform(generators, per_side**2, 10), images).flatten(0, 1)
+    turned, angle, quartered, quarters, mirror_x, mirror_y, erased, area, box_x, box_y = draws.unbind(1)
 
-    radians = (4 * quarters).floor() * (torch.pi / 2) + (2 * angle - 1) * (rotation_deg * torch.pi / 180)
-    mirror = torch.where(torch.stack([mirror_x, mirror_y], 1) < 0.5, -1.0, 1.0)
+    degrees = torch.where(turned < rotation[0], (2 * angle - 1) * rotation[1], 0)
+    degrees = degrees + torch.where(quartered < quarter_turns, 90 * (1 + (3 * quarters).floor()), 0)
+    radians = degrees * (torch.pi / 180)
+    mirror = torch.where(torch.stack([mirror_x, mirror_y], 1) < flips, -1.0, 1.0)
     turn = torch.stack([radians.cos(), -radians.sin(), radians.sin(), radians.cos()], 1).view(-1, 2, 2)
     patches = images.reshape(count, 3, per_side, height, per_side, width)
     patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, height, width)
     patches = _sample(patches, turn * mirror[:, None])
 
-    sides = 0.25 + 0.25 * torch.stack([box_width, box_height], 1)
-    start = torch.stack([box_x, box_y], 1) * (1 - sides)
+    share, limits = erasing
+    side = _between(area, limits).sqrt()[:, None]
+    start = torch.stack([box_x, box_y], 1) * (1 - side)
     x = (torch.arange(width, device=images.device) + 0.5) / width
     y = (torch.arange(height, device=images.device) + 0.5) / height
-    in_x = (x >= start[:, :1]) & (x < start[:, :1] + sides[:, :1])
-    in_y = (y >= start[:, 1:]) & (y < start[:, 1:] + sides[:, 1:])
-    box = in_y[:, None, :, None] & in_x[:, None, None, :] & (erased < erasing).view(-1, 1, 1, 1)
-    colour = images.mean((2, 3), keepdim=True).repeat_interleave(per_side**2, 0, output_size=len(patches))
-    patches = torch.where(box, colour, patches).view(count, per_side, per_side, 3, height, width)
+    in_x = (x >= start[:, :1]) & (x < start[:, :1] + side)
+    in_y = (y >= start[:, 1:]) & (y < start[:, 1:] + side)
+    box = in_y[:, None, :, None] & in_x[:, None, None, :] & (erased < share).view(-1, 1, 1, 1)
+    patches = patches.masked_fill(box, 0).view(count, per_side, per_side, 3, height, width)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
-def shuffle_pixels(images: Tensor, generators: Sequence[Generator], patch_px: Sequence[int]) -> Tensor:
+def shuffle_pixels(images: Tensor, generators: Sequence[Generator], odds: Mapping[int, float]) -> Tensor:
     """Shuffle the pixels inside square patches; each image has one patch side, and one order for all its patches.
+
+    Args:
+        images: N x 3 x H x W.
+        generators: one per image.
+        odds: by the side of a patch, px.
 
     Raises:
         ShapeError: none of the patch sides divides the image.
     """
     height, width = images.shape[2:]
-    fitting = [side for side in patch_px if height % side == 0 and width % side == 0]
+    fitting = {side: weight for side, weight in odds.items() if height % side == 0 and width % side == 0}
     if not fitting:
-        raise ShapeError(f"none of the patch sides {list(patch_px)} divides an image of {width} x {height} px")
-    sides = [fitting[int(len(fitting) * float(torch.rand((), generator=generator)))] for generator in generators]
+        raise ShapeError(f"none of the patch sides {list(odds)} divides an image of {width} x {height} px")
+    weights = torch.tensor(list(fitting.values()), dtype=torch.float64)
+    sides = [list(fitting)[int(weights.multinomial(1, generator=generator))] for generator in generators]
     orders = torch.zeros(len(images), max(sides) ** 2, dtype=torch.int64)
     for order, side, generator in zip(orders, sides, generators, strict=True):
         order[: side**2] = torch.randperm(side**2, generator=generator)
@@ -238,15 +275,22 @@ def shuffle_pixels(images: Tensor, generators: Sequence[Generator], patch_px: Se
     return images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, 3, -1)).view_as(images)
 
 
-def keep_low_frequencies(images: Tensor, generators: Sequence[Generator], cutoff: tuple[float, float]) -> Tensor:
-    """Remove every wave shorter than a drawn cut-off in cycles per px; clamped to [-1, 1]."""
+def keep_low_frequencies(
+    images: Tensor, generators: Sequence[Generator], cutoff: tuple[float, float], absolute: bool
+) -> Tensor:
+    """Remove every wave shorter than a drawn cut-off in cycles per px; clamped to [-1, 1].
+
+    The cut-off is rounded down to whole waves in the shorter side, as in the published code. With `absolute`, numbers
+    below 0 lose their sign afterwards, see `ViewSettings.absolute_low_pass`.
+    """
     height, width = images.shape[2:]
-    limit = _send(_between(_uniform(generators), cutoff), images).view(-1, 1, 1, 1)
+    side = min(height, width)
+    limit = _send((_between(_uniform(generators), cutoff) * side + ROUNDING).floor(), images).view(-1, 1, 1, 1)
     y = torch.fft.fftfreq(height, device=images.device).view(-1, 1)
     x = torch.fft.rfftfreq(width, device=images.device)
-    waves = torch.fft.rfft2(images) * (torch.hypot(y, x) <= limit)
+    waves = torch.fft.rfft2(images) * (torch.hypot(y, x) * side <= limit + ROUNDING)
     smooth: Tensor = torch.fft.irfft2(waves, s=(height, width))
-    return smooth.clamp(-1, 1)
+    return (smooth.abs() if absolute else smooth).clamp(-1, 1)
 
 
 def _check(images: Tensor, generators: Sequence[Generator]) -> None:
