@@ -121,7 +121,12 @@ class Viewer:
         """Let go of the pages that listen, so that the server can stop."""
         self._news.end()
 
-    def _image(self, name: object) -> Shown:
+    def image(self, name: object) -> Shown:
+        """An image by its name.
+
+        Raises:
+            InputError: there is none.
+        """
         if not isinstance(name, str) or name not in self._images:
             raise InputError(f"there is no image {str(name)[:40]!r}; known: {', '.join(self._images)}")
         return self._images[name]
@@ -135,7 +140,7 @@ class Viewer:
         return JSONResponse(scene, headers={"Cache-Control": "no-store"})
 
     def _tile(self, request: Request) -> Response:
-        shown = self._image(request.path_params["image"])
+        shown = self.image(request.path_params["image"])
         layout, level = shown.pixels.layout, request.path_params["level"]
         column, _, row = request.path_params["place"].partition("_")
         if not (column.isdigit() and row.isdigit() and len(column + row) < 16 and level < len(layout.levels)):
@@ -178,7 +183,7 @@ class Viewer:
 
     async def _look(self, request: Request) -> Response:
         asked = await _json(request)
-        shown, places = self._image(asked.get("image")), asked.get("tiles")
+        shown, places = self.image(asked.get("image")), asked.get("tiles")
         if not isinstance(places, list) or len(places) > MOST_LOOKED_AT or not all(map(_is_place, places)):
             raise InputError(f"expected at most {MOST_LOOKED_AT} tiles, each [row, column]")
         window = str(asked.get("window", ""))[:64]
@@ -199,13 +204,13 @@ class Viewer:
 
     async def _measure(self, request: Request) -> Response:
         asked = await _json(request)
-        shown, polygon = self._image(asked.get("image")), rings_of(asked.get("polygon"))
+        shown, polygon = self.image(asked.get("image")), rings_of(asked.get("polygon"))
         figures, notes = await run_in_threadpool(self._one_by_one, measure, shown, polygon, self._marker)
         return JSONResponse({"figures": figures, "notes": notes})
 
     async def _export(self, request: Request) -> Response:
         asked = await _json(request)
-        shown, polygon = self._image(asked.get("image")), rings_of(asked.get("polygon"))
+        shown, polygon = self.image(asked.get("image")), rings_of(asked.get("polygon"))
         return Response(await run_in_threadpool(self._one_by_one, cut_out, shown, polygon), media_type="image/png")
 
     def _one_by_one(self, work: Callable[..., Any], *arguments: Any) -> Any:

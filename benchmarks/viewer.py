@@ -1,0 +1,109 @@
+"""The viewer: seconds until a slide is open, until tiles arrive, and the ratio of staining by looking to `stain`.
+
+python benchmarks/viewer.py [--side-px 4096] [--huge-px 100000] [--width 32] [--tile-px 512]
+
+Draws two slides: one of `--side-px`, all of it tissue, on which a screen of 1500 x 900 px is looked at, and one of
+`--huge-px` with a pyramid, which is only opened. The network was never trained, which makes no difference to time.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from restain.checkpoint import save_checkpoint
+from restain.networks.generator import Generator, GeneratorConfig
+from restain.slides.tiff import Description
+from restain.slides.writer import write_slide
+from restain.staining.settings import SlideSettings, load_model
+from restain.staining.slide import stain_slide
+from restain.viewer import Server, View, open_view
+
+MPP = 0.5
+SCREEN = 1500, 900
+
+
+def draw(path: Path, side: int) -> None:
+    """One tile of pink and violet, everywhere."""
+    rng = np.random.default_rng(0)
+    tile = (np.array([210, 140, 185]) + rng.normal(0, 25, (512, 512, 1))).clip(0, 255).astype(np.uint8)
+    write_slide(path, (side, side), lambda *place: tile[: place[3], : place[2]], Description("drawn", MPP))
+
+
+def ask(address: str) -> tuple[float, str]:
+    """Seconds of one request, and whether the tile is whole."""
+    start = time.perf_counter()
+    with urllib.request.urlopen(address) as answer:
+        answer.read()
+        return time.perf_counter() - start, answer.headers.get("X-Whole", "")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("side-px", 4096), ("huge-px", 100_000), ("width", 32), ("tile-px", 512)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generator = Generator(GeneratorConfig(width=options.width))
+        save_checkpoint(folder / "model.safetensors", generator, method="cut", mpp=MPP)
+        draw(folder / "he.ome.tif", options.side_px)
+        draw(folder / "huge.ome.tif", options.huge_px)
+
+        start = time.perf_counter()
+        with open_view(View(folder / "huge.ome.tif"), []) as viewer:
+            server = Server(viewer, "127.0.0.1", 0)
+            thread = server.start()
+            ask(f"{server.address}scene.json")
+            print(f"opening {options.huge_px} px: {time.perf_counter() - start:.2f} s")
+            print(f"first H&E tile: {1e3 * ask(f'{server.address}tiles/he/0/3_3')[0]:.0f} ms")
+            cached = sorted(ask(f"{server.address}tiles/he/0/3_3")[0] for _ in range(20))[10]
+            print(f"cached H&E tile, median of 20: {1e3 * cached:.1f} ms")
+            server.close()
+            thread.join()
+
+        settings = SlideSettings(tile_px=options.tile_px)
+        view = View(folder / "he.ome.tif", (folder / "model.safetensors",), out=folder, settings=settings)
+        with open_view(view, []) as viewer:
+            server = Server(viewer, "127.0.0.1", 0)
+            thread = server.start()
+            start = time.perf_counter()
+            columns, rows = (-(-side // 512) for side in SCREEN)
+            places = [(row, column) for row in range(1, 1 + rows) for column in range(1, 1 + columns)]
+            live = viewer.image("virtual1").pixels
+            while live.state()["phase"] != "ready":
+                time.sleep(0.02)
+            print(f"statistics: {time.perf_counter() - start:.2f} s")
+            start = time.perf_counter()
+            live.look("bench", places)
+            waiting = [f"{server.address}tiles/virtual1/0/{column}_{row}" for row, column in places]
+            while waiting:
+                waiting = [address for address in waiting if ask(address)[1] != "1"]
+                time.sleep(0.02)
+            looked = time.perf_counter() - start
+            print(f"first screen, {len(places)} tiles: {looked:.2f} s")
+            server.close()
+            thread.join()
+
+        left, top = 512, 512
+        region = (left, top, 512 * columns, 512 * rows)
+        report = stain_slide(
+            load_model(folder / "model.safetensors"),
+            folder / "he.ome.tif",
+            folder / "same.ome.tif",
+            SlideSettings(tile_px=options.tile_px, region=region),
+        )
+        print(f"the same tiles by stain: {report.seconds['network']:.2f} s in the network; "
+              f"looking takes {looked / report.seconds['network']:.2f} of that")  # fmt: skip
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{torch.get_num_threads()} threads; peak memory {peak:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
