@@ -9,7 +9,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 """Endings, in lower case, of the files that count as images."""
 
 TRUST_FOLDER = "trust"
-"""Beside virtual images: maps of where not to believe them, PNGs of the same names (`restain stain --trust`)."""
+"""Beside virtual images: maps of where not to believe them, PNGs of the same names."""
 
 BESIDE_SLIDES = ("tissue.png", "tissue.geojson", "statistics.safetensors", "trust.csv", "trust.png")
 """Endings of the files that may lie beside a stained slide; see `beside`."""

@@ -69,7 +69,7 @@ def test_every_method_is_listed(name: str) -> None:
     assert f"`{name}`" in (DOCS / "methods/index.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("verb", ["stain", "evaluate", "bench", "quantify", "demo"])
+@pytest.mark.parametrize("verb", ["stain", "stain-slides", "evaluate", "bench", "quantify", "demo"])
 def test_every_option_is_in_the_documentation(verb: str) -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
     command = get_command(app)

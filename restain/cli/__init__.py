@@ -4,9 +4,10 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from restain.cli import (
     bench,
@@ -22,6 +23,7 @@ from restain.cli import (
     quantify,
     recipes,
     stain,
+    stain_slides,
     statistics,
     train,
     view,
@@ -33,6 +35,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "phantom": phantom.command,
     "train": train.command,
     "stain": stain.command,
+    "stain-slides": stain_slides.command,
     "statistics": statistics.command,
     "view": view.command,
     "evaluate": evaluate.command,
@@ -50,7 +53,8 @@ STOPPED = {
     "train": RESUME,
     "bench": RESUME,
     "demo": RESUME,
-    "stain": "Stopped; run the same command to resume slides, plain images begin again with --overwrite.",
+    "stain": "Stopped; images begin again with --overwrite.",
+    "stain-slides": RESUME,
 }
 """What long work says when it is stopped; every other command says `AGAIN`."""
 
@@ -64,7 +68,19 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
 ALONE: dict[str, Callable[..., None]] = {"models": models.command, "recipes": recipes.command}
 """What a first word does without a second."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+class Verbs(TyperGroup):
+    """The verbs; `restain stain` of slides goes on as `restain stain-slides`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that is meant, and its arguments."""
+        if args[:1] == ["stain"] and not {"--help", "-h"} & set(args) and stain_slides.is_meant(args[1:]):
+            typer.echo("These are slides: as with restain stain-slides.", err=True)
+            args = ["stain-slides", *args[1:]]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:

@@ -57,11 +57,11 @@ def command(
     from restain.quantify.instanseg import load_instanseg
     from restain.quantify.tiles import Settings, fit_mpp
     from restain.slides.reader import open_slide
-    from restain.staining.files import find_jobs
+    from restain.staining.inputs import find_images
 
     drawn = load_rois(regions) if regions else []
     Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
-    jobs = find_jobs(inputs, out, overwrite=overwrite)
+    jobs = find_images(inputs, out, overwrite=overwrite)
     segmenter = load_instanseg() if nuclei == "instanseg" else lambda _: None
     vectors = _common_vectors([job.source for job in jobs], mpp) if stain_vectors == "estimated" else None
     make_folder(out)

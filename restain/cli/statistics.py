@@ -32,13 +32,13 @@ def command(
     no_tissue_mask: Annotated[bool, typer.Option("--no-tissue-mask", help="Look at the glass as well.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Take the statistics that `restain stain --norm FILE` stains all slides of a study alike by."""
+    """Take the statistics that `restain stain-slides --norm FILE` stains all slides of a study alike by."""
     from rich.console import Console
 
     from restain.cli.device import usable_device
     from restain.errors import OutputError
     from restain.staining.cohort import cohort_statistics
-    from restain.staining.jobs import find_slides
+    from restain.staining.inputs import find_slides
     from restain.staining.model import load_model
     from restain.staining.settings import SlideSettings
     from restain.staining.statistics import save_statistics
@@ -58,6 +58,8 @@ def command(
         typer.echo(f"restain: left out: {' '.join(str(reason).split())}", err=True)
     if found.statistics:
         save_statistics(out, found.statistics, model=loaded.sha256)
-        typer.echo(f"{out} holds the statistics of {found.slides} slides; restain stain --norm {out} goes by them")
+        typer.echo(
+            f"{out} holds the statistics of {found.slides} slides; restain stain-slides --norm {out} goes by them"
+        )
     if found.failures:
         raise typer.Exit(1)

@@ -190,7 +190,7 @@ def _examples(found: Evaluation) -> list[Example]:
 
 
 def _unlike(evaluations: Mapping[str, Evaluation]) -> dict[str, str]:
-    """How much of the H&E was unlike the training, by method, where `restain stain --trust` wrote it down."""
+    """How much of the H&E was unlike the training, by method, where it was written down."""
     shares = {method: unlike_shares(found.virtual, found.names) for method, found in evaluations.items()}
     return {
         method: f"{100 * sum(own) / len(own):.1f} % of the blocks, mean over N = {len(own)}"

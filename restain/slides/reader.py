@@ -13,11 +13,6 @@ from restain.errors import InputError, MissingError, RestainError
 from restain.slides.sources import RGB, ImageSource, OpenSlideSource, Source, TiffSource
 from restain.slides.tiling import Box
 
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".dcm", ".svslide", ".ome.tif", ".ome.tiff"}
-)
-"""Endings, in lower case, of files that are slides; other TIFFs may be slides or images."""
-
 SANE_MPP = (0.05, 10.0)
 """Micrometres per pixel outside of this range are a mistake of the file."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from restain.errors import RestainError
-from restain.staining.jobs import SlideJob
+from restain.staining.inputs import SlideJob
 from restain.staining.model import Model, load_model
 from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import Extra, stain_slide

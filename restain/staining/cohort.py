@@ -11,7 +11,7 @@ from restain.image import to_tensor
 from restain.networks.generator import Generator
 from restain.networks.norm import NormStatistics, Region, instance_norms, joint_statistics
 from restain.slides.reader import open_slide
-from restain.staining.jobs import SlideJob
+from restain.staining.inputs import SlideJob
 from restain.staining.model import Model
 from restain.staining.plan import plan_of
 from restain.staining.settings import SlideSettings

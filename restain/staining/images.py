@@ -23,7 +23,7 @@ from restain.networks.norm import evaluating, freeze, instance_norms
 from restain.networks.published_test import sees_whole_images
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile, tiles
-from restain.staining.files import Job, find_jobs
+from restain.staining.inputs import ImageJob, find_images
 from restain.staining.policies import Network, Norm, SharedNorm, SlideNorm, TileNorm, tiled_network
 
 RGB = NDArray[np.uint8]
@@ -97,7 +97,7 @@ def stain_files(
     halo_px: int | None = None,
     norm: Norm = SlideNorm(),
     overwrite: bool = False,
-    on_stained: Callable[[Job, RGB, RGB], None] = lambda *_: None,
+    on_stained: Callable[[ImageJob, RGB, RGB], None] = lambda *_: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Stain image files and folders of them; each result is a PNG of the same name in `out`, subfolders kept.
@@ -119,14 +119,14 @@ def stain_files(
         What was written, and what could not be stained, with the reason of each.
 
     Raises:
-        MissingError, InputError, OutputError: as in `find_jobs`; nothing has been done then.
+        MissingError, InputError, OutputError: as in `find_images`; nothing has been done then.
         ShapeError: the statistics given belong to another generator.
         OutputError: a result cannot be written, for instance on a full disk; what was written before is whole.
     """
     generator, norm = _with_statistics(generator, norm)
-    sizes: dict[Job, tuple[int, int]] = {}
+    sizes: dict[ImageJob, tuple[int, int]] = {}
     outcome = Outcome([], {})
-    jobs = find_jobs(inputs, out, overwrite=overwrite)
+    jobs = find_images(inputs, out, overwrite=overwrite)
     make_folder(out)
     for job in jobs:
         size = _attempt(partial(_stainable_size, generator, norm, tile_px), job.source)
@@ -162,7 +162,7 @@ def stain_files(
     return outcome
 
 
-def _decoded(group: Sequence[Job], pool: Executor) -> tuple[dict[Job, RGB], dict[Job, RestainError]]:
+def _decoded(group: Sequence[ImageJob], pool: Executor) -> tuple[dict[ImageJob, RGB], dict[ImageJob, RestainError]]:
     """The images of a group, and why others of it cannot be read."""
     read = dict(zip(group, pool.map(lambda job: _attempt(load_image, job.source), group), strict=True))
     failed = {job: found for job, found in read.items() if isinstance(found, RestainError)}
@@ -183,7 +183,7 @@ def _stainable_size(generator: Stainer, norm: Norm, tile_px: int, path: Path) ->
     return size
 
 
-def _groups(sizes: Mapping[Job, tuple[int, int]]) -> Iterator[list[Job]]:
+def _groups(sizes: Mapping[ImageJob, tuple[int, int]]) -> Iterator[list[ImageJob]]:
     """Images of one size, as many as may be in memory together."""
     for (width, height), same in groupby(sorted(sizes, key=sizes.__getitem__), key=sizes.__getitem__):
         jobs, count = list(same), max(1, _FILES_PX // (width * height))

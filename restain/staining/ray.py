@@ -11,7 +11,7 @@ from pathlib import Path
 
 from restain.errors import RestainError
 from restain.staining.archive import ArchiveOutcome, Result, attempt
-from restain.staining.jobs import SlideJob
+from restain.staining.inputs import SlideJob
 from restain.staining.model import Model, load_model
 from restain.staining.settings import SlideSettings
 from restain.staining.slide import Extra
@@ -36,7 +36,7 @@ def stain_on_ray(
 
     Args:
         model: checkpoint of a generator.
-        jobs: from `restain.staining.jobs.find_slides`.
+        jobs: from `restain.staining.inputs.find_slides`.
         settings: for all of them; a job's own micrometres per pixel go first.
         address: of a running cluster, such as `auto` or `ray://head:10001`, or `local`.
         device: `cpu` or `cuda`; cuda where the cluster has GPUs, if not given.

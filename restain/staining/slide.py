@@ -21,6 +21,7 @@ from restain.errors import InputError, OutputError
 from restain.folders import BESIDE_SLIDES, beside
 from restain.slides.codec import RGB
 from restain.slides.identity import job_of
+from restain.slides.kinds import names_result
 from restain.slides.layout import Position
 from restain.slides.ngff import is_ngff
 from restain.slides.reader import open_slide
@@ -81,7 +82,7 @@ def stain_slide(
     """
     settings = settings or SlideSettings()
     model = load_model(model) if isinstance(model, Path) else model
-    if not out.name.lower().endswith((".ome.tif", ".ome.tiff", ".ome.zarr")):
+    if not names_result(out):
         raise InputError(f"{out}: a stained slide is an OME-TIFF or OME-Zarr; end its name in .ome.tif or .ome.zarr")
     if is_ngff(out) and not find_spec("zarr"):
         raise InputError(f"{out}: OME-Zarr needs the package zarr; pip install 'restain[zarr]', or choose .ome.tif")
@@ -95,7 +96,7 @@ def stain_slide(
         if whole and (extra is None or extra.is_made(model, out)):
             return SlideReport(out, skipped=True)
         if out.exists() and not (overwrite or whole):
-            raise OutputError(f"{out} exists and is another result; choose another name, or allow it (--overwrite)")
+            raise OutputError(f"{out} exists and is another result; choose another name, or allow overwriting")
         if out.resolve() == source.resolve():
             raise OutputError(f"{out} is the slide itself; choose another name")
         sitting = Sitting(model, slide, out, settings)

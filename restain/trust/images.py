@@ -9,7 +9,7 @@ import numpy as np
 from restain.folders import trust_map
 from restain.image import save_image, to_tensor
 from restain.metrics.trust import TABLE, write_table
-from restain.staining.files import Job
+from restain.staining.inputs import ImageJob
 from restain.stains import to_unit
 from restain.trust.disagreement import RGB, Stain, disagreement, under_symmetries
 from restain.trust.familiarity import BLOCK_PX, Familiarity
@@ -26,7 +26,7 @@ class ImageMaps:
     """What the model knows of its training H&E."""
     _shares: dict[Path, list[tuple[str, float]]] = field(default_factory=dict)
 
-    def add(self, job: Job, he: RGB, virtual: RGB) -> None:
+    def add(self, job: ImageJob, he: RGB, virtual: RGB) -> None:
         """Draw the map of an image: seven more passes.
 
         Args:

@@ -13,6 +13,8 @@ from restain.cli import main
 from restain.image import load_image, save_image
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.unet import UNet, UNetConfig
+from restain.slides.tiff import Description
+from restain.slides.writer import write_slide
 from restain.staining.images import stain
 
 Run = Callable[..., int]
@@ -90,37 +92,16 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
         (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--device", "abacus"], "torch cannot use it"),
         *(
             (
-                ["stain", "he", "--model", "m.safetensors", "--out", "virtual", *words.split()],
-                f"{words.split()[0]}: for",
+                f"stain-slides he/0.png --model m.safetensors --out v.ome.tif {words}".split(),
+                f"{words.split()[0]} is for",
             )
-            for words in (
-                "--mpp 0.5",
-                "--model-mpp 0",
-                "--region 0,0,8,8",
-                "--rois none.geojson",
-                "--no-tissue-mask",
-                "--compression lossless",
-                "--quality 50",
-                "--batch 2",
-                "--bfloat16",
-                "--engine openvino",
-                "--workers 2",
-                "--shard 0/2",
-                "--ray local",
-            )
+            for words in ("--shard 0/2", "--processes 2", "--ray local")
         ),
-        (
-            ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--shard", "0/2", "--batch", "2"],
-            "--batch, --shard: for whole slides, and the inputs hold none",
-        ),
-        (
-            ["stain", "he/0.png", "--model", "m.safetensors", "--out", "v.ome.tif", "--shard", "0/2"],
-            "--shard is for many",
-        ),
-        (["stain", "he/0.png", "--model", "m.safetensors", "--out", "v.ome.tif", "--workers", "2"], "--workers is for"),
+        (["stain-slides", "he", "--model", "m.safetensors", "--out", "virtual"], "he holds no slides"),
+        (["stain-slides", "he/0.png", "he/1.png", "--model", "m.safetensors", "--out", "v.ome.tif"], "is one file"),
         *(
             (
-                ["stain", "a.svs", "--model", "m.safetensors", "--out", "virtual", f"--model-mpp={mpp}"],
+                ["stain-slides", "a.svs", "--model", "m.safetensors", "--out", "virtual", f"--model-mpp={mpp}"],
                 "is out of range",
             )
             for mpp in (0, -1)
@@ -132,10 +113,6 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
         (
             ["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--published-test"],
             "no batch norm",
-        ),
-        (
-            ["stain", "he/0.png", "--model", "m.safetensors", "--out", "v.ome.tif", "--published-test"],
-            "--published-test looks at images as wholes",
         ),
         (["info", "he/0.png"], "he/0.png is not a restain checkpoint"),
         (["import", "he/0.png", "--out", "n.safetensors"], "he/0.png is not a PyTorch weight file"),
@@ -183,3 +160,53 @@ def test_a_tile_of_no_pixels_is_refused(
     assert run("stain", he, "--model", model, "--out", tmp_path / "virtual", f"--tile-px={tile_px}") == 2
     assert "Invalid value for '--tile-px'" in capsys.readouterr().err
     assert not (tmp_path / "virtual").exists()
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    rgb = np.random.default_rng(0).integers(100, 200, (64, 64, 3), dtype=np.uint8)
+    write_slide(
+        tmp_path / "slides" / "a.ome.tif",
+        (64, 64),
+        lambda x, y, w, h: rgb[y : y + h, x : x + w],
+        Description("a", 0.466),
+    )
+    return tmp_path / "slides" / "a.ome.tif"
+
+
+def test_the_first_word_for_slides_may_be_that_for_images(
+    run: Run, model: Path, slide: Path, he: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "list.csv").write_text(f"slide,name\n{slide},b\n")
+    means_slides = {
+        slide: "one.ome.tif", slide.parent: "folder", tmp_path / "list.csv": "list", he / "0.png": "0.ome.tif"
+    }  # fmt: skip
+    for number, (given, out) in enumerate(means_slides.items()):
+        words = ["--model", model, "--out", tmp_path / str(number) / out, "--no-tissue-mask", "--mpp", 0.466]
+        assert run("stain", given, *words) == 0
+        assert "restain stain-slides" in capsys.readouterr().err
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("[0-3]/**/*.ome.tif")) == [
+        "0/one.ome.tif", "1/folder/a.ome.tif", "2/list/b.ome.tif", "3/0.ome.tif"
+    ]  # fmt: skip
+
+
+def test_a_folder_with_images_is_one_of_images_and_slides_in_it_are_told(
+    run: Run, model: Path, slide: Path, he: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    slide.rename(he / "a.ome.tif")
+    (he / "._old.svs").touch()
+    assert run("stain", he, "--model", model, "--out", tmp_path / "virtual") == 0
+    printed = capsys.readouterr()
+    assert "2 of 2 images are stained" in printed.out
+    assert "1 slides" in printed.err
+    assert run("stain-slides", he, "--model", model, "--out", tmp_path / "slides-out", "--no-tissue-mask") == 0
+    printed = capsys.readouterr()
+    assert "1 of 1 slides are stained" in printed.out
+    assert "2 plain images" in printed.err
+
+
+def test_an_option_of_slides_alone_is_unknown_for_images(
+    run: Run, model: Path, he: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert run("stain", he, "--model", model, "--out", tmp_path / "virtual", "--shard", "0/2") == 2
+    assert "--shard" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from restain.metrics.figure import rounded
 from restain.metrics.plots import draw_agreement
 from restain.metrics.report import dab_difference, write_report
 from restain.metrics.trust import unlike_shares
-from restain.staining.files import find_jobs
+from restain.staining.inputs import find_images
 from restain.stains import to_unit
 from restain.trust.familiarity import Familiarity, block_features
 from restain.trust.images import ImageMaps
@@ -128,7 +128,7 @@ def test_the_share_of_tissue_unlike_the_training_is_told_where_it_was_written_do
     mean = block_features(to_unit(to_tensor(load_image(tmp_path / "he" / "0.png")))).flatten().double()
     usual = Familiarity(mean, torch.eye(len(mean), dtype=torch.float64), 1e-6)  # the first tile, and no other
     maps = ImageMaps(lambda rgb: rgb, usual)
-    for job in find_jobs([tmp_path / "he"], tmp_path / "asked", overwrite=True):
+    for job in find_images([tmp_path / "he"], tmp_path / "asked", overwrite=True):
         maps.add(job, load_image(job.source), load_image(job.source))
     maps.save()
     assert unlike_shares(tmp_path / "asked", ["2", "0", "1"]) == [1, 0, 1]

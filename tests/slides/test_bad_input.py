@@ -33,7 +33,7 @@ def stain(
 
     def call(slide: Path, *words: object) -> Ended:
         out = slide.parent / "out" / "r.ome.tif"
-        words = ("stain", slide, "--model", checkpoint, "--out", out, "--tile-px", 64, "--device", "cpu", *words)
+        words = ("stain-slides", slide, "--model", checkpoint, "--out", out, "--tile-px", 64, "--device", "cpu", *words)
         monkeypatch.setattr(sys, "argv", ["restain", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
             main()

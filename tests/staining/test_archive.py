@@ -17,8 +17,9 @@ from restain.checkpoint import save_checkpoint
 from restain.cli import main
 from restain.errors import InputError, MissingError, RestainError
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.slides.kinds import is_slide
 from restain.staining.archive import stain_slides
-from restain.staining.jobs import SlideJob, find_slides, is_slide, shard
+from restain.staining.inputs import SlideJob, find_slides, shard
 from restain.staining.settings import SlideReport, SlideSettings
 
 MakeSlide = Callable[..., Path]
@@ -50,7 +51,7 @@ def test_what_is_no_slide_to_stain_is_passed_over(
     for name in ("1.dcm", "2.dcm", "3.dcm"):
         (he.parent / name).touch()
     series = {"1.dcm": "1.2.3", "2.dcm": "1.2.3", "3.dcm": "1.2.4"}
-    monkeypatch.setattr("restain.staining.jobs.dicom_series", lambda path: series[path.name])
+    monkeypatch.setattr("restain.staining.inputs.dicom_series", lambda path: series[path.name])
     found = [job.source.name for job in find_slides([he.parent], tmp_path / "out")]
     assert found == ["1.dcm", "3.dcm", "he.ome.tif"]
     with pytest.raises(InputError, match="is the folder of the slides; choose another one"):
@@ -119,7 +120,7 @@ def test_bad_slides_are_told_at_the_end_and_finished_ones_are_skipped(
     make_slide().rename(tmp_path / "he/good.ome.tif")
     (tmp_path / "he/bad.svs").write_text("no slide")
     (tmp_path / "he/overview.png").touch()
-    words = ["stain", tmp_path / "he", "--model", checkpoint, "--out", tmp_path / "out", "--tile-px", "128"]
+    words = ["stain-slides", tmp_path / "he", "--model", checkpoint, "--out", tmp_path / "out", "--tile-px", "128"]
     monkeypatch.setattr(sys, "argv", ["restain", *map(str, words), "--device", "cpu"])
     for already in ("", ", 1 of them earlier"):
         with pytest.raises(SystemExit) as stop:

@@ -17,7 +17,7 @@ from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import joint_statistics
 from restain.slides.reader import open_slide
 from restain.staining.cohort import cohort_statistics
-from restain.staining.jobs import SlideJob
+from restain.staining.inputs import SlideJob
 from restain.staining.model import load_model
 from restain.staining.plan import plan_of
 from restain.staining.settings import SlideSettings
@@ -97,8 +97,9 @@ def test_the_command_writes_a_file_that_staining_takes(
     assert ended.value.code == 1
     assert "allow it (--overwrite)" in capsys.readouterr().err
     assert study.read_bytes() == before
+    words = ["--model", checkpoint, "--out", tmp_path / "v.ome.tif", "--norm", study]
     with pytest.raises(SystemExit):
-        run("stain", tmp_path / "a.ome.tif", "--model", checkpoint, "--out", tmp_path / "v.ome.tif", "--norm", study)
+        run("stain-slides", tmp_path / "a.ome.tif", *words)
     kept = load_statistics(study, model=load_model(checkpoint).sha256)
     assert all(np.isfinite(moments.variance.numpy()).all() for moments in kept.values())
     assert (tmp_path / "v.ome.tif").is_file()

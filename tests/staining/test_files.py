@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.staining.files import find_jobs
-from restain.staining.jobs import images_between
+from restain.slides.kinds import is_slide
+from restain.staining.inputs import find_images, passed_over
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path, *inputs: str, out: str = "out", overwrite: bool = False) -> dict[str, str]:
-    jobs = find_jobs([folder / given for given in inputs], folder / out, overwrite=overwrite)
+    jobs = find_images([folder / given for given in inputs], folder / out, overwrite=overwrite)
     return {str(job.source.relative_to(folder)): str(job.target.relative_to(folder / out)) for job in jobs}
 
 
@@ -51,12 +51,12 @@ def test_results_inside_the_input_are_not_stained_again(folder: Path) -> None:
 
 
 def test_maps_of_an_earlier_run_are_no_images(folder: Path) -> None:
-    before = images_between([folder / "he"])
+    before = passed_over([folder / "he"], is_slide)
     for name in ("he/trust/a.png", "he/sub/trust/a.png", "he/slide.trust.png", "he/slide.tissue.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     assert names(folder, "he") == {"he/a.jpg": "a.png", "he/b.PNG": "b.png", "he/sub/a.tif": "sub/a.png"}
-    assert images_between([folder / "he"]) == before
+    assert passed_over([folder / "he"], is_slide) == before
     assert names(folder, "he/trust") == {"he/trust/a.png": "a.png"}, "who asks for the folder itself means it"
 
 

@@ -15,7 +15,7 @@ import pytest
 from restain.cli import main
 from restain.errors import InputError, RestainError
 from restain.slides.codec import Codec
-from restain.staining.jobs import SlideJob
+from restain.staining.inputs import SlideJob
 from restain.staining.model import load_model
 from restain.staining.ray import stain_on_ray
 from restain.staining.settings import SlideReport, SlideSettings
@@ -97,7 +97,7 @@ def test_ray_is_for_many_slides(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["stain", make_slide(), "--model", checkpoint, "--out", tmp_path / "out.ome.tif", "--ray", "local"]
+    words = ["stain-slides", make_slide(), "--model", checkpoint, "--out", tmp_path / "out.ome.tif", "--ray", "local"]
     monkeypatch.setattr(sys, "argv", ["restain", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
         main()

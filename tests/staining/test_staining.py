@@ -77,7 +77,7 @@ def test_another_engine_gives_the_same_pixels(model: Model, make_slide: MakeSlid
     difference = np.abs(pixels(first).astype(int) - pixels(second))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3
-    with pytest.raises(InputError, match="openvino runs on a CPU, by --norm slide or a file"):
+    with pytest.raises(InputError, match="OpenVINO runs on a CPU"):
         stain_slide(model, he, tmp_path / "no.ome.tif", replace(PLAIN, engine="openvino", norm=TileNorm()))
     assert not list(tmp_path.glob("no.*"))
 
@@ -281,7 +281,6 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path) -> None:
         ({"region": (5000, 0, 10, 10)}, "region 5000,0,10,10 does not lie on"),
         ({"region": (0, 0, 60, 60)}, "no tissue there"),
         ({"tile_px": 100}, "for slides, expected multiples of 16"),
-        ({"norm": "none"}, "expected one of slide, dense, tile"),
         ({"rois": Path("none.geojson")}, "none.geojson does not exist"),
         ({"mpp": 100.0}, "--mpp 100 is out of range"),
     ],
@@ -295,7 +294,7 @@ def test_bad_settings_are_refused(
 
 
 def test_results_are_ome_tiffs_beside_their_source(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ends in \.ome\.tif"):
+    with pytest.raises(InputError, match=r"out\.png: .*\.ome\.tif"):
         stain_slide(model, make_slide(), tmp_path / "out.png", PLAIN)
     with pytest.raises(OutputError, match="is the slide itself"):
         stain_slide(model, make_slide(), make_slide(), PLAIN, overwrite=True)

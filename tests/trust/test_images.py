@@ -14,8 +14,8 @@ from restain.errors import InputError
 from restain.image import load_image, save_image
 from restain.metrics.tiles import pair_images
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.staining.files import Job
 from restain.staining.images import stain, stain_files
+from restain.staining.inputs import ImageJob
 from restain.trust.disagreement import disagreement, under_symmetries
 from restain.trust.images import ImageMaps
 
@@ -116,9 +116,9 @@ def test_each_image_is_decoded_once_and_its_stain_is_one_of_the_eight(model: Pat
         return stain(generator, rgb)
 
     maps = ImageMaps(again, None)
-    shown: list[tuple[Job, np.ndarray, np.ndarray]] = []
+    shown: list[tuple[ImageJob, np.ndarray, np.ndarray]] = []
 
-    def on_stained(job: Job, he: np.ndarray, virtual: np.ndarray) -> None:
+    def on_stained(job: ImageJob, he: np.ndarray, virtual: np.ndarray) -> None:
         shown.append((job, he, virtual))
         maps.add(job, he, virtual)
 

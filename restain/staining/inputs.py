@@ -1,18 +1,16 @@
-"""Which slides to stain: found in folders and tables, shared out over machines."""
+"""Which images and slides are stained, and where each result goes: found in folders and tables, shared out."""
 
 import csv
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from restain.errors import InputError, MissingError
-from restain.folders import files_below, is_image
+from restain.errors import InputError, MissingError, OutputError
+from restain.folders import IMAGE_SUFFIXES, files_below, is_image
 from restain.slides.identity import job_of
-from restain.slides.reader import SANE_MPP, SLIDE_SUFFIXES
+from restain.slides.kinds import SLIDE_SUFFIXES, is_ome_tiff, is_plain_image, is_slide
+from restain.slides.reader import SANE_MPP
 from restain.slides.sources import dicom_series
-
-_BIG_TIFF, _TILE_WIDTH = 43, 322
 
 
 @dataclass(frozen=True)
@@ -24,41 +22,69 @@ class SlideJob:
     mpp: float | None = None
 
 
-def is_slide(path: Path) -> bool:
-    """Whether a file is a slide by its ending, or a TIFF in tiles; ordinary images are stored in strips."""
-    name = path.name.lower()
-    return any(name.endswith(suffix) for suffix in SLIDE_SUFFIXES) or (
-        name.endswith((".tif", ".tiff")) and _is_in_tiles(path)
-    )
+@dataclass(frozen=True)
+class ImageJob:
+    """One image to stain."""
+
+    source: Path
+    target: Path
 
 
-def _is_in_tiles(path: Path) -> bool:
-    """Whether the first directory of a TIFF or BigTIFF gives a width of tiles."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-            order = {b"II": "<", b"MM": ">"}[head[:2]]
-            (version,) = struct.unpack(f"{order}H", head[2:4])
-            place, count, entry_bytes = ("Q", "Q", 20) if version == _BIG_TIFF else ("I", "H", 12)
-            file.seek(*struct.unpack_from(f"{order}{place}", head, 8 if version == _BIG_TIFF else 4))
-            (entries,) = struct.unpack(f"{order}{count}", file.read(struct.calcsize(count)))
-            tags = (struct.unpack(f"{order}H", file.read(entry_bytes)[:2])[0] for _ in range(entries))
-            return _TILE_WIDTH in tags
-    except (OSError, KeyError, struct.error):
-        return False
+def find_images(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> list[ImageJob]:
+    """Pair each image with its result.
+
+    A file goes to `out/NAME.png`; what is found below a folder keeps its path from there on, `sub/a.jpg` becoming
+    `out/sub/a.png`. Hidden files, slides in folders, what
+    lies in `out`, and maps that an earlier run wrote are passed over.
+
+    Args:
+        inputs: image files and folders of them.
+        out: a folder, made where it is missing.
+        overwrite: whether `out` may already hold files; those of the same name are replaced, others stay.
+
+    Raises:
+        MissingError: an input does not exist.
+        InputError: a folder without images, or two images that would get the same name.
+        OutputError: `out` is a file or holds files already, or an image would be replaced by a result.
+    """
+    if is_image(out) or out.is_file():
+        raise OutputError(f"{out} names a file; expected a folder, in which each result gets the name of its image")
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise OutputError(f"{out} already holds files; choose another folder, or allow overwriting")
+    sources: dict[Path, Path] = {}
+    for source, name in (found for given in inputs for found in _images(given, out)):
+        target = out / name.with_suffix(".png")
+        earlier = sources.setdefault(target, source)
+        if earlier.resolve() != source.resolve():
+            raise InputError(f"{earlier} and {source} would both become {target}; rename one or stain them separately")
+    originals = {source.resolve() for source in sources.values()}
+    if replaced := next((target for target in sources if target.resolve() in originals), None):
+        raise OutputError(f"{replaced} is an image to stain and would be replaced by a result; choose another folder")
+    return [ImageJob(source, target) for target, source in sources.items()]
 
 
-def holds_slides(given: Path) -> bool:
-    """Whether an input names slides: it is one, a folder with some, or a CSV."""
-    if given.is_dir():
-        return any(map(is_slide, files_below(given)))
-    return is_slide(given) or given.suffix.lower() == ".csv"
+def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Each image with its name below `out`."""
+    if not given.exists():
+        raise MissingError(f"{given} does not exist; an image or a folder of images is expected")
+    if given.is_file():
+        yield given, Path(given.name)
+        return
+    images = [path for path in files_below(given, out) if is_plain_image(path)]
+    if not images:
+        raise InputError(f"{given} holds no images; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    yield from ((path, path.relative_to(given)) for path in images)
 
 
-def images_between(inputs: Sequence[Path]) -> int:
-    """How many plain images lie between slides, in the folders given; maps of trust and tissue are none."""
+def passed_over(inputs: Sequence[Path], is_wanted: Callable[[Path], bool]) -> int:
+    """How many images and slides of the folders given are not of the wanted kind.
+
+    Args:
+        inputs: files and folders.
+        is_wanted: such as `is_slide` or `is_plain_image`.
+    """
     found = (path for given in inputs if given.is_dir() for path in files_below(given))
-    return sum(is_image(path) and not is_slide(path) for path in found)
+    return sum((is_image(path) or is_slide(path)) and not is_wanted(path) for path in found)
 
 
 def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
@@ -108,7 +134,7 @@ def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
     """Slides in a folder, in order; not what lies in `out`, was stained by us, or is a part of another."""
     series: set[tuple[Path, str]] = set()
     for path in filter(is_slide, files_below(folder, out)):
-        if path.name.lower().endswith((".ome.tif", ".ome.tiff")) and job_of(path):
+        if is_ome_tiff(path) and job_of(path):
             continue
         if path.suffix.lower() == ".dcm" and (name := dicom_series(path)):
             if (path.parent, name) in series:
@@ -153,5 +179,5 @@ def shard(jobs: Sequence[SlideJob], part: str) -> list[SlideJob]:
     """
     index, _, count = part.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"--shard {part}: expected i/n with i from 0 to n - 1, such as 0/8")
+        raise InputError(f"shard {part}: expected i/n with i from 0 to n - 1, such as 0/8")
     return list(jobs[int(index) :: int(count)])
