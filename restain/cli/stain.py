@@ -63,7 +63,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Stain H&E images virtually; each result is a PNG of the same name. Slides: `restain stain-slides`."""
+    """Stain H&E images virtually, to PNGs of the same name; for whole slides see `restain stain-slides`."""
     from restain.checkpoint import load_generator, read_info
     from restain.cli.device import usable_device
     from restain.cli.progress import progress_bar
