@@ -12,7 +12,11 @@ def command(
     slide: Annotated[Path, typer.Argument(help="H&E slide.", metavar="SLIDE", show_default=False)],
     model: Annotated[
         list[Path] | None,
-        typer.Option(help="Checkpoint that stains it; repeat for several.", metavar="MODEL", show_default=False),
+        typer.Option(
+            help="Checkpoint that stains it, or a name of `restain models`; repeat for several.",
+            metavar="MODEL",
+            show_default=False,
+        ),
     ] = None,
     ihc: Annotated[
         Path | None,
@@ -69,6 +73,7 @@ def command(
     """Look at a slide and its virtual stain in the browser; tiles are stained where you look, and kept."""
     from restain.cli.device import usable_device
     from restain.errors import InputError
+    from restain.models import find_model
     from restain.staining.settings import SlideSettings
 
     try:
@@ -80,7 +85,7 @@ def command(
         raise InputError("--transform leads to the slide of --ihc; give both")
     view = View(
         slide,
-        tuple(model or ()),
+        tuple(map(find_model, model or ())),
         ihc,
         transform,
         cells,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from restain.models import find_model
 from restain.viewer.opening import Server, View, open_view
 
 
@@ -47,7 +48,7 @@ def show(
 
     Args:
         slide: the H&E.
-        model: one or more checkpoints.
+        model: one or more checkpoints, or names of models of the package.
         ihc: the slide of the neighbouring section, really stained.
         transform: from the H&E to it.
         height_px: of the cell.
@@ -60,6 +61,6 @@ def show(
     """
     models = [model] if isinstance(model, Path | str) else list(model)
     view = View(
-        Path(slide), tuple(map(Path, models)), Path(ihc) if ihc else None, Path(transform) if transform else None
+        Path(slide), tuple(map(find_model, models)), Path(ihc) if ihc else None, Path(transform) if transform else None
     )
     return Cell(view, height_px)
