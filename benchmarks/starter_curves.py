@@ -21,6 +21,7 @@ from restain.data.augment import Augment, cut_out, draw_change, jitter_colour
 from restain.folders import list_images
 from restain.image import load_image, to_tensor, to_uint8
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
+from restain.losses.density import density_loss
 from restain.losses.distance import l1_loss
 from restain.losses.similarity import ssim_loss
 from restain.methods.base import descend, frozen
@@ -35,28 +36,30 @@ from restain.stains import to_unit
 from restain.training.schedule import rate_factor
 
 PLAIN = {"width": 32, "norm": "batch", "antialias": True, "spectral": False, "start": "he", "lr": 5e-4, "batch": 4}
-PLAIN |= {"crop": 128, "ssim": 0.5, "gan": 0.02, "bfloat16": True, "channels_last": True}
+PLAIN |= {"crop": 128, "ssim": 0.5, "density": 5.0, "gan": 0.02, "bfloat16": True, "channels_last": True}
 ROWS: dict[str, dict[str, object]] = {
     "restain-small": {},
     "width 24": {"width": 24},
     "width 48": {"width": 48},
     "no discriminator": {"gan": 0.0},
-    "L1 alone": {"gan": 0.0, "ssim": 0.0},
-    "L1 alone, strided": {"gan": 0.0, "ssim": 0.0, "antialias": False},
-    "L1 alone, instance norm": {"gan": 0.0, "ssim": 0.0, "norm": "instance"},
-    "L1 alone, no norm": {"gan": 0.0, "ssim": 0.0, "norm": "none"},
-    "L1 alone, rate 1e-3": {"gan": 0.0, "ssim": 0.0, "lr": 1e-3},
-    "L1 alone, start at 0.02 Xavier": {"gan": 0.0, "ssim": 0.0, "start": "xavier"},
+    "no density": {"density": 0.0},
+    "L1 alone": {"gan": 0.0, "ssim": 0.0, "density": 0.0},
+    "L1 alone, strided": {"gan": 0.0, "ssim": 0.0, "density": 0.0, "antialias": False},
+    "L1 alone, instance norm": {"gan": 0.0, "ssim": 0.0, "density": 0.0, "norm": "instance"},
+    "L1 alone, no norm": {"gan": 0.0, "ssim": 0.0, "density": 0.0, "norm": "none"},
+    "L1 alone, rate 1e-3": {"gan": 0.0, "ssim": 0.0, "density": 0.0, "lr": 1e-3},
+    "L1 alone, start at 0.02 Xavier": {"gan": 0.0, "ssim": 0.0, "density": 0.0, "start": "xavier"},
     "L1 alone, as the CUT family": {
         "gan": 0.0,
         "ssim": 0.0,
+        "density": 0.0,
         "norm": "instance",
         "antialias": True,
         "spectral": True,
         "start": "xavier",
         "lr": 2e-4,
     },
-    "L1 alone, 2 crops of 192": {"gan": 0.0, "ssim": 0.0, "batch": 2, "crop": 192},
+    "L1 alone, 2 crops of 192": {"gan": 0.0, "ssim": 0.0, "density": 0.0, "batch": 2, "crop": 192},
 }
 COLUMNS = ("row", "minutes", "steps", "dice", "psnr", "ssim", "haematoxylin_r", "dab_error")
 
@@ -139,6 +142,8 @@ def train(name: str, learnt: Sides, held_out: Sides, minutes: float, out: Path) 
             loss = l1_loss(v, y)
             if choice["ssim"]:
                 loss = loss + choice["ssim"] * ssim_loss(v, y)
+            if choice["density"]:
+                loss = loss + choice["density"] * density_loss(v, y)
             if choice["gan"]:
                 real, fake = judge(torch.cat([x, y], 1)), judge(torch.cat([x, v.detach()], 1))
                 descend(lsgan_discriminator_loss(real, fake), optimizers[1])

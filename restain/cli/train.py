@@ -28,7 +28,9 @@ def command(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint to start from: every tensor of the same name and shape is taken.", metavar="MODEL"
+            help="Checkpoint to start from, or the name of a model of the package: every tensor of the same name and shape "
+            "is taken.",
+            metavar="MODEL",
         ),
     ] = None,
     extractor: Annotated[
@@ -45,6 +47,7 @@ def command(
     from rich.console import Console
 
     from restain.cli.entries import entry
+    from restain.models import find_model
     from restain.training import load_recipe, train
 
     checkpoint = train(
@@ -52,7 +55,7 @@ def command(
         data,
         out,
         steps=steps,
-        start=init,
+        start=find_model(init) if init else None,
         extractor=entry(extractor) if extractor else None,
         device=device,
         console=Console(stderr=True),

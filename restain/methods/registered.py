@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
+from restain.losses.density import density_loss
 from restain.losses.distance import l1_loss
 from restain.losses.similarity import WINDOW_PX, ssim_loss
 from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, descend, detached, frozen, total
@@ -40,6 +41,8 @@ class RegisteredConfig(MethodConfig):
     """Weight of the L1 distance to the IHC in register."""
     lambda_ssim: float = Field(0.5, ge=0)
     """Weight of 1 - SSIM."""
+    lambda_density: float = Field(5.0, ge=0)
+    """Weight of the mean square of the difference in optical density."""
     lambda_gan: float = Field(0.02, ge=0)
     """Weight of the adversarial term."""
     lr: float = Field(5e-4, gt=0)
@@ -49,7 +52,7 @@ class RegisteredConfig(MethodConfig):
 
 
 class Registered(Method):
-    """lambda_l1 L1 + lambda_ssim (1 - SSIM) + lambda_gan LSGAN, conditional on the H&E.
+    """lambda_l1 L1 + lambda_ssim (1 - SSIM) + lambda_density MSE of densities + lambda_gan conditional LSGAN.
 
     The generator normalises by batch while it trains, so a batch does not give what its images give one by one; under
     `torchrun` each process takes the statistics of its own share. Once trained, its norms are fixed: each pixel depends
@@ -95,6 +98,7 @@ class Registered(Method):
             terms = {
                 "l1": self.config.lambda_l1 * l1_loss(virtual, pair.ihc),
                 "ssim": self.config.lambda_ssim * ssim_loss(virtual, pair.ihc),
+                "density": self.config.lambda_density * density_loss(virtual, pair.ihc),
                 "gan": self.config.lambda_gan
                 * lsgan_generator_loss(self.discriminator(torch.cat([pair.he, virtual], dim=1))),
             }

@@ -41,7 +41,7 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         {"lambda_transport": 1e3},  # the authors' weight is for more places
         {"generator/nce", "generator/correlation", "generator/transport"},
     ),
-    "registered": ("registered", {}, {"generator/l1", "generator/ssim"}),
+    "registered": ("registered", {}, {"generator/l1", "generator/ssim", "generator/density"}),
     "vsmt": (
         "vsmt",
         {"lambda_spread": 0},  # which outweighs all others until the contrast is right, and that takes longer

@@ -42,6 +42,8 @@ def test_the_losses_are_what_the_documentation_says(
     assert_close(losses["discriminator/gan"], ((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2)
     assert_close(losses["generator/gan"], config.lambda_gan * ((fake - 1) ** 2).mean())
     assert_close(losses["generator/l1"], config.lambda_l1 * (virtual - pair.ihc).abs().mean())
+    density, wanted = (-torch.log10((images.clamp_min(2 / 255 - 1) + 1) / 2) for images in (virtual, pair.ihc))
+    assert_close(losses["generator/density"], config.lambda_density * ((density - wanted) ** 2).mean())
     assert_close(losses["generator/ssim"], config.lambda_ssim * (1 - similarity))
 
 
