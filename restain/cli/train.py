@@ -28,8 +28,8 @@ def command(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint to start from, or the name of a model of the package: every tensor of the same name and shape "
-            "is taken.",
+            help="Checkpoint to start from, or the name of a model of the package: every tensor of the same name "
+            "and shape is taken.",
             metavar="MODEL",
         ),
     ] = None,
