@@ -12,7 +12,8 @@ from restain.checkpoint.file import (
     read_weights,
     save_checkpoint,
 )
-from restain.checkpoint.published import import_published, load_published, published_names
+from restain.checkpoint.layouts import published_names
+from restain.checkpoint.published import import_published, load_published
 
 __all__ = [
     "CheckpointInfo",

@@ -14,15 +14,16 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from restain.errors import CheckpointError, InputError, MissingError
+from restain.errors import CheckpointError, ConfigError, InputError, MissingError
 from restain.image import atomic_path
 from restain.models import find_model
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
+from restain.networks.budget import within
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.published_test import published_test
 from restain.networks.segmenter import Segmenter, SegmenterConfig
@@ -44,6 +45,7 @@ _NETWORKS: dict[Kind, tuple[Callable[[Any], Network], type[BaseModel]]] = {
 }
 _HEADER_KEY = "restain"
 _SANE_MPP = (0.05, 10.0)
+_SLACK = 10**6  # for what a network makes besides its weights
 
 
 class CheckpointInfo(BaseModel):
@@ -63,7 +65,7 @@ class CheckpointInfo(BaseModel):
     """The method that trained it, or `imported`."""
     stain: str | None = None
     """What the virtual stain shows, such as `HER2`."""
-    mpp: float | None = None
+    mpp: float | None = Field(None, ge=_SANE_MPP[0], le=_SANE_MPP[1])
     """Micrometres per pixel of the images that it was trained on."""
     created: datetime
     versions: dict[str, str]
@@ -153,11 +155,13 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Net
     info, weights = read_weights(path)
     network_type, config_type = _NETWORKS[info.kind]
     try:
-        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
+        # the initial weights are drawn, and replaced at once; a network much larger than the file is not built
+        with torch.random.fork_rng(devices=[]), within(2 * sum(map(torch.numel, weights.values())) + _SLACK):
             network = network_type(config_type.model_validate(info.network))
-    except (ValidationError, RuntimeError) as error:
+    except (ValidationError, RuntimeError, ConfigError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path}: its weights do not fit the {info.kind} that its header describes, {info.network} ({error}); "
+            f"{path}: its weights do not fit the {info.kind} that its header describes ({reason}); "
             f"it was saved by restain {info.versions.get('restain', '?')}"
         ) from error
     if differences := misfit(network, weights):
@@ -270,11 +274,12 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> CheckpointInfo:
                 f"{version('restain')}, which reads formats up to {FORMAT}: upgrade it"
             )
         return CheckpointInfo.model_validate(header)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise CheckpointError(
-            f"{path}: its header is not a restain header ({error}); copy or import it again"
+            f"{path}: its header is not a restain header ({reason}); copy or import it again"
         ) from error
 
 
@@ -283,6 +288,8 @@ def _opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file; whatever is wrong with it becomes a sentence."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; a checkpoint is one file, such as model.safetensors in it")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a plain file; a checkpoint (*.safetensors) is expected")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

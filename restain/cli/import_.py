@@ -13,17 +13,23 @@ def command(
         float | None, typer.Option(help="Micrometres per pixel of the training images, such as 0.466.")
     ] = None,
     stain: Annotated[str | None, typer.Option(help="What the virtual stain shows, such as HER2.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Where in the file the weights are, such as netG or state.model.", show_default="the usual places"
+        ),
+    ] = None,
     kind: Annotated[
         Literal["generator", "autoencoder"],
         typer.Option(help="What the file is, where names cannot tell: VSMT's autoencoders must be called so."),
     ] = "generator",
 ) -> None:
-    """Turn published weights of CycleGAN, CUT, ASP, PSPStain, PyramidP2P, SIM-GAN, VSMT and such into a checkpoint."""
+    """Turn published weights of pix2pix, CycleGAN, CUT, ASP, PSPStain, SIM-GAN, VSMT and such into a checkpoint."""
     from restain.checkpoint import import_published
     from restain.errors import OutputError
 
     if out.suffix != ".safetensors":
         raise OutputError(f"--out {out}: expected a name that ends in .safetensors")
-    info = import_published(file, out, kind=kind, mpp=mpp, stain=stain)
+    info = import_published(file, out, kind=kind, key=key, mpp=mpp, stain=stain)
     shape = ", ".join(f"{name} {value}" for name, value in info.network.items())
     typer.echo(f"{file.name} is a {info.kind} ({shape}); it is now in {out}")

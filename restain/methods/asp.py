@@ -27,9 +27,9 @@ from restain.networks.sampler import Sampler, sample_positions
 class AspConfig(MethodConfig):
     """Settings of `asp`; the defaults are the authors'."""
 
-    width: int = Field(64, ge=2)
+    width: int = Field(64, ge=2, le=4096)
     """Channels of the generator's first convolution; the discriminator has half as many."""
-    discriminator_depth: int = Field(5, ge=2)
+    discriminator_depth: int = Field(5, ge=2, le=16)
     """Stages of the discriminator; each halves the image, so that 5 need crops of at least 128 px."""
     lambda_nce: float = Field(10.0, ge=0)
     """Weight of PatchNCE between H&E and virtual IHC."""
@@ -37,7 +37,7 @@ class AspConfig(MethodConfig):
     """Weight of the likeness to the real IHC at many scales."""
     lambda_asp: float = Field(10.0, ge=0)
     """Weight of the adaptive PatchNCE between virtual and real IHC."""
-    positions: int = Field(256, ge=2)
+    positions: int = Field(256, ge=2, le=2**20)
     """Places per tap for both."""
     lr: float = Field(2e-4, gt=0)
 

@@ -22,7 +22,7 @@ from restain.randomness import generator as derived_generator
 class MethodConfig(BaseModel):
     """Settings of a method: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class ClassifyConfig(MethodConfig):
 
     side: Literal["he", "ihc"] = "he"
     """Which image of a pair to learn from."""
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the first convolution."""
     lr: float = Field(2e-4, gt=0)
     normalise_brightness: bool = False

@@ -30,9 +30,9 @@ class CutConfig(MethodConfig):
 
     fast: bool = False
     """Take FastCUT's defaults for the fields that are not given."""
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the generator's and the discriminator's first convolution."""
-    blocks: int = Field(9, ge=5)
+    blocks: int = Field(9, ge=5, le=100)
     """Residual blocks of the generator; PatchNCE reads the fifth."""
     lambda_nce: float = Field(1.0, ge=0)
     """Weight of PatchNCE."""
@@ -40,7 +40,7 @@ class CutConfig(MethodConfig):
     """Also hold G(ihc) to the IHC by PatchNCE, and halve both terms."""
     flip_equivariance: bool = False
     """Mirror half of the inputs and compare their features mirrored back."""
-    positions: int = Field(256, ge=2)
+    positions: int = Field(256, ge=2, le=2**20)
     """Places per tap for PatchNCE."""
     lr: float = Field(2e-4, gt=0)
 

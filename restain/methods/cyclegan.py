@@ -28,15 +28,15 @@ DISCRIMINATOR_DEPTH = 3
 class CycleGanConfig(MethodConfig):
     """Settings of `cyclegan`; the defaults are the authors'."""
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the generators' and the discriminators' first convolution."""
-    blocks: int = Field(9, ge=1)
+    blocks: int = Field(9, ge=1, le=100)
     """Residual blocks of each generator."""
     lambda_cycle: float = Field(10.0, ge=0)
     """Weight of the L1 distance after there and back, in both directions."""
     lambda_identity: float = Field(0.5, ge=0)
     """Times `lambda_cycle`: weight of the L1 distance between an image in the target stain and what becomes of it."""
-    pool: int = Field(50, ge=0)
+    pool: int = Field(50, ge=0, le=10**6)
     """Virtual images of each stain that are kept to show to the discriminator again; 0 shows it only new ones."""
     lr: float = Field(2e-4, gt=0)
 

@@ -27,9 +27,9 @@ DISCRIMINATOR_DEPTH = 3
 class Pix2pixConfig(MethodConfig):
     """Settings of `pix2pix`; the defaults are the authors'."""
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the generator's and the discriminator's first convolution."""
-    depth: int = Field(8, ge=2)
+    depth: int = Field(8, ge=2, le=16)
     """Halvings of the U-Net; the crop must be a multiple of 2^depth px, so 7 for crops of 128."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """In three stages of the U-Net."""

@@ -55,9 +55,9 @@ class PspStainConfig(MethodConfig):
 
     profile: Literal["published", "corrected"] = "published"
     """Which defaults the fields that are not given take: the published code's, or those of what the text means."""
-    width: int = Field(64, ge=2)
+    width: int = Field(64, ge=2, le=4096)
     """Channels of the generator's first convolution; discriminator and segmenter have half as many."""
-    discriminator_depth: int = Field(5, ge=2)
+    discriminator_depth: int = Field(5, ge=2, le=16)
     """Stages of the discriminator; each halves the image, so that 5 need crops of at least 128 px."""
     lambda_nce: float = Field(1.0, ge=0)
     """Weight of PatchNCE."""
@@ -84,7 +84,7 @@ class PspStainConfig(MethodConfig):
     """Softmaxes between cosines and cross-entropy; the second takes probabilities as scores."""
     batch_sum: bool = True
     """Sum the protein's mean and the prototypes over the images of a batch, of which other terms are the mean."""
-    positions: int = Field(256, ge=2)
+    positions: int = Field(256, ge=2, le=2**20)
     """Places per tap for PatchNCE."""
     lr: float = Field(1e-4, gt=0)
     """Base learning rate of generator and sampler."""

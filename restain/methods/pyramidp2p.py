@@ -27,15 +27,15 @@ DISCRIMINATOR_DEPTH = 3
 class PyramidP2PConfig(MethodConfig):
     """Settings of `pyramidp2p`; the defaults are the authors'."""
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the generator's and the discriminator's first convolution."""
-    blocks: int = Field(9, ge=1)
+    blocks: int = Field(9, ge=1, le=100)
     """Residual blocks of the generator."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """In the residual blocks."""
     lambda_l1: float = Field(25.0, ge=0)
     """Weight of the L1 distance in each octave."""
-    octaves: int = Field(4, ge=1)
+    octaves: int = Field(4, ge=1, le=16)
     """How many, the full size included."""
     lr: float = Field(2e-4, gt=0)
 

@@ -31,11 +31,11 @@ DISCRIMINATOR_DEPTH = 3
 class RegisteredConfig(MethodConfig):
     """Settings of `registered`; the defaults are those of `restain-base`."""
 
-    width: int = Field(48, ge=1)
+    width: int = Field(48, ge=1, le=4096)
     """Channels of the generator's first convolution."""
-    blocks: int = Field(6, ge=1)
+    blocks: int = Field(6, ge=1, le=100)
     """Residual blocks of the generator."""
-    discriminator_width: int = Field(32, ge=1)
+    discriminator_width: int = Field(32, ge=1, le=4096)
     """Channels of the discriminator's first convolution."""
     lambda_l1: float = Field(1.0, ge=0)
     """Weight of the L1 distance to the IHC in register."""

@@ -24,7 +24,7 @@ from restain.tensors import full_precision
 class SegmentConfig(MethodConfig):
     """Settings of `segment`; the defaults are those that PSPStain's `published` profile asks for."""
 
-    width: int = Field(32, ge=1)
+    width: int = Field(32, ge=1, le=4096)
     """Channels at full size."""
     unit_range: bool = False
     """Measure the focal density of images in [0, 1] instead of [-1, 1]; must agree with PSPStain's."""

@@ -27,11 +27,11 @@ from restain.networks.sampler import Sampler, sample_positions
 class SimGanConfig(MethodConfig):
     """Settings of `simgan`; the defaults are the authors'."""
 
-    width: int = Field(64, ge=2)
+    width: int = Field(64, ge=2, le=4096)
     """Channels of the generator's first convolution; the discriminator has half as many."""
-    blocks: int = Field(6, ge=5)
+    blocks: int = Field(6, ge=5, le=100)
     """Residual blocks of the generator; PatchNCE reads the fifth."""
-    discriminator_depth: int = Field(5, ge=2)
+    discriminator_depth: int = Field(5, ge=2, le=16)
     """Stages of the discriminator; each halves the image, so that 5 need crops of at least 128 px."""
     lambda_nce: float = Field(1.0, ge=0)
     """Weight of PatchNCE, the mean of its terms on H&E and on IHC."""
@@ -41,9 +41,9 @@ class SimGanConfig(MethodConfig):
     """Weight of the difference between transport plans, whose entries are of the order of 1 / positions."""
     transport_epsilon: float = Field(1.0, ge=0.05)
     """Entropic regularisation of the plans, in units of cosine distance."""
-    transport_iterations: int = Field(50, ge=1)
+    transport_iterations: int = Field(50, ge=1, le=10**6)
     """Times that their rows and columns are brought to their masses."""
-    positions: int = Field(256, ge=2)
+    positions: int = Field(256, ge=2, le=2**20)
     """Places per tap for all terms."""
     lr: float = Field(2e-4, gt=0)
 

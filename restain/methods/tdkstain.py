@@ -44,13 +44,13 @@ MASK_REACH_PX = 4
 class TdkStainConfig(MethodConfig):
     """Settings of `tdkstain`; the defaults are the authors', but for how nuclei are found, which is ours."""
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the generator's and the discriminators' first convolution."""
-    blocks: int = Field(9, ge=1)
+    blocks: int = Field(9, ge=1, le=100)
     """Residual blocks of the generator."""
-    downsamplings: int = Field(3, ge=1)
+    downsamplings: int = Field(3, ge=1, le=16)
     """Halvings of the generator; the crop must be a multiple of 2^downsamplings px."""
-    scales: int = Field(3, ge=1)
+    scales: int = Field(3, ge=1, le=16)
     """Discriminators, each at half the size of the one before; the coarsest needs 32 px."""
     lambda_l1: float = Field(10.0, ge=0)
     """Weight of the L1 distance to the neighbouring section."""
@@ -59,7 +59,7 @@ class TdkStainConfig(MethodConfig):
     lambda_nuclei: float = Field(10.0, ge=0)
     """Weight of the squared difference of the densities of nuclei: on real IHC for the estimator, on virtual IHC for
     the generator."""
-    nucleus_px: int = Field(13, ge=6)
+    nucleus_px: int = Field(13, ge=6, le=2**10)
     """Diameter of a typical nucleus; 13 px are 6 µm at 0.46 µm per pixel."""
     marker: Literal["nuclear", "membrane"] = "membrane"
     """Where DAB lies on positive cells; `nuclear` (ER, PR, Ki67) counts DAB as nuclear stain, too."""

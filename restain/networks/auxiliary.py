@@ -11,9 +11,9 @@ class AuxiliaryConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the first convolution; the residual blocks have four times as many."""
-    blocks: int = Field(9, ge=1)
+    blocks: int = Field(9, ge=1, le=100)
 
 
 class Autoencoder(Staged):

@@ -25,11 +25,11 @@ class GeneratorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the first convolution; they double with each halving."""
-    blocks: int = Field(6, ge=1)
+    blocks: int = Field(6, ge=1, le=100)
     """Residual blocks: 6 for ASP, PSPStain and VSMT, 9 for CUT, CycleGAN, PyramidP2P and TDKStain."""
-    downsamplings: int = Field(2, ge=1)
+    downsamplings: int = Field(2, ge=1, le=16)
     """Halvings before the residual blocks: 3 for TDKStain, 2 for all others."""
     norm: NormName = "instance"
     antialias: bool = True

@@ -26,9 +26,9 @@ class UNetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     """Channels of the first convolution; they double with each halving, to at most eight times as many."""
-    depth: int = Field(8, ge=2)
+    depth: int = Field(8, ge=2, le=16)
     """Halvings; sides must be multiples of 2^depth, 256 px for the default."""
     dropout: float = Field(0.5, ge=0.0, lt=1.0)
     """In the second to the fourth stage on the way up."""

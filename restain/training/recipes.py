@@ -182,7 +182,12 @@ def _explain(model: type[BaseModel], detail: Mapping[str, Any], prefix: str) -> 
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":  # about several keys together
         return key, f"{_inside(key).strip()}: {message}"
-    return key, f"{known[-1]}{_inside(section)}: {message[0].lower() + message[1:]}, got {detail['input']!r}"
+    return key, f"{known[-1]}{_inside(section)}: {message[0].lower() + message[1:]}, got {_shown(detail['input'])}"
+
+
+def _shown(value: object, most: int = 80) -> str:
+    words = repr(value) if not isinstance(value, int) or abs(value) < 10**most else "a number of many digits"
+    return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
 def _inside(section: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
@@ -17,6 +18,7 @@ from restain.data.pairs import Pair, PairedTiles, collate
 from restain.errors import ConfigError, InputError
 from restain.methods import METHODS
 from restain.methods.base import Method
+from restain.networks.budget import OverBudgetError, within
 from restain.networks.stainer import Stainer
 from restain.randomness import derive_seed
 from restain.training.auxiliary import auxiliary_folder, load_auxiliary, nuclei_folder
@@ -30,9 +32,12 @@ from restain.training.recipes import load_recipe
 from restain.training.schedule import rate_factor
 from restain.training.start import check_start
 from restain.training.state import Saved, read_saved, steps_done
+from restain.workers.memory import total_bytes
 
 SHOWN_PAIRS = 4
 """Rows of a sample grid."""
+BYTES_PER_WEIGHT = 16
+"""What training keeps of each weight: itself, its gradient, and Adam's two means."""
 
 
 def train(
@@ -99,10 +104,25 @@ def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
     """The recipe's method with the weights that its seed gives.
 
     PyTorch's initialisers take no generator, so the global one is seeded meanwhile, and put back.
+
+    Raises:
+        ConfigError: its networks do not fit into the memory, or cannot be built with these settings.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(recipe.seed, "weights"))
-        return METHODS[recipe.method](recipe.model, **auxiliary)
+    memory = total_bytes()
+    try:
+        with torch.random.fork_rng(devices=[]), within(memory // BYTES_PER_WEIGHT):
+            torch.default_generator.manual_seed(derive_seed(recipe.seed, "weights"))
+            return METHODS[recipe.method](recipe.model, **auxiliary)
+    except OverBudgetError as error:
+        raise ConfigError(
+            f"{recipe.method} with these settings of [model] cannot be trained here: {error}, and each takes "
+            f"{BYTES_PER_WEIGHT} bytes of the {memory / 2**30:,.1f} GiB of memory; choose a smaller width"
+        ) from error
+    except ValidationError as error:
+        reason = error.errors()[0]
+        raise ConfigError(
+            f"{recipe.method} with these settings of [model] cannot be built: {reason['loc'][-1]}: {reason['msg']}"
+        ) from error
 
 
 def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Path, Recipe]:

@@ -10,20 +10,52 @@ from restain.errors import ConfigError, MissingError
 
 Table = dict[str, Any]
 
+MOST_BYTES = 2**20
+"""The largest recipe that is read."""
+DEEPEST = 20
+"""Tables and lists inside one another; the deepest setting of a recipe lies at 5."""
+
+_TOO_DEEP = f"tables or lists lie in one another more than {DEEPEST} deep"
+
 
 def read_table(path: Path) -> Table:
     """Read a TOML file.
 
     Raises:
         MissingError: there is no such file.
-        ConfigError: it is not TOML; names line and column.
+        ConfigError: it is not TOML, names line and column; or it is too large, or nested too deep.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such recipe; give the path of a .toml file")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{path} has more than {MOST_BYTES:,} bytes; a recipe is a short TOML file")
+        return parsed(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and numbers of thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def parsed(text: str) -> Table:
+    """Read TOML text.
+
+    Raises:
+        ValueError: it is not TOML, or tables and lists lie in one another deeper than any setting.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    inner: list[Any] = [table]
+    for _ in range(DEEPEST):
+        inner = [value for each in inner for value in (each.values() if isinstance(each, dict) else each)]
+        inner = [value for value in inner if isinstance(value, dict | list)]
+    if inner:
+        raise ValueError(_TOO_DEEP)
+    return table
 
 
 def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, set[str]]:
@@ -42,8 +74,9 @@ def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, 
     for setting in settings:
         key, equals, value = (part.strip() for part in setting.partition("="))
         names = key.split(".")
-        if not equals or not all(names):
-            raise ConfigError(f"--set {setting}: expected section.key=value, as in training.steps=500")
+        if not equals or not all(names) or len(names) > DEEPEST:
+            shown = setting if len(setting) <= 80 else f"{setting[:77]}..."
+            raise ConfigError(f"--set {shown}: expected section.key=value, as in training.steps=500")
         change: Any = _value(value)
         for name in reversed(names):
             change = {name: change}
@@ -54,8 +87,8 @@ def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parsed(f"value = {text}")["value"]
+    except (ValueError, KeyError):
         return text
 
 

@@ -1,13 +1,26 @@
 """How the C library keeps memory, for a while: steady over long work, or used again at once. Only glibc is told."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Numbers of glibc's options, from its malloc.h."""
 _LARGE = 2**20
+
+
+def total_bytes() -> int:
+    """Memory that this process may have: of the machine, or less where a control group limits it."""
+    limits = [2**63]
+    with suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 @contextmanager

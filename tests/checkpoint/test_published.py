@@ -15,7 +15,7 @@ from torch.nn.utils import spectral_norm  # the form in which the published file
 from torch.testing import assert_close
 
 from restain.checkpoint import import_published, load_checkpoint, load_generator, load_published
-from restain.errors import CheckpointError, MissingError
+from restain.errors import CheckpointError, MissingError, OutputError
 from restain.networks.blocks import BlurDown, BlurUp, binomial
 from restain.networks.discriminator import Discriminator
 from restain.networks.generator import Generator
@@ -176,6 +176,55 @@ def test_wrappers_are_taken_off(tmp_path: Path, wrap: Callable[[State], Mapping[
     found = load_published(written(tmp_path, wrap(dict(network.state_dict())))).eval()
     with torch.no_grad():
         assert_close(found(images()), network(images()), atol=1e-5, rtol=0)
+
+
+WRAPPED: dict[str, tuple[Callable[[State], object], str]] = {
+    "a name": (lambda state: {"models": {"x": 1}, "A2B": state, "B2A": {"w": torch.ones(1)}}, "A2B"),
+    "names inside one another": (lambda state: {"trained": {"A2B": state}, "other": {}}, "trained.A2B"),
+    "a name with dots": (lambda state: {"net.v1": {"G": state}}, "net.v1"),
+    "what names begin with": (
+        lambda state: {f"nets.A.{n}": v for n, v in state.items()} | {"nets.B.w": torch.ones(1)},
+        "nets.A",
+    ),
+    "a name, then what names begin with": (lambda state: {"all": {f"A.{n}": v for n, v in state.items()}}, "all.A"),
+    "a wrapper inside": (lambda state: {"A": {f"module.{n}": v for n, v in state.items()}, "B": {"w": 1}}, "A"),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_a_key_says_where_the_weights_are(tmp_path: Path, case: str) -> None:
+    wrap, key = WRAPPED[case]
+    network = published("CUT")
+    path = written(tmp_path, wrap(dict(network.state_dict())))
+    with torch.no_grad():
+        assert_close(load_published(path, key=key).eval()(images()), network(images()), atol=1e-5, rtol=0)
+
+
+def test_a_key_that_is_not_there_and_a_choice_that_nobody_made_name_what_is_there(tmp_path: Path) -> None:
+    path = written(tmp_path, {"A2B": changed(), "B2A": changed(), "epoch": 3})
+    with pytest.raises(CheckpointError, match=r"nothing under 'netG'; it holds A2B \(\d+ entries\), B2A .*, epoch"):
+        load_published(path, key="netG")
+    with pytest.raises(CheckpointError, match=r"holds A2B, B2A; name the one"):
+        load_published(path)
+    assert isinstance(load_published(path, key="B2A"), Generator)
+
+
+@pytest.mark.parametrize("width", [3_000, 60_000])
+def test_a_file_that_claims_more_than_it_holds_is_refused_before_it_takes_memory(tmp_path: Path, width: int) -> None:
+    stem = {"model.1.weight": torch.zeros(1, 3, 1, 1).expand(width, 3, 7, 7)}
+    blocks = {f"model.{10 + n}.conv_block.1.weight": torch.zeros(1) for n in range(9)}
+    with pytest.raises(CheckpointError, match=r"net.pth: model.1.weight claims .* more than the file holds"):
+        load_published(written(tmp_path, stem | blocks))
+    with pytest.raises(CheckpointError, match=r"much larger than the file|cannot be built"):
+        load_published(written(tmp_path, {"model.1.weight": torch.zeros(width, 3, 1, 1)} | blocks))
+
+
+def test_the_checkpoint_does_not_replace_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, changed())
+    whole = path.read_bytes()
+    with pytest.raises(OutputError, match="is the file to read"):
+        import_published(path, path)
+    assert path.read_bytes() == whole
 
 
 def changed(**changes: Tensor | None) -> State:

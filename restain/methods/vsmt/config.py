@@ -27,10 +27,10 @@ class VsmtConfig(MethodConfig):
 
     profile: Literal["published", "paper"] = "published"
     """Which defaults the fields that are not given take: the published code's, or the text's."""
-    width: int = Field(64, ge=2)
+    width: int = Field(64, ge=2, le=4096)
     """Channels of the first convolution of generator and auxiliary models; the discriminators have half as many."""
 
-    discriminator_depth: int = Field(5, ge=2)
+    discriminator_depth: int = Field(5, ge=2, le=16)
     """Stages of the discriminators; each halves the image, so that 5 need crops of at least 128 px."""
 
     guidance: bool = True
@@ -82,7 +82,7 @@ class VsmtConfig(MethodConfig):
     ramp_epochs: float | None = Field(None, ge=0)
     ramp_power: float = Field(10.0, ge=0)
 
-    positions: int = Field(256, ge=2)
+    positions: int = Field(256, ge=2, le=2**20)
     """Places per tap for PatchNCE."""
     structure_temperature: float = Field(0.15, gt=0)
     structure_margin: float = Field(1.2, ge=0)
