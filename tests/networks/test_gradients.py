@@ -193,7 +193,7 @@ def test_batch_norm_moves_its_running_statistics_as_pytorch_does() -> None:
 
 
 def test_no_network_uses_a_norm_of_pytorch(project: Path) -> None:
-    plain = re.compile(r"\b(InstanceNorm\dd|instance_norm|BatchNorm\dd|batch_norm)\b")
+    plain = re.compile(r"\b(?:nn\.(?:Instance|Batch)Norm\dd|(?:F|torch|functional)\.(?:instance|batch)_norm)\b")
     own = project / "restain" / "networks" / "normalisation.py"
     for path in (project / "restain").rglob("*.py"):
         lines = [line for line in path.read_text().splitlines() if "isinstance" not in line]
