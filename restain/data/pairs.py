@@ -181,13 +181,15 @@ class PairedTiles(Dataset[Pair]):
         Raises:
             InputError: a file is damaged.
         """
-        he, ihc = self.files[index].load()
         change = other_change = self._change(index, generator(self.seed, "augment", epoch, index))
         other = index
         if self.unpaired:
             draws = generator(self.seed, "unpaired", epoch, index)
             other = int(torch.randint(len(self), (), generator=draws))
-            ihc, other_change = self.files[other].load_ihc(), self._change(other, draws)
+            he, ihc = self.files[index].load_he(), self.files[other].load_ihc()
+            other_change = self._change(other, draws)
+        else:
+            he, ihc = self.files[index].load()
         return Pair(
             jitter_colour(to_tensor(cut_out(self._resized(he), change)), change),
             to_tensor(cut_out(self._resized(ihc), other_change)),

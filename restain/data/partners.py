@@ -63,6 +63,10 @@ class PairFiles:
         aligned = folder.with_name(f"{folder.name}_aligned") / self.ihc.name
         return replace(self, ihc=aligned) if self.he != self.ihc and aligned.is_file() else None
 
+    def load_he(self) -> NDArray[np.uint8]:
+        """The H&E alone, H x W x 3."""
+        return self.load()[0] if self.he == self.ihc else load_image(self.he)
+
     def load_ihc(self) -> NDArray[np.uint8]:
         """The IHC alone, H x W x 3."""
         return self.load()[1] if self.he == self.ihc else load_image(self.ihc)

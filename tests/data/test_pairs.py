@@ -136,6 +136,18 @@ def as_bytes(images: Tensor) -> bytes:
     return images.numpy().tobytes()
 
 
+def test_unpaired_halves_of_one_file(tmp_path: Path, write_tile: WriteTile) -> None:
+    sides = [to_tensor(write_tile(tmp_path / f"{name}.png", size=(32, 16))).split(16, dim=3) for name in "ab"]
+    tiles = PairedTiles(tmp_path, grades="none", unpaired=True)
+    drawn = set()
+    for epoch in range(20):
+        for index in (0, 1):
+            pair = tiles.item(index, epoch)
+            assert_close(pair.he, sides[index][0])
+            drawn |= {(index, other) for other in (0, 1) if torch.equal(pair.ihc, sides[other][1])}
+    assert drawn == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
 def test_unpaired_whole_tiles_must_have_one_size(tmp_path: Path, write_tile: WriteTile) -> None:
     for side in "AB":
         write_tile(tmp_path / f"train{side}" / "a.png", size=(16, 16))
