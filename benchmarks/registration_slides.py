@@ -13,7 +13,7 @@ from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSli
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
 
-SIDE_PX, MPP = 3000, 1.0
+SIDE_PX, MPP = 1500, 2.0
 
 
 def drawn(seed: int) -> PhantomNeighbour:
@@ -21,7 +21,7 @@ def drawn(seed: int) -> PhantomNeighbour:
     rng = np.random.default_rng(seed)
     scale = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
     settings = NeighbourSettings(
-        mpp=round(scale * float(rng.uniform(0.8, 1.6)), 4),
+        mpp=round(scale * float(rng.uniform(1.2, 2.0)), 4),
         angle=float(rng.uniform(-180, 180)),
         mirror=bool(rng.integers(2)),
         scale=scale,
@@ -31,7 +31,7 @@ def drawn(seed: int) -> PhantomNeighbour:
         black_edge=bool(rng.random() < 0.3),
     )
     marker = "membrane" if rng.integers(2) else "nuclear"
-    slide = PhantomSlide(seed, SIDE_PX, marker, MPP, float(rng.uniform(0.25, 0.5)), framed=True)
+    slide = PhantomSlide(seed, SIDE_PX, marker, MPP, float(rng.uniform(0.25, 0.45)), framed=True)
     return PhantomNeighbour(slide, settings)
 
 

@@ -19,6 +19,8 @@ from restain.cli import (
     import_,
     info,
     models,
+    pairs_cut,
+    pairs_error,
     phantom,
     quantify,
     recipes,
@@ -53,6 +55,7 @@ STOPPED = {
     "train": RESUME,
     "bench": RESUME,
     "demo": RESUME,
+    "pairs cut": RESUME,
     "stain": "Stopped; images begin again with --overwrite.",
     "stain-slides": RESUME,
 }
@@ -61,6 +64,10 @@ STOPPED = {
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "data": ("Look after paired data sets.", {"check": data_check.command}),
     "models": ("List the models that come with restain, or show the card of one.", {"show": models.show}),
+    "pairs": (
+        "Make pairs that fit, and measure how well.",
+        {"cut": pairs_cut.command, "error": pairs_error.command},
+    ),
     "recipes": ("List the recipes that come with restain, or copy one.", {"copy": recipes.copy}),
 }
 """Verbs of two words: the first word, what it is about, and its second words."""

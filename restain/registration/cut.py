@@ -1,0 +1,209 @@
+"""Cut two slides into pairs of tiles in register: registered once, then tile by tile, resumed after any stop.
+
+What is known of a pair of slides lies in `slides/NAME`: `transform.json`, `tiles.jsonl` (a line for each tile in its
+order, kept or not; the state to resume from), `overlay.png` and `tiles.png`, and `done.json` when all is there.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from restain.errors import InputError, OutputError
+from restain.image import atomic_path, make_folder, save_image
+from restain.registration.jobs import SlidePair
+from restain.registration.overview import look, mpp_read, shared_tissue
+from restain.registration.pictures import save_overlay, save_tiles
+from restain.registration.slides import Demands, Registration, register
+from restain.registration.tiling import RGB, CutSettings, Place, TileFacts, cut_tile, plan_tiles
+from restain.registration.transform import Scan, load_transform, read_transform
+from restain.slides.reader import Slide, open_slide
+from restain.workers.threads import ahead
+
+BASE = "TrainValAB"
+SLIDES = "slides"
+TRANSFORM, TILES, OVERLAY, SHEET, DONE = "transform.json", "tiles.jsonl", "overlay.png", "tiles.png", "done.json"
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """What became of one pair of slides."""
+
+    name: str
+    split: str
+    kept: int
+    tiles: int
+    """With enough tissue on the H&E."""
+    figures: dict[str, float]
+    """Of the transform."""
+    left_out: dict[str, int]
+    """How many tiles were left out, by why."""
+
+
+def cut_slides(
+    pair: SlidePair,
+    root: Path,
+    settings: CutSettings,
+    demands: Demands,
+    *,
+    inverse: bool = False,
+    threads: int = 1,
+    on_progress: OnProgress | None = None,
+) -> CutReport:
+    """Cut one pair of slides, or go on with it; what is there already is not done again.
+
+    Args:
+        pair: the slides.
+        root: folder of the data set.
+        settings: which tiles.
+        demands: what the slides must show to be believed.
+        inverse: whether a given matrix leads from the IHC to the H&E.
+        threads: that read, match and warp.
+        on_progress: see `OnProgress`.
+
+    Raises:
+        MissingError, InputError: a slide or transform cannot be used, or the slides do not belong together.
+        OutputError: the folder cannot be written, or was cut from other slides or for another part.
+    """
+    folder = root / SLIDES / pair.name
+    make_folder(folder)
+    _refuse_other(folder, pair)
+    if (folder / DONE).exists():
+        return _report(pair, folder)
+    tell = on_progress or (lambda *_: None)
+    with open_slide(pair.he, pair.he_mpp) as he, open_slide(pair.ihc, pair.ihc_mpp) as ihc:
+        found = _registered(pair, folder, he, ihc, demands, inverse, threads, tell)
+        places = plan_tiles(he, found.he, found.shared, settings)
+        if not places:
+            raise InputError(
+                f"{pair.he} has no tile of {settings.size_px} px at {settings.mpp:g} µm with "
+                f"{settings.least_tissue:.0%} tissue; ask for smaller tiles or less tissue"
+            )
+        known = _known(folder / TILES)
+
+        def cut(place: Place) -> tuple[TileFacts, tuple[RGB, RGB] | None]:
+            return cut_tile(he, ihc, found.transform, place, settings)
+
+        tell("tiles", len(known), len(places))
+        with ExitStack() as stack:
+            log = stack.enter_context((folder / TILES).open("a", encoding="utf-8"))
+            pool = stack.enter_context(ThreadPoolExecutor(threads))
+            for facts, sides in ahead(pool, cut, places[len(known) :], 2 * threads):
+                if sides is not None:
+                    for path, rgb in zip(tile_path(pair, root, facts.x_px, facts.y_px), sides, strict=True):
+                        save_image(path, rgb)
+                row = facts.row()
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                known.append(TileFacts.of(row))
+                tell("tiles", len(known), len(places))
+        tile_um = settings.size_px * mpp_read(he, settings.mpp)
+        save_overlay(folder / OVERLAY, found.he, found.ihc, found.transform, found.shared, known, tile_um)
+        shown = [(tile, *tile_path(pair, root, tile.x_px, tile.y_px)) for tile in known if not tile.why]
+        save_tiles(folder / SHEET, shown)
+    with atomic_path(folder / DONE) as temporary:
+        temporary.write_text(json.dumps({"tiles": len(known), "kept": len(shown)}) + "\n", encoding="utf-8")
+    return _report(pair, folder)
+
+
+def _registered(
+    pair: SlidePair,
+    folder: Path,
+    he: Slide,
+    ihc: Slide,
+    demands: Demands,
+    inverse: bool,
+    threads: int,
+    tell: OnProgress,
+) -> Registration:
+    """The transform from an earlier run, from a file, or found; and the overviews."""
+    scans = [Scan(slide.path.name, slide.size, slide.mpp) for slide in (he, ihc)]
+    kept = folder / TRANSFORM
+    tell("registering", 0, 0)
+    if kept.exists() or pair.transform is not None:
+        first, second = look(he), look(ihc)
+        transform = (
+            load_transform(kept)
+            if kept.exists()
+            else read_transform(pair.transform or kept, scans[0], scans[1], inverse=inverse)
+        )
+        found = Registration(transform, first, second, shared_tissue(first, second, transform, transform.back))
+    else:
+        found = register(
+            he, ihc, demands, threads=threads, on_progress=lambda done, total: tell("registering", done, total)
+        )
+    if not kept.exists():
+        found.transform.save(kept)
+    return found
+
+
+def tile_path(pair: SlidePair, root: Path, x_px: int, y_px: int) -> tuple[Path, Path]:
+    """The files of the two sides of a tile."""
+    name = f"{pair.name}_x{x_px:06d}_y{y_px:06d}"
+    name += f"_{pair.grade}" if pair.grade else ""
+    return root / BASE / f"{pair.split}A" / f"{name}.png", root / BASE / f"{pair.split}B" / f"{name}.png"
+
+
+def _known(path: Path) -> list[TileFacts]:
+    """The tiles that were written down; a line that was cut short by a stop is taken away."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(whole)
+    return list(read_tiles(whole))
+
+
+def read_tiles(content: bytes) -> Iterator[TileFacts]:
+    """The facts that `tiles.jsonl` holds."""
+    for line in content.decode("utf-8").splitlines():
+        yield TileFacts.of(json.loads(line))
+
+
+def _refuse_other(folder: Path, pair: SlidePair) -> None:
+    """Note which slides a folder belongs to, or make sure that these are they."""
+    note = folder / "slides.json"
+    wanted = {
+        "he": str(pair.he.resolve()),
+        "ihc": str(pair.ihc.resolve()),
+        "case": pair.case,
+        "split": pair.split,
+        "grade": pair.grade,
+        "transform": pair.transform and pair.transform.read_text(encoding="utf-8", errors="replace"),
+        "he_mpp": pair.he_mpp,
+        "ihc_mpp": pair.ihc_mpp,
+    }
+    if not note.exists():
+        with atomic_path(note) as temporary:
+            temporary.write_text(json.dumps(wanted, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return
+    found = json.loads(note.read_text(encoding="utf-8"))
+    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    if differing:
+        name = differing[0]
+        raise OutputError(
+            f"{folder} was begun with {name} {_short(found.get(name))}, now it is {_short(wanted[name])}; remove the "
+            "folder and its tiles, or choose another place"
+        )
+
+
+def _short(value: object) -> str:
+    words = str(value)
+    return words if len(words) <= 80 else f"{words[:77]}..."
+
+
+def _report(pair: SlidePair, folder: Path) -> CutReport:
+    tiles = list(read_tiles((folder / TILES).read_bytes()))
+    left_out: dict[str, int] = {}
+    for tile in tiles:
+        if tile.why:
+            left_out[tile.why] = left_out.get(tile.why, 0) + 1
+    figures = load_transform(folder / TRANSFORM).figures
+    return CutReport(pair.name, pair.split, sum(not tile.why for tile in tiles), len(tiles), figures, left_out)

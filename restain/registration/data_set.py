@@ -1,0 +1,201 @@
+"""Cut many pairs of slides into one data set: each in a process of its own; one that fails does not stop the others."""
+
+import csv
+import io
+import json
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from restain.errors import OutputError, RestainError
+from restain.image import atomic_path, make_folder
+from restain.registration.cut import SLIDES, TILES, CutReport, cut_slides, read_tiles, tile_path
+from restain.registration.jobs import SlidePair
+from restain.registration.slides import Demands
+from restain.registration.tiling import CutSettings
+from restain.workers.lock import locked
+from restain.workers.processes import share_of_cores, start_process
+
+LIST = "pairs.csv"
+SETTINGS = "cut.json"
+
+
+@dataclass
+class CutOutcome:
+    """What became of the pairs of slides."""
+
+    reports: list[CutReport] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """By name of the pair, why."""
+
+
+@dataclass(frozen=True)
+class CutJob:
+    """What all pairs of slides are cut by."""
+
+    root: Path
+    settings: CutSettings
+    demands: Demands
+    inverse: bool = False
+    """Whether given matrices lead from the IHC to the H&E."""
+    threads: int = 1
+    """Of each pair of slides."""
+
+
+OnEvent = Callable[[SlidePair, str, int, int], None]
+"""Called with a pair of slides, what is being done of it, how much is done, and how much there is."""
+
+
+def cut_data_set(
+    pairs: Sequence[SlidePair],
+    job: CutJob,
+    *,
+    processes: int = 1,
+    on_event: OnEvent | None = None,
+    on_done: Callable[[SlidePair, CutReport | str], None] | None = None,
+) -> CutOutcome:
+    """Cut pairs of slides and list the tiles of all that are there in `pairs.csv`.
+
+    Args:
+        pairs: the slides.
+        job: how they are cut.
+        processes: how many pairs at a time.
+        on_event: is told how far each is.
+        on_done: is told what became of each, a report or why it failed.
+
+    Raises:
+        OutputError: the folder cannot be written, was begun with other settings, or is being cut by another process.
+    """
+    make_folder(job.root)
+    outcome = CutOutcome()
+
+    def note(pair: SlidePair, result: CutReport | str) -> None:
+        if isinstance(result, str):
+            outcome.failures[pair.name] = result
+        else:
+            outcome.reports.append(result)
+        if on_done:
+            on_done(pair, result)
+
+    with locked(job.root, f"{job.root} is being cut by another process; wait for it, or choose another place"):
+        _refuse_other_settings(job)
+        if processes == 1:
+            for pair in pairs:
+                note(pair, _attempt(pair, job, lambda *event, pair=pair: on_event(pair, *event) if on_event else None))
+        else:
+            _in_processes(pairs, job, processes, on_event, note)
+        _write_list(pairs, job)
+    return outcome
+
+
+def _attempt(pair: SlidePair, job: CutJob, tell: Callable[[str, int, int], None]) -> CutReport | str:
+    """Cut one pair of slides; whatever goes wrong becomes words, so that the others go on."""
+    try:
+        return cut_slides(
+            pair, job.root, job.settings, job.demands, inverse=job.inverse, threads=job.threads, on_progress=tell
+        )
+    except RestainError as error:
+        return str(error)
+    except Exception as error:  # a night of work must not end with one odd slide
+        return f"unexpected {type(error).__name__}: {error}; alone, it shows where from"
+
+
+@dataclass(frozen=True)
+class _Running:
+    pair: SlidePair
+    process: BaseProcess
+    pipe: Connection
+
+
+def _in_processes(
+    pairs: Sequence[SlidePair],
+    job: CutJob,
+    processes: int,
+    on_event: OnEvent | None,
+    note: Callable[[SlidePair, CutReport | str], None],
+) -> None:
+    waiting, running = deque(pairs), list[_Running]()
+    threads = share_of_cores(processes)
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                pair = waiting.popleft()
+                here, there = multiprocessing.Pipe()
+                running.append(_Running(pair, start_process(_serve, there, pair, job, threads), here))
+                there.close()  # so that its end is noticed here
+            ready = wait([one.pipe for one in running])
+            for one in [one for one in running if one.pipe in ready]:
+                try:
+                    said = one.pipe.recv()
+                except (EOFError, OSError):
+                    one.process.join()
+                    said = f"its process ended with {one.process.exitcode}, perhaps for want of memory"
+                if isinstance(said, tuple):
+                    if on_event:
+                        on_event(one.pair, *said)
+                    continue
+                running.remove(one)
+                one.process.join()
+                note(one.pair, said)
+    finally:
+        for one in running:
+            one.process.terminate()
+            one.process.join()
+
+
+def _serve(pipe: Connection, pair: SlidePair, job: CutJob, threads: int) -> None:
+    """In the new process: cut one pair of slides."""
+    torch.set_num_threads(threads)
+    pipe.send(_attempt(pair, job, lambda *event: pipe.send(event)))
+
+
+def _refuse_other_settings(job: CutJob) -> None:
+    """Note how a folder is cut, or make sure that it was begun so."""
+    path = job.root / SETTINGS
+    wanted = {**asdict(job.settings), **asdict(job.demands), "inverse": job.inverse}
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    if differing:
+        raise OutputError(
+            f"{job.root} was begun with {differing[0]} {found.get(differing[0])}, now it is {wanted[differing[0]]}; "
+            "ask for the same, or choose another place"
+        )
+
+
+def _write_list(pairs: Sequence[SlidePair], job: CutJob) -> None:
+    """List every tile that is there, with all that is known of it: of finished and of unfinished slides."""
+    text = io.StringIO()
+    writer = None
+    for pair in sorted(pairs, key=lambda pair: pair.name):
+        file = job.root / SLIDES / pair.name / TILES
+        if not file.exists():
+            continue
+        for tile in read_tiles(file.read_bytes()):
+            if tile.why:
+                continue
+            he, ihc = (
+                path.relative_to(job.root).as_posix() for path in tile_path(pair, job.root, tile.x_px, tile.y_px)
+            )
+            facts = {name: value for name, value in tile.row().items() if name != "why"}
+            row = {
+                "he": he, "ihc": ihc, "case": pair.case, "grade": pair.grade, "split": pair.split,
+                "he_slide": pair.he.name, "ihc_slide": pair.ihc.name, **facts,
+                "mpp": job.settings.mpp, "size_px": job.settings.size_px,
+            }  # fmt: skip
+            if writer is None:
+                writer = csv.DictWriter(text, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+    if writer is not None:
+        with atomic_path(job.root / LIST) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
