@@ -97,7 +97,7 @@ def read_rois(path: Path) -> list[Roi]:
             found.setdefault(name, []).append(polygon)
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist; GeoJSON with polygons is expected") from error
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as GeoJSON ({error}); export annotations as GeoJSON, for instance in QuPath"
         ) from error

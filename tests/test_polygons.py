@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from restain.errors import InputError
 from restain.polygons import Roi, geojson_file, read_rois
 
 SQUARE = [[0.0, 0.0], [20.0, 0.0], [20.0, 20.0], [0.0, 20.0], [0.0, 0.0]]
@@ -60,3 +61,9 @@ def test_a_mask_holds_the_pixels_whose_centres_lie_inside(corners: tuple[float, 
     depth = np.min([x - left, right - x, y - top, bottom - y], axis=0)
     assert mask[depth > scale].all()
     assert not mask[depth < -scale].any()
+
+
+def test_lists_without_end_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "deep.geojson").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"deep.geojson cannot be read as GeoJSON"):
+        read_rois(tmp_path / "deep.geojson")

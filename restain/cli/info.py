@@ -37,7 +37,7 @@ def command(
         "created": f"{info.created:%Y-%m-%d %H:%M} UTC",
         "versions": ", ".join(f"{name} {number}" for name, number in info.versions.items()),
         "weights' SHA-256": info.sha256,
-        **{name: "calibrated" if isinstance(value, dict) else str(value) for name, value in info.extra.items()},
+        **{name.replace("_", " "): _words(name, value) for name, value in info.extra.items()},
     }
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -45,3 +45,12 @@ def command(
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
     Console().print(table, highlight=False)
+
+
+def _words(name: str, value: object) -> str:
+    """What a header says besides, in words."""
+    if name == "familiarity":
+        return "calibrated"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -5,6 +5,7 @@ an image is described by a few numbers on colour and texture. Their Mahalanobis 
 images says how unusual it is (the distance of Lee et al. 2018, on plain features instead of a network's).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restain.errors import InputError
+from restain.errors import CheckpointError, InputError
 from restain.stains import optical_density
 
 BLOCK_PX = 64
 """Side of a block."""
+
+FEATURES = 10
+"""Numbers that describe a block."""
 
 LEAST_BLOCKS = 100
 """Blocks that a fit needs at least."""
@@ -59,9 +63,28 @@ class Familiarity:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Familiarity":
-        """What `as_json` gave."""
-        mean, precision = (torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "precision"))
-        return cls(mean, precision, float(content["threshold"]))
+        """What `as_json` gave.
+
+        Raises:
+            CheckpointError: something else; the header of a checkpoint may have been changed.
+        """
+        try:
+            mean, precision = (torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "precision"))
+            known = cls(mean, precision, float(content["threshold"]))
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise _unusable(str(error)) from error
+        shapes = tuple(mean.shape), tuple(precision.shape)
+        if shapes != ((FEATURES,), (FEATURES, FEATURES)):
+            raise _unusable(f"shapes {shapes[0]} and {shapes[1]} instead of {FEATURES} features")
+        if not (mean.isfinite().all() and precision.isfinite().all() and math.isfinite(known.threshold)):
+            raise _unusable("numbers that are not finite")
+        return known
+
+
+def _unusable(reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"what the checkpoint's header says of its training H&E cannot be used ({reason}); calibrate it again"
+    )
 
 
 def familiarity_of(extra: Mapping[str, Any]) -> Familiarity | None:
@@ -69,9 +92,11 @@ def familiarity_of(extra: Mapping[str, Any]) -> Familiarity | None:
 
     Args:
         extra: of its header, as `CheckpointInfo` and `Model` have it.
+
+    Raises:
+        CheckpointError: it knows something else under this name.
     """
-    known = extra.get("familiarity")
-    return Familiarity.from_json(known) if known else None
+    return Familiarity.from_json(extra["familiarity"]) if "familiarity" in extra else None
 
 
 def block_features(he: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """A checkpoint gives back the network it was given, and refuses everything else in a sentence."""
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -238,6 +240,64 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, contents: bytes, wo
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match=words):
         read_info(path)
+
+
+def with_header(saved: Path, **changes: object) -> Path:
+    """The same file with another header of restain's; a change of `network` is one of its settings."""
+    whole = saved.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    outer = json.loads(whole[8 : 8 + length])
+    own = json.loads(outer["__metadata__"]["restain"])
+    own["network"] |= changes.pop("network", {})
+    outer["__metadata__"]["restain"] = str(changes.pop("text", "")) or json.dumps(own | changes)
+    header = json.dumps(outer).encode()
+    saved.write_bytes(struct.pack("<Q", len(header)) + header + whole[8 + length :])
+    return saved
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 4000}, {"width": 10**30}, {"downsamplings": 12}, {"blocks": 100}, {"blocks": 10**9}, {"width": "x"}],
+)
+def test_a_header_that_claims_a_giant_is_refused_in_a_line_before_it_is_built(
+    saved: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = 0
+    empty = torch.empty
+
+    def watched(*size: Any, **options: Any) -> Tensor:
+        nonlocal largest
+        made = empty(*size, **options)
+        largest = max(largest, made.numel())
+        return made
+
+    with_header(saved, network=change)
+    monkeypatch.setattr(torch, "empty", watched)
+    with pytest.raises(
+        CheckpointError, match=r"its weights do not fit the generator that its header describes"
+    ) as told:
+        load_checkpoint(saved)
+    assert len(str(told.value)) < 400
+    assert largest < 10**6
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "null", '{"format": "1"}', '{"format": 1}'])
+def test_a_header_that_is_something_else_is_refused_in_a_line(saved: Path, text: str) -> None:
+    with pytest.raises(CheckpointError, match="is not a restain header") as told:
+        read_info(with_header(saved, text=text))
+    assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize("mpp", [-1, 0, 1e-300, 1e300, float("nan")])
+def test_a_header_with_an_impossible_resolution_is_refused(saved: Path, mpp: float) -> None:
+    with pytest.raises(CheckpointError, match="is not a restain header"):
+        read_info(with_header(saved, mpp=mpp))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="is not a plain file"):
+        read_info(tmp_path / "m.safetensors")
 
 
 def test_weights_of_another_shape_are_refused(saved: Path) -> None:

@@ -121,6 +121,16 @@ def test_only_methods_that_need_no_pairs_learn_without_them(write_recipe: Write)
 
 
 MISTAKES = [
+    ({"model": {"width": 10**19}}, r"width in \[model\]: input should be less than or equal to 4096, got 1000000"),
+    ({"model": {"blocks": 10**9}}, r"blocks in \[model\]: input should be less than or equal to 100"),
+    ({"model": {"lr": float("nan")}}, r"lr in \[model\]: .*, got nan"),
+    ({"model": {"lr": float("inf")}}, r"lr in \[model\]: input should be a finite number, got inf"),
+    (
+        {"training": {"epochs": 10**30}},
+        r"epochs in \[training\]: input should be less than or equal to 10000",
+    ),
+    ({"data": {"loaders": 100_000}}, r"loaders in \[data\]: input should be less than or equal to 256, got 100000"),
+    ({"data": {"stain": ["x"] * 1000}}, r"stain in \[data\]: input should be a valid string, got \['x', .{,80}\.\.\.$"),
     ({"mehtod": "cut"}, r"unknown key 'mehtod'; did you mean 'method'\?"),
     ({"model": {"lamda_nce": 1}}, r"unknown key 'lamda_nce' in \[model\]; did you mean 'lambda_nce'\?"),
     ({"data": {"crop": 64}}, r"unknown key 'crop' in \[data\]; did you mean 'crop_px'\?"),

@@ -1,3 +1,4 @@
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,45 @@ def test_a_missing_file_and_one_that_is_not_toml_are_named(tmp_path: Path) -> No
     bad.write_bytes(b"method = '\xff'")
     with pytest.raises(ConfigError, match="not valid TOML"):
         read_table(bad)
+
+
+DEEP = {
+    "lists": "x = " + "[" * 30 + "]" * 30,
+    "open lists": "x = " + "[" * 100_000,
+    "tables": "x = " + "{a = " * 30 + "1" + "}" * 30,
+    "dotted keys": ".".join("a" * 30) + " = 1",
+    "headers": "[" + ".".join("a" * 3000) + "]\nx = 1",
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_what_is_nested_deeper_than_any_setting_is_refused(case: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text(DEEP[case])
+    with pytest.raises(ConfigError, match=r"deep.toml: not valid TOML: .* deep"):
+        read_table(tmp_path / "deep.toml")
+
+
+def test_settings_nested_too_deep_are_text_or_refused() -> None:
+    assert override({}, ["a.b=" + "[" * 5000])[0]["a"]["b"] == "[" * 5000
+    with pytest.raises(ConfigError, match=r"--set a\.a\..{,80}: expected"):
+        override({}, [".".join("a" * 5000) + "=1"])
+
+
+def test_a_byte_order_mark_is_not_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes("\ufeffmethod = 'cut'\r\n".encode())
+    assert read_table(tmp_path / "r.toml") == {"method": "cut"}
+
+
+def test_numbers_of_thousands_of_digits_and_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("seed = " + "1" * 5000)
+    with pytest.raises(ConfigError, match=r"r.toml: not valid TOML"):
+        read_table(path)
+    assert override({}, ["seed=" + "1" * 5000])[0]["seed"] == "1" * 5000, "then it is text, and no number"
+    path.write_bytes(b"# " + b"x" * 2**21)
+    with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
+        read_table(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(MissingError, match="no such recipe"):
+        read_table(path)

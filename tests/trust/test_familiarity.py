@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from restain.data.phantom import PhantomSettings, draw_pair
-from restain.errors import InputError
+from restain.errors import CheckpointError, InputError
 from restain.image import to_tensor
 from restain.stains import to_unit
 from restain.trust.familiarity import BLOCK_PX, Familiarity, block_features, familiarity_of, fit_familiarity
@@ -39,3 +39,28 @@ def test_too_little_to_fit_is_refused() -> None:
         fit_familiarity([torch.rand(1, 3, 64, 64)], [])
     with pytest.raises(InputError, match="smaller than a block"):
         block_features(torch.rand(1, 3, 32, 64))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        3,
+        {},
+        [1],
+        {"mean": "x"},
+        {"mean": [0.0] * 9},
+        {"mean": [[0.0] * 10]},
+        {"precision": []},
+        {"precision": [[0.0] * 10] * 9 + [[0.0]]},
+        {"threshold": "x"},
+        {"threshold": float("nan")},
+        {"precision": [[float("inf")] * 10] * 10},
+        {"mean": None},
+    ],
+)
+def test_a_header_that_knows_something_else_is_refused_with_the_way_out(changed: object) -> None:
+    sound = {"mean": [0.0] * 10, "precision": [[0.0] * 10] * 10, "threshold": 1.0}
+    assert familiarity_of({"familiarity": sound})
+    known = sound | changed if isinstance(changed, dict) and changed else changed
+    with pytest.raises(CheckpointError, match="calibrate it again"):
+        familiarity_of({"familiarity": known})
