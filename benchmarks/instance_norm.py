@@ -60,7 +60,7 @@ def main() -> None:
                 x, above = (torch.randn(shape, dtype=dtype).contiguous(memory_format=order) for _ in range(2))
                 x.requires_grad_()
                 best = dict.fromkeys(WAYS, float("inf"))
-                for _ in range(7):
+                for _ in range(15):
                     for name, way in WAYS.items():
                         best[name] = min(best[name], seconds(way, x, above))
                 kinds = f"{shape!s:20s} {str(dtype)[6:]:9s} {str(order)[6:].removesuffix('_format'):14s}"

@@ -20,6 +20,8 @@ from restain.networks.normalisation import BatchNorm, InstanceNorm, instance_nor
 
 Operator = Callable[[Tensor], Tensor]
 
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
+
 CHANNELS, HEIGHT, WIDTH = 4, 5, 6
 
 
@@ -40,17 +42,17 @@ def batch_norm(x: Tensor, *, training: bool) -> Tensor:
     layer.running_mean, layer.running_var = spread - 1, spread.clone()
     nn.init.normal_(layer.weight, 1.0, 0.5, generator=torch.Generator().manual_seed(0))
     layer.requires_grad_(False)
-    normalised: Tensor = layer.to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype)(x)
+    normalised: Tensor = layer.to(x.device, torch.float32 if x.dtype == torch.bfloat16 else x.dtype)(x)
     return normalised
 
 
 def warped(x: Tensor, padding: str, corners: bool) -> Tensor:
     places = (drawn(len(x), 4, 5, 2) * 24).round() / 32
-    return F.grid_sample(x, places.to(x.dtype), padding_mode=padding, align_corners=corners)
+    return F.grid_sample(x, places.to(x), padding_mode=padding, align_corners=corners)
 
 
 def convolved(x: Tensor, *, transposed: bool, groups: int = 1, stride: int = 1) -> Tensor:
-    weight = ((drawn(CHANNELS, CHANNELS // groups, 3, 3) * 16).round() / 16).to(x.dtype)
+    weight = ((drawn(CHANNELS, CHANNELS // groups, 3, 3) * 16).round() / 16).to(x)
     if transposed:
         return F.conv_transpose2d(x, weight, stride=stride, padding=1, output_padding=stride - 1, groups=groups)
     return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
@@ -68,7 +70,7 @@ OPERATORS: dict[str, Operator] = {
     "reflection pad of F": lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect"),
     "replicate pad": lambda x: F.pad(x, (1, 2, 2, 1), mode="replicate"),
     "zero pad": lambda x: F.pad(x, (1, 2, 2, 1)),
-    "blur down": BlurDown(),
+    "blur down": lambda x: BlurDown().to(x.device)(x),
     "blur up": BlurUp(),
     "bilinear": lambda x: F.interpolate(x, size=(9, 7), mode="bilinear", align_corners=False),
     "bilinear, corners": lambda x: F.interpolate(x, size=(9, 7), mode="bilinear", align_corners=True),
@@ -131,13 +133,14 @@ def slow() -> Callable[[str, int], tuple[Tensor, Tensor, Tensor]]:
     return find
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_gradient_is_that_of_finite_differences_in_every_memory_order(
-    name: str, batch: int, dtype: torch.dtype, slow: Callable[[str, int], tuple[Tensor, Tensor, Tensor]]
+    name: str, batch: int, dtype: torch.dtype, device: str, slow: Callable[[str, int], tuple[Tensor, Tensor, Tensor]]
 ) -> None:
-    x, weights, expected = slow(name, batch)
+    x, weights, expected = (numbers.to(device) for numbers in slow(name, batch))
     for given, above in itertools.product(layouts(x.to(dtype)), layouts(weights.to(dtype))):
         given.requires_grad_(True)
         (gradient,) = torch.autograd.grad(OPERATORS[name](given), given, above)
@@ -151,12 +154,14 @@ def by_definition(x: Tensor, eps: float = 1e-5) -> Tensor:
     return (x - mean) / ((x - mean).square().mean((2, 3), keepdim=True) + eps).sqrt()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("mean", [0, 30])
-def test_instance_norm_is_its_definition(mean: float, batch: int, dtype: torch.dtype) -> None:
+def test_instance_norm_is_its_definition(mean: float, batch: int, dtype: torch.dtype, device: str) -> None:
     """Also far from zero, where PyTorch's group norm loses three digits in channels-last order."""
-    x, above = (drawn(batch, 6, 24, 20) + mean).to(dtype), drawn(batch, 6, 24, 20, seed=1).to(dtype)
+    x, above = drawn(batch, 6, 24, 20).to(device) + mean, drawn(batch, 6, 24, 20, seed=1).to(device)
+    x, above = x.to(dtype), above.to(dtype)
     exact = x.double().requires_grad_()
     expected = by_definition(exact)
     (slope,) = torch.autograd.grad(expected, exact, above.double())
