@@ -47,7 +47,7 @@ def draw(folder: Path, seeds: range) -> None:
         ):
             path = folder / f"{seed:03d}-{name}.ome.tif"
             if not path.exists():
-                write_slide(path, size, tile, Description(name, mpp), background=glass, workers=1)
+                write_slide(path, size, tile, Description(name, mpp), background=glass, threads=1)
         print(f"{seed:03d}", asdict(pair.settings), flush=True)
 
 

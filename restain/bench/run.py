@@ -14,10 +14,11 @@ from restain.bench.held_out import gather
 from restain.bench.page import write_outputs
 from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
-from restain.bench.units import Unit, UnitProgress, run_units, run_units_on, without_unmet
+from restain.bench.units import Unit, UnitProgress, run_units, without_unmet
 from restain.errors import InputError, OutputError
 from restain.training import Recipe
 from restain.training.run import auxiliary_runs
+from restain.workers.pool import Pool, Processes
 from restain.workers.ray import connected
 
 
@@ -42,7 +43,7 @@ def run_bench(
     tiles: int | None = None,
     reference: str | None = None,
     extractors: Sequence[tuple[str, Path]] = (),
-    workers: int = 1,
+    processes: int = 1,
     device: str = "auto",
     ray: str | None = None,
     console: Console | None = None,
@@ -61,7 +62,7 @@ def run_bench(
         tiles: how many held-out tiles to judge by, spread evenly; all if None.
         reference: name of the row that others are compared with; the first if None.
         extractors: networks for FID and KID, as (module:attribute, weights).
-        workers: cells at a time, on as many GPUs in turn as there are.
+        processes: cells at a time, on as many GPUs in turn as there are.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         ray: address of a Ray cluster whose machines see the same files, or `local`; cells run there, one GPU each.
         console: where progress is shown; nowhere if None.
@@ -108,14 +109,12 @@ def run_bench(
     progress = UnitProgress(console, len(models) + len(timings) + len(units))
     failures = dict[str, str]()
     with ExitStack() as stack:
-        cluster = stack.enter_context(connected(ray, workers)) if ray and units else None
-        there = cluster.device(None if device == "auto" else device) if cluster else device
+        pool: Pool = Processes(processes, device, attempts=1)
+        if ray and units:
+            pool = stack.enter_context(connected(ray, processes, None if device == "auto" else device))
         for some in (models, timings, units):  # each needs those before
             able = without_unmet(some, failures, progress)
-            if cluster:
-                failures |= run_units_on(cluster, able, there, progress)
-            else:
-                failures |= run_units(able, workers, device, progress)
+            failures |= run_units(able, pool, progress, show=processes == 1 and not ray and console is not None)
     table = collect(rows, cells, floors, reference or names[0], budget)
     return Outcome(table, write_outputs(out, table, cells, failures), failures)
 

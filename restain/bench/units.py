@@ -1,20 +1,13 @@
-"""Work in processes of its own, several at a time; one that fails or dies does not stop the others."""
+"""Units of a bench, several at a time, each in a process of its own; one that fails does not stop the others."""
 
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 
-import torch
 from rich.console import Console
 
-from restain.errors import RestainError
-from restain.workers.processes import share_of_cores, start_process
-from restain.workers.ray import Cluster
+from restain.workers.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -63,28 +56,6 @@ class UnitProgress:
             self.console.print(words, soft_wrap=True, highlight=False, markup=False)
 
 
-@dataclass
-class _Running:
-    """A unit at work."""
-
-    unit: Unit
-    slot: int
-    process: BaseProcess
-    result: Connection
-
-    def failure(self) -> str | None:
-        """Why it failed, once it has ended; None where it did not."""
-        try:
-            said = str(self.result.recv())
-        except EOFError:  # it had nothing to say
-            said = ""
-        code = self.process.exitcode
-        if not said and code:
-            cause = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with {code}"
-            said = f"its process {cause}"
-        return said or None
-
-
 def without_unmet(units: Sequence[Unit], failures: dict[str, str], progress: UnitProgress) -> list[Unit]:
     """Leave out units that need one that failed.
 
@@ -107,88 +78,35 @@ def without_unmet(units: Sequence[Unit], failures: dict[str, str], progress: Uni
     return able
 
 
-def run_units(units: Sequence[Unit], workers: int, device: str, progress: UnitProgress) -> dict[str, str]:
-    """Do all units, `workers` at a time.
+def run_units(units: Sequence[Unit], pool: Pool, progress: UnitProgress, *, show: bool = False) -> dict[str, str]:
+    """Do all units, as many at a time as the pool has room for, each in a process of its own.
 
     Args:
         units: in the order in which they begin.
-        workers: how many at a time; each gets its share of the cores, and the GPUs in turn.
-        device: no GPU is given out if this is `cpu`.
+        pool: where; on a cluster every machine sees the same files.
         progress: is told of each.
-
-    Returns:
-        By the unit's words, why it failed; empty where all went well.
-    """
-    waiting, running, failures = list(units), list[_Running](), dict[str, str]()
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    threads = share_of_cores(workers) if workers > 1 else 0
-    show = workers == 1 and progress.console is not None
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                unit, slot = waiting.pop(0), min(set(range(workers)) - {busy.slot for busy in running})
-                progress.begins(unit)
-                running.append(_start(unit, slot, slot % gpus if gpus else None, threads, show))
-            wait([busy.process.sentinel for busy in running])
-            for ended in [busy for busy in running if not busy.process.is_alive()]:
-                ended.process.join()
-                running.remove(ended)
-                failure = ended.failure()
-                progress.ends(ended.unit, failure)
-                if failure:
-                    failures[ended.unit.words] = failure
-    finally:
-        for busy in running:
-            busy.process.terminate()
-            busy.process.join()
-    return failures
-
-
-def run_units_on(cluster: Cluster, units: Sequence[Unit], device: str, progress: UnitProgress) -> dict[str, str]:
-    """Do all units on a Ray cluster, as many at a time as it has room for; one whose worker is lost is tried again.
-
-    Args:
-        cluster: where every machine sees the same files.
-        units: as for `run_units`.
-        device: `cpu`, or `cuda` for one GPU each.
-        progress: is told of each.
+        show: whether units show their own progress, where only one is done at a time.
 
     Returns:
         By the unit's words, why it failed; empty where all went well.
     """
     failures = dict[str, str]()
-    for index, said in cluster.each(_do_there, [(unit,) for unit in units], device=device, fresh=True):
-        failure = str(said) if said else None
+    begun = set[int]()
+
+    def begins(index: int) -> None:
+        begun.add(index)
+        progress.begins(units[index])
+
+    for index, failed in pool.each(_do, [(unit, show) for unit in units], fresh=True, on_begin=begins):
+        failure = str(failed) if failed else None
         progress.ends(units[index], failure)
-        progress.stands()
+        if index not in begun:
+            progress.stands()
         if failure:
             failures[units[index].words] = failure
     return failures
 
 
-def _do_there(unit: Unit) -> str | None:
-    """In a process of its own on the cluster: work, and say what went wrong."""
-    try:
-        unit.work(*unit.arguments, None)
-    except RestainError as error:
-        return str(error)
-    return None
-
-
-def _start(unit: Unit, slot: int, gpu: int | None, threads: int, show: bool) -> _Running:
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = start_process(_do, sender, unit, gpu, threads, show)
-    sender.close()
-    return _Running(unit, slot, process, receiver)
-
-
-def _do(sender: Connection, unit: Unit, gpu: int | None, threads: int, show: bool) -> None:
-    """In the new process: take its share of the machine, work, and say what went wrong."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        unit.work(*unit.arguments, Console(stderr=True) if show else None)
-    except RestainError as error:
-        sender.send(str(error))
+def _do(unit: Unit, show: bool) -> None:
+    """In a process of its own."""
+    unit.work(*unit.arguments, Console(stderr=True) if show else None)

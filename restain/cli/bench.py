@@ -48,7 +48,7 @@ def command(
         list[str] | None,
         typer.Option(help="A network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time, on as many GPUs as there are.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, on as many GPUs as there are.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
     ray: Annotated[
         str | None,
@@ -71,7 +71,7 @@ def command(
         tiles=tiles,
         reference=reference,
         extractors=[entry(words) for words in extractor or ()],
-        workers=workers,
+        processes=processes,
         device=device,
         ray=ray,
         console=Console(stderr=True),

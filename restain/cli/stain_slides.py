@@ -1,7 +1,7 @@
 """`restain stain-slides`: whole slides and archives of them to virtual IHC."""
 
 from collections.abc import Sequence
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from restain.staining.settings import SlideSettings
     from restain.staining.slide import Extra
+    from restain.workers.pool import Pool
 
 WHAT = "What is stained"
 TILES = "Tiles and normalisation"
@@ -256,7 +257,6 @@ def _stain_many(
     part: str | None,
     ray: str | None,
 ) -> None:
-    from restain.cli.device import usable_device
     from restain.cli.progress import progress_bar
     from restain.errors import OutputError, RestainError
     from restain.folders import is_image
@@ -279,13 +279,8 @@ def _stain_many(
             for note in notes:
                 progress.console.print(f"{job.source.name}: {note}", markup=False, highlight=False, soft_wrap=True)
 
-        if ray:
-            from restain.staining.ray import stain_on_ray
-
-            run = partial(stain_on_ray, address=ray, device=device)
-        else:
-            run = partial(stain_slides, device=usable_device(device))
-        outcome = run(model, jobs, settings, workers=processes, overwrite=overwrite, extra=extra, on_slide=show)
+        with _pool(ray, processes, device) as pool:
+            outcome = stain_slides(model, jobs, settings, pool=pool, overwrite=overwrite, extra=extra, on_slide=show)
     for reason in outcome.failures.values():
         typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
     if images := passed_over(inputs, is_slide):
@@ -295,3 +290,14 @@ def _stain_many(
     typer.echo(f"{len(outcome.reports)} of {len(jobs)} slides are stained{already}, in {out}")
     if outcome.failures:
         raise typer.Exit(1)
+
+
+def _pool(ray: str | None, processes: int, device: str | None) -> "AbstractContextManager[Pool]":
+    from restain.cli.device import usable_device
+    from restain.workers.pool import Processes
+
+    if ray is None:
+        return nullcontext(Processes(processes, usable_device(device)))
+    from restain.workers.ray import connected
+
+    return connected(ray, processes, device)

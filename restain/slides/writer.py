@@ -104,7 +104,7 @@ class SlideWriter:
         """
         self.spool.put(tiles)
 
-    def finish(self, *, workers: int = 2) -> None:
+    def finish(self, *, threads: int = 2) -> None:
         """Make the smaller levels, put the file together, give it its name and remove the spool.
 
         Each level is made from the decoded tiles of the one before, so the file is the same in one sitting or several.
@@ -112,9 +112,9 @@ class SlideWriter:
         Raises:
             OutputError: the file cannot be written; the spool stays, and a later run finishes it.
         """
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             for level in range(1, len(self.layout.levels)):
-                self._make_level(level, pool, 2 * workers)
+                self._make_level(level, pool, 2 * threads)
         try:
             if is_ngff(self.path):
                 self._finish_ngff()
@@ -220,7 +220,7 @@ def write_slide(
     tile_px: int = 512,
     background: Colour = BACKGROUND,
     job: str | None = None,
-    workers: int = 2,
+    threads: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Stream a slide of any size from a function into a pyramidal OME-TIFF; never more than a few tiles in memory.
@@ -236,7 +236,7 @@ def write_slide(
         background: colour where `tile` gives None.
         job: names everything that the pixels depend on; a run that was killed then goes on where it stopped. Without
             it, every run starts anew.
-        workers: threads that make and encode tiles.
+        threads: threads that make and encode tiles.
         on_progress: called with the tiles done and the tiles in all.
 
     Raises:
@@ -255,14 +255,14 @@ def write_slide(
         todo = (position for position in layout.positions(0) if position not in finished)
         total, done = math.prod(layout.grid(0)), len(finished)
         try:
-            with ThreadPoolExecutor(workers) as pool:
-                for made in ahead(pool, make, todo, 2 * workers):
+            with ThreadPoolExecutor(threads) as pool:
+                for made in ahead(pool, make, todo, 2 * threads):
                     if made:
                         writer.put([made])
                     done += 1
                     if on_progress:
                         on_progress(done, total)
-            writer.finish(workers=workers)
+            writer.finish(threads=threads)
         finally:
             if job is None:
                 writer.spool.remove()

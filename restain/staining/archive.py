@@ -1,61 +1,50 @@
-"""Stains many slides: each is a unit of its own, that fails, is skipped or is continued without the others."""
+"""Stains many slides: each is a unit of its own, that fails, is skipped or is continued without the others.
 
-import multiprocessing
-from collections import Counter, deque
+Where the work is done, in processes of this machine or on Ray, is a `Pool`; what a lost worker had finished of its
+slide lies on the disk, so that the next one goes on with it.
+"""
+
+import platform
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import lru_cache
 from pathlib import Path
-
-import torch
 
 from restain.errors import RestainError
 from restain.staining.inputs import SlideJob
 from restain.staining.model import Model, load_model
 from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import Extra, stain_slide
-from restain.workers.processes import share_of_cores, start_process
-from restain.workers.ray import ATTEMPTS
+from restain.workers.pool import Pool, Processes, TaskError
 
 Result = SlideReport | RestainError
 
 
-@dataclass
+@dataclass(frozen=True)
 class ArchiveOutcome:
     """What became of the slides given to `stain_slides`."""
 
     reports: list[SlideReport] = field(default_factory=list)
     failures: dict[Path, RestainError] = field(default_factory=dict)
 
-    def note(self, job: SlideJob, result: Result) -> None:
-        """Add what became of one slide."""
-        if isinstance(result, RestainError):
-            self.failures[job.source] = result
-        else:
-            self.reports.append(result)
-
 
 def stain_slides(
     model: Path,
     jobs: Sequence[SlideJob],
-    settings: SlideSettings,
+    settings: SlideSettings | None = None,
     *,
-    device: str = "cpu",
-    workers: int = 1,
+    pool: Pool | None = None,
     overwrite: bool = False,
     extra: Extra | None = None,
-    on_slide: Callable[[SlideJob, Result], None] | None = None,
+    on_slide: Callable[[SlideJob, Result], None] = lambda *_: None,
 ) -> ArchiveOutcome:
     """Stain slides; what fails does not stop the others, what is finished is skipped.
 
     Args:
         model: checkpoint of a generator.
         jobs: from `find_slides`.
-        settings: for all of them; a job's own micrometres per pixel go first.
-        device: where the network runs.
-        workers: processes, each with a slide of its own. One that is killed is replaced and its slide continued.
+        settings: for all of them, the defaults if not given; a job's own micrometres per pixel go first.
+        pool: where slides are stained, and on which device; one after the other on the CPU, if not given.
         overwrite: as in `stain_slide`.
         extra: likewise.
         on_slide: called when a slide is done or has failed.
@@ -63,143 +52,54 @@ def stain_slides(
     Raises:
         MissingError, CheckpointError: the model cannot be used.
         InputError: `extra` cannot be made with these settings.
+        RestainError: a process cannot begin.
     """
+    settings, pool = settings or SlideSettings(), pool or Processes()
     if extra:
         extra.check(settings)
+    sha256 = load_model(model).sha256  # a wrong one is told here, not for each slide
     outcome = ArchiveOutcome()
-    loaded = load_model(model, device)
-
-    def note(job: SlideJob, result: Result) -> None:
-        outcome.note(job, result)
-        if on_slide:
+    anywhere = replace(settings, rois=settings.rois and settings.rois.absolute())  # a worker may start elsewhere
+    there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
+    calls = [(model.absolute(), sha256, job, anywhere, pool.device, overwrite, extra) for job in there]
+    try:
+        for index, result in pool.each(_stain, calls):
+            job = jobs[index]
+            if isinstance(result, TaskError):
+                result = RestainError(f"{job.source}: {result}")
+            if isinstance(result, RestainError):
+                outcome.failures[job.source] = result
+            else:
+                outcome.reports.append(result)
             on_slide(job, result)
-
-    if workers == 1:
-        for job in jobs:
-            note(job, attempt(loaded, job, settings, overwrite, extra))
-        return outcome
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
-    threads = share_of_cores(workers)
-
-    def start(slot: int) -> _Worker:
-        own = f"cuda:{slot % gpus}" if gpus else device
-        return _Worker(lambda pipe: start_process(_serve, pipe, model, settings, own, threads, overwrite, extra))
-
-    _in_processes(jobs, start, min(workers, len(jobs)), note)
+    finally:
+        _load.cache_clear()
     return outcome
 
 
-class _Worker:
-    """A process that stains what is sent to it, until it is ended."""
-
-    def __init__(self, start: Callable[[Connection], BaseProcess]) -> None:
-        self.pipe, there = multiprocessing.Pipe()
-        self.process = start(there)
-        there.close()  # so that its end is noticed here
-
-    def begin(self) -> None:
-        """Wait until it has loaded the model.
-
-        Raises:
-            RestainError: it cannot, or died.
-        """
-        try:
-            reason: RestainError | None = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode
-            reason = RestainError(f"a process for slides ended (code {code}) before it began; try with --workers 1")
-        if reason:
-            raise reason
-
-    def send(self, job: SlideJob) -> None:
-        """Have it stain a slide."""
-        with suppress(OSError):  # of a dead one nothing will be heard
-            self.pipe.send(job)
-
-    def hear(self) -> Result | None:
-        """What became of the slide; None if the process died."""
-        try:
-            result: Result = self.pipe.recv()
-        except (EOFError, OSError):
-            return None
-        return result
+@lru_cache(maxsize=1)
+def _load(model: Path, sha256: str, device: str) -> Model:
+    """The model, loaded once in each process; another one may lie there later, which its hash tells."""
+    del sha256
+    return load_model(model, device)
 
 
-def _in_processes(
-    jobs: Sequence[SlideJob], start: Callable[[int], _Worker], count: int, note: Callable[[SlideJob, Result], None]
-) -> None:
-    """Stain in processes that last; one that is killed is replaced, and its slide continued.
-
-    Each has a pipe of its own. A pool of `concurrent.futures` shares one queue and its lock: one killed process breaks
-    all the work under way there, or, idle, leaves the pool waiting for ever.
-
-    Raises:
-        RestainError: a process cannot begin.
-    """
-    waiting, deaths = deque(jobs), Counter[SlideJob]()
-    workers, idle, busy = list[_Worker](), list(range(count)), dict[int, SlideJob]()
-    try:
-        workers.extend(start(slot) for slot in idle)
-        for worker in workers:
-            worker.begin()
-        while waiting or busy:
-            while waiting and idle:
-                slot = idle.pop(0)
-                busy[slot] = waiting.popleft()
-                workers[slot].send(busy[slot])
-            ready = wait([workers[slot].pipe for slot in busy])
-            for slot in [slot for slot in busy if workers[slot].pipe in ready]:
-                job, result = busy.pop(slot), workers[slot].hear()
-                if result is None:
-                    workers[slot].process.join()
-                    workers[slot] = start(slot)
-                    workers[slot].begin()
-                    deaths[job] += 1
-                    if deaths[job] < ATTEMPTS:
-                        waiting.appendleft(job)
-                    else:
-                        words = f"{job.source}: its process died {ATTEMPTS} times; memory may be too small"
-                        result = RestainError(words)
-                idle.append(slot)
-                if result is not None:
-                    note(job, result)
-    finally:
-        for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
-
-
-def _serve(
-    pipe: Connection,
+def _stain(
     model: Path,
+    sha256: str,
+    job: SlideJob,
     settings: SlideSettings,
     device: str,
-    threads: int,
     overwrite: bool,
     extra: Extra | None,
-) -> None:
-    """In the new process: stain what comes until it is ended."""
-    torch.set_num_threads(threads)
+) -> Result:
+    """Stain one slide of many; what is refused becomes its result."""
     try:
-        loaded = load_model(model, device)
+        loaded = _load(model, sha256, device)
     except RestainError as error:
-        pipe.send(error)
-        return
-    except Exception as error:  # such as a GPU without room for one model more
-        pipe.send(RestainError(f"a process for slides cannot begin: {type(error).__name__}: {error}"))
-        return
-    pipe.send(None)
-    while True:
-        pipe.send(attempt(loaded, pipe.recv(), settings, overwrite, extra))
-
-
-def attempt(model: Model, job: SlideJob, settings: SlideSettings, overwrite: bool, extra: Extra | None) -> Result:
-    """Stain one slide of many: whatever goes wrong becomes its result, so that the others go on."""
+        return RestainError(f"{job.source}: {error} (on {platform.node()}, which must see the same files)")
     try:
         own = replace(settings, mpp=job.mpp) if job.mpp else settings
-        return stain_slide(model, job.source, job.target, own, overwrite=overwrite, extra=extra)
+        return stain_slide(loaded, job.source, job.target, own, overwrite=overwrite, extra=extra)
     except RestainError as error:
         return error
-    except Exception as error:  # a night of work must not end with one odd slide
-        return RestainError(f"{job.source}: unexpected {type(error).__name__}: {error}; alone, it shows where from")

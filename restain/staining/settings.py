@@ -44,7 +44,7 @@ class SlideSettings:
     """Compute in bfloat16: three times as fast on a CPU with AMX; colours are off by about two grey levels."""
     engine: Literal["torch", "openvino"] = "torch"
     """What runs the network. OpenVINO is for CPUs and for statistics that all tiles share."""
-    workers: int = 2
+    threads: int = 2
     """Threads that read, and as many that encode."""
 
     def __post_init__(self) -> None:

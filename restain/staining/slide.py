@@ -124,7 +124,7 @@ def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
                 save_tissue(plan.tissue, plan.slide, beside(out, "tissue.png"), beside(out, "tissue.geojson"))
             if (kept := writer.spool.folder / STATISTICS).exists():
                 save_statistics(beside(out, STATISTICS), load_statistics(kept), model=sitting.model.sha256)
-            writer.finish(workers=settings.workers)
+            writer.finish(threads=settings.threads)
     return SlideReport(out, megapixels, notes, seconds)
 
 
@@ -134,7 +134,7 @@ Stained = tuple[Sequence[Work], NDArray[np.uint8]]
 
 def _stain_batches(sitting: Sitting, seconds: dict[str, float], on_progress: OnProgress | None) -> float:
     """Stain what is not yet finished: read ahead, encode behind; returns the megapixels stained."""
-    finished, workers = sitting.writer.finished(), sitting.settings.workers
+    finished, threads = sitting.writer.finished(), sitting.settings.threads
     todo = [batch for batch in sitting.batches if not all(finished.issuperset(one.positions) for one in batch)]
     total, total_px = len(sitting.work), sum(map(_pixels, sitting.work))
     done = total - sum(map(len, todo))
@@ -152,10 +152,10 @@ def _stain_batches(sitting: Sitting, seconds: dict[str, float], on_progress: OnP
         with _clock(seconds, "encoding"):
             return sitting.encode(*stained)
 
-    with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as encoders:
-        windows = ahead(readers, read, (one for batch in todo for one in batch), 2 * max(sitting.plan.batch, workers))
+    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as encoders:
+        windows = ahead(readers, read, (one for batch in todo for one in batch), 2 * max(sitting.plan.batch, threads))
         stained = (stain(batch, list(islice(windows, len(batch)))) for batch in todo)
-        for batch, tiles in zip(todo, ahead(encoders, encode, stained, workers + 1), strict=True):
+        for batch, tiles in zip(todo, ahead(encoders, encode, stained, threads + 1), strict=True):
             with _clock(seconds, "keeping"):
                 sitting.writer.put(tiles)
             done, done_px = done + len(batch), done_px + sum(map(_pixels, batch))

@@ -5,10 +5,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
-
-import torch
 
 
 def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
@@ -22,6 +21,7 @@ def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return process
+    resource_tracker.ensure_running()  # it would start with the first process, and let Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: it would die of Ctrl-C, with noise
     try:
         process.start()
@@ -30,9 +30,11 @@ def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     return process
 
 
-def share_of_cores(workers: int) -> int:
+def share_of_cores(processes: int) -> int:
     """How many threads each of so many processes should use; together no more than torch would use here."""
-    return max(1, torch.get_num_threads() // workers)
+    import torch  # not above: a process that needs none begins at once
+
+    return max(1, torch.get_num_threads() // processes)
 
 
 def _work(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

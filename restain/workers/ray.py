@@ -11,22 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from restain.errors import InputError, RestainError
+from restain.errors import InputError
+from restain.workers.pool import ATTEMPTS, TaskError, attempt
 from restain.workers.processes import share_of_cores
 
 LOCAL = "local"
 """As an address: a cluster of this machine alone, made for this run."""
 
-ATTEMPTS = 3
-"""How often a piece of work is begun whose process was killed, for instance for lack of memory."""
-
 _OBJECT_STORE_BYTES = 2**27  # of a local cluster; no pixels pass through it
 
 T = TypeVar("T")
-
-
-class TaskError(RestainError):
-    """A piece of work that came to nothing: it failed, or its process died `ATTEMPTS` times."""
 
 
 @dataclass(frozen=True)
@@ -35,35 +29,24 @@ class Cluster:
 
     ray: Any
     """The module."""
-    address: str
     cpus: int
     """Of each task."""
-
-    def device(self, wanted: str | None) -> str:
-        """Where a network runs in a task: `cpu` or `cuda`; cuda where the cluster has GPUs, if nothing is wanted.
-
-        Raises:
-            InputError: a GPU is wanted, and the cluster has none.
-        """
-        gpus = self.ray.cluster_resources().get("GPU", 0)
-        if wanted not in (None, "cpu") and not gpus:
-            raise InputError(f"--device {wanted}: the Ray cluster has no GPU; 'cpu' always works")
-        return "cpu" if wanted == "cpu" or not gpus else "cuda"  # which one, Ray decides
+    device: str
+    """Where a network runs in a task: `cpu`, or `cuda` for one GPU for itself."""
 
     def each(
-        self, work: Callable[..., T], arguments: Sequence[tuple[object, ...]], *, device: str, fresh: bool = False
+        self,
+        work: Callable[..., T],
+        arguments: Sequence[tuple[object, ...]],
+        *,
+        fresh: bool = False,
+        on_begin: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[int, T | TaskError]]:
-        """Do the work once for each set of arguments; gives the indices and results as they come.
-
-        Args:
-            work: a function of a module, not of the main program.
-            arguments: of each call.
-            device: from `device`; a task on `cuda` takes one GPU for itself.
-            fresh: each task in a process of its own.
-        """
-        options = {"num_cpus": self.cpus, "num_gpus": int(device != "cpu"), "max_retries": ATTEMPTS - 1}
-        task = self.ray.remote(**options, max_calls=int(fresh))(work)
-        running = {task.remote(*given): index for index, given in enumerate(arguments)}
+        """As in `Pool`; Ray does not tell when a task begins."""
+        del on_begin
+        options = {"num_cpus": self.cpus, "num_gpus": int(self.device != "cpu"), "max_retries": ATTEMPTS - 1}
+        task = self.ray.remote(**options, max_calls=int(fresh))(attempt)
+        running = {task.remote(work, given): index for index, given in enumerate(arguments)}
         while running:
             (done,), _ = self.ray.wait(list(running), num_returns=1)
             index = running.pop(done)
@@ -79,22 +62,30 @@ class Cluster:
 
 
 @contextmanager
-def connected(address: str, workers: int = 1) -> Iterator[Cluster]:
+def connected(address: str, processes: int = 1, device: str | None = None) -> Iterator[Cluster]:
     """Connect to a cluster, or make one of this machine, and leave it at the end.
 
     Args:
         address: of a running cluster, such as `auto` or `ray://head:10001`, or `local`.
-        workers: tasks at the same time on a `local` cluster; a running cluster decides by what it has.
+        processes: tasks at the same time on a `local` cluster; a running cluster decides by what it has.
+        device: `cpu` or `cuda`; cuda where the cluster has GPUs, if not given.
 
     Raises:
-        InputError: Ray is not installed, or the cluster does not answer.
+        InputError: Ray is not installed, the cluster does not answer, or has no GPU though one is asked for.
     """
-    cpus = share_of_cores(workers) if address == LOCAL else 1
-    ray = _connect(address, workers * cpus)
+    cpus = share_of_cores(processes) if address == LOCAL else 1
+    ray = _connect(address, processes * cpus)
     try:
-        yield Cluster(ray, address, cpus)
+        yield Cluster(ray, cpus, _device(ray, device))
     finally:
         ray.shutdown()
+
+
+def _device(ray: Any, wanted: str | None) -> str:
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if wanted not in (None, "cpu") and not gpus:
+        raise InputError(f"device {wanted}: the Ray cluster has no GPU; 'cpu' always works")
+    return "cpu" if wanted == "cpu" or not gpus else "cuda"  # which one, Ray decides
 
 
 def _connect(address: str, cpus: int) -> Any:
@@ -102,7 +93,7 @@ def _connect(address: str, cpus: int) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError("--ray needs Ray; install restain[ray], or use --workers or --shard") from error
+        raise InputError("Ray is missing; install restain[ray], or work in processes of this machine") from error
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == LOCAL:
@@ -114,7 +105,7 @@ def _connect(address: str, cpus: int) -> Any:
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"--ray {address}: no Ray cluster answers there ({error}); give the address of a running one, or 'local'"
+            f"no Ray cluster answers at {address} ({error}); give the address of a running one, or 'local'"
         ) from error
     return ray
 

@@ -45,7 +45,7 @@ def rows() -> list[Row]:
 def bench(pairs: Path, rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rows, one seed, two cells at a time."""
     out = tmp_path_factory.mktemp("bench") / "out"
-    outcome = run_bench(rows, pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, workers=2, device="cpu")
+    outcome = run_bench(rows, pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, processes=2, device="cpu")
     assert not outcome.failures
     return out
 
@@ -152,7 +152,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_figures(
 def test_on_ray_it_comes_to_the_same(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
     out, budget = tmp_path / "out", Budget(steps=4)
-    outcome = run_bench(rows, pairs, out, budget=budget, seeds=1, tiles=2, workers=2, device="cpu", ray="local")
+    outcome = run_bench(rows, pairs, out, budget=budget, seeds=1, tiles=2, processes=2, device="cpu", ray="local")
     assert not outcome.failures
     for name in ("slow-0", "fast-0"):
         ours, locally = (json.loads((folder / f"cells/{name}/result.json").read_text()) for folder in (out, bench))
@@ -168,7 +168,7 @@ def test_minutes_become_steps_once_per_row(pairs: Path, rows: list[Row], tmp_pat
     (out / "runs/.probe-torn/state.pt").write_bytes(b"half")
     note = out / "cells/slow-length.json"
     written = note.stat().st_mtime_ns
-    outcome = run_bench(rows[:1], pairs, out, seeds=2, workers=2, **options)
+    outcome = run_bench(rows[:1], pairs, out, seeds=2, processes=2, **options)
     assert not first.failures | outcome.failures
     steps = outcome.table.lines[0].steps.values
     assert steps[0] == steps[1] == json.loads(note.read_text())["steps"] > 1

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from restain.bench.units import Unit, UnitProgress, run_units, run_units_on
+from restain.bench.units import Unit, UnitProgress, run_units
 from restain.errors import InputError
+from restain.workers.pool import Processes
 from restain.workers.ray import connected
 
 
@@ -32,7 +33,7 @@ def test_failures_are_told_apart_and_the_rest_is_done(tmp_path: Path) -> None:
         Unit("last", well, (tmp_path / "last",)),
     ]
     progress = UnitProgress(None, len(units))
-    failures = run_units(units, workers=2, device="cpu", progress=progress)
+    failures = run_units(units, Processes(2, attempts=1), progress)
     assert failures.keys() == {"torn", "dead"}
     assert failures["torn"] == "the tile is torn"
     assert "signal 9" in failures["dead"]
@@ -63,11 +64,11 @@ def test_on_ray_a_lost_worker_is_replaced_and_failures_are_told(tmp_path: Path) 
         Unit("nearly dead", dying_once, (tmp_path / "again",)),
     ]
     progress = UnitProgress(None, len(units))
-    with connected("local", workers=2) as cluster:
-        assert cluster.device(None) == "cpu"
-        with pytest.raises(InputError, match="--device cuda: the Ray cluster has no GPU"):
-            cluster.device("cuda")
-        failures = run_units_on(cluster, units, "cpu", progress)
+    with connected("local", 2) as cluster:
+        assert cluster.device == "cpu"
+        failures = run_units(units, cluster, progress)
+    with pytest.raises(InputError, match="cluster has no GPU"), connected("local", 2, "cuda"):
+        pass
     assert failures.keys() == {"torn", "odd", "dead"}
     assert failures["torn"] == "the tile is torn"
     assert failures["odd"] == "unexpected KeyError: 'nobody'"

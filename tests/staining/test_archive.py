@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import tifffile
 
 from restain.checkpoint import save_checkpoint
 from restain.cli import main
-from restain.errors import InputError, MissingError, RestainError
+from restain.errors import InputError, MissingError
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.kinds import is_slide
 from restain.staining.archive import stain_slides
 from restain.staining.inputs import SlideJob, find_slides, shard
 from restain.staining.settings import SlideReport, SlideSettings
+from restain.workers.pool import Processes
 
 MakeSlide = Callable[..., Path]
 
@@ -162,9 +162,7 @@ def test_an_odd_failure_does_not_stop_the_others(
     monkeypatch.setattr("restain.staining.archive.stain_slide", fail)
     jobs = [SlideJob(tmp_path / name, tmp_path / f"{name}.ome.tif") for name in ("odd.svs", "good.svs")]
     outcome = stain_slides(checkpoint, jobs, SlideSettings())
-    assert str(outcome.failures[tmp_path / "odd.svs"]).startswith(
-        f"{tmp_path / 'odd.svs'}: unexpected ZeroDivisionError"
-    )
+    assert "odd.svs: unexpected ZeroDivisionError" in str(outcome.failures[tmp_path / "odd.svs"])
     assert len(outcome.reports) == 1
 
 
@@ -182,7 +180,7 @@ def test_killed_processes_lose_no_slide(make_slide: MakeSlide, checkpoint: Path,
                 process.kill()
                 process.join()
 
-    outcome = stain_slides(checkpoint, jobs, SlideSettings(tile_px=128), workers=2, on_slide=kill)
+    outcome = stain_slides(checkpoint, jobs, SlideSettings(tile_px=128), pool=Processes(2), on_slide=kill)
     assert len(killed) == 2
     assert not outcome.failures
     assert {report.path for report in outcome.reports} == {job.target for job in jobs}
@@ -192,33 +190,27 @@ def test_killed_processes_lose_no_slide(make_slide: MakeSlide, checkpoint: Path,
 def test_a_slide_that_always_kills_is_given_up(
     make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("restain.staining.archive._serve", _die_of_the_odd)
+    monkeypatch.setattr("restain.staining.archive._stain", _die_of_the_odd)
     jobs = [SlideJob(tmp_path / f"{name}.svs", tmp_path / f"{name}.ome.tif") for name in ("odd", "good", "better")]
-    outcome = stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
-    assert [report.path.name for report in outcome.reports] == ["good.svs", "better.svs"]
-    assert "odd.svs: its process died 3 times" in str(outcome.failures[tmp_path / "odd.svs"])
+    outcome = stain_slides(checkpoint, jobs, pool=Processes(2))
+    assert {report.path.name for report in outcome.reports} == {"good.svs", "better.svs"}
+    assert "3 times" in str(outcome.failures[tmp_path / "odd.svs"])
 
 
-def _die_of_the_odd(pipe: Connection, *_: object) -> None:
-    pipe.send(None)
-    while True:
-        job = pipe.recv()
-        if job.source.name == "odd.svs":
-            os._exit(9)
-        pipe.send(SlideReport(job.source))
+def _die_of_the_odd(_: Path, __: str, job: SlideJob, *___: object) -> SlideReport:
+    if job.source.name == "odd.svs":
+        os._exit(9)
+    return SlideReport(job.source)
 
 
-def test_processes_that_cannot_begin_say_why(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [SlideJob(tmp_path / f"{n}.svs", tmp_path / f"{n}.ome.tif") for n in range(2)]
-    kept = monkeypatch.context()
-    with kept as patch:
-        patch.setattr("restain.staining.archive.load_model", lambda *_: None)
-        with pytest.raises(RestainError, match=r"gone.safetensors does not exist"):
-            stain_slides(tmp_path / "gone.safetensors", jobs, SlideSettings(), workers=2)
-    monkeypatch.setattr("restain.staining.archive._serve", _end_at_once)
-    with pytest.raises(RestainError, match=r"ended \(code 9\) before it began; try with --workers 1"):
-        stain_slides(checkpoint, jobs, SlideSettings(), workers=2)
+def test_a_model_that_is_replaced_is_loaded_again(make_slide: MakeSlide, checkpoint: Path, tmp_path: Path) -> None:
+    jobs = [SlideJob(make_slide(), tmp_path / "out.ome.tif")]
+    assert not stain_slides(checkpoint, jobs, SlideSettings(tile_px=128)).failures
+    save_checkpoint(checkpoint, Generator(GeneratorConfig(width=2, blocks=1)), method="cut", mpp=8.0)
+    (report,) = stain_slides(checkpoint, jobs, SlideSettings(tile_px=128), overwrite=True).reports
+    assert not report.skipped
 
 
-def _end_at_once(*_: object) -> None:
-    os._exit(9)
+def test_a_wrong_model_is_told_before_any_slide(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"gone\.safetensors"):
+        stain_slides(tmp_path / "gone.safetensors", [], pool=Processes(2))

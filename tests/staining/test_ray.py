@@ -15,11 +15,12 @@ import pytest
 from restain.cli import main
 from restain.errors import InputError, RestainError
 from restain.slides.codec import Codec
+from restain.staining.archive import stain_slides
 from restain.staining.inputs import SlideJob
 from restain.staining.model import load_model
-from restain.staining.ray import stain_on_ray
 from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import stain_slide
+from restain.workers.ray import connected
 
 MakeSlide = Callable[..., Path]
 SETTINGS = SlideSettings(tile_px=16, codec=Codec("lossless"))  # 500 tiles a slide, so that a kill comes in between
@@ -60,9 +61,8 @@ def test_a_killed_worker_loses_no_slide(make_slide: MakeSlide, checkpoint: Path,
         target=kill_writer_of, args=(tmp_path / "out/0.ome.tif.spool/tiles.sqlite", killed), daemon=True
     )
     killer.start()
-    outcome = stain_on_ray(
-        checkpoint, jobs, SETTINGS, device="cpu", workers=2, on_slide=lambda _, result: told.append(result)
-    )
+    with connected("local", 2, "cpu") as cluster:
+        outcome = stain_slides(checkpoint, jobs, SETTINGS, pool=cluster, on_slide=lambda _, result: told.append(result))
     assert killed
     assert len(told) == 3
     assert list(outcome.failures) == [tmp_path / "bad.svs"]
@@ -77,17 +77,17 @@ def test_a_killed_worker_loses_no_slide(make_slide: MakeSlide, checkpoint: Path,
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
 
 
-def test_without_ray_it_says_what_to_do(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"--ray needs Ray; install restain\[ray\]"):
-        stain_on_ray(checkpoint, [], SETTINGS)
+    with pytest.raises(InputError, match=r"restain\[ray\]"), connected("local"):
+        pass
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_where_no_cluster_is_it_says_so(checkpoint: Path, address: str) -> None:
+def test_where_no_cluster_is_it_says_so(address: str) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
-    with pytest.raises(InputError, match=f"--ray {address}: no Ray cluster answers there .* or 'local'"):
-        stain_on_ray(checkpoint, [], SETTINGS, address=address)
+    with pytest.raises(InputError, match=f"{address} .* or 'local'"), connected(address):
+        pass
 
 
 def test_ray_is_for_many_slides(
