@@ -96,10 +96,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     folder is made where it is missing.
 
     Raises:
-        OutputError: making the folder, writing or renaming failed (any OSError inside the block counts as that).
+        OutputError: making the folder, writing or renaming failed (any OSError inside the block counts as that), or
+            there is something under the name that is no plain file, such as a device, a pipe or a folder.
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write {path}: what is there is not a plain file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)

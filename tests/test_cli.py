@@ -104,3 +104,17 @@ def test_unknown_verb_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == version("restain")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["stain", "", "--model", "m", "--out", "o"], "after stain"),
+        (["train", "cut-tiny", "--data", " "], "after --data"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(
+    arguments: list[str], place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == 1
+    assert f"{place} is empty" in capsys.readouterr().err

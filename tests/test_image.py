@@ -2,10 +2,12 @@
 
 import errno
 import io
+import os
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -375,6 +377,15 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
         atomic_path(tmp_path / "model.safetensors"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, os.mkdir])
+def test_what_is_no_plain_file_is_not_written_over(kind: Callable[[Path], None], tmp_path: Path) -> None:
+    kind(tmp_path / "a.png")
+    with pytest.raises(OutputError, match=r"cannot write .*a.png: .* not a plain file"):
+        save_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+    assert not (tmp_path / "a.png").is_file()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_is_made_or_it_is_said_why_not(tmp_path: Path) -> None:

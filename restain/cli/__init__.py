@@ -31,7 +31,7 @@ from restain.cli import (
     view,
 )
 from restain.cli.stopping import AGAIN, RESUME, stoppable, stoppable_by_signals
-from restain.errors import RestainError
+from restain.errors import InputError, RestainError
 
 VERBS: dict[str, Callable[..., None]] = {
     "phantom": phantom.command,
@@ -121,8 +121,21 @@ def main() -> None:
     """Run the command line; what restain refuses on purpose becomes one line on stderr and exit status 1."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it makes of a damaged file is in our own message
     try:
+        _refuse_empty(sys.argv[1:])
         with stoppable_by_signals():
             app(prog_name="restain")
     except RestainError as error:
         typer.echo(f"restain: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse an empty argument, which as a path would mean the working directory: a variable of the shell is unset.
+
+    Raises:
+        InputError: there is one.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if not argument.strip():
+            place = f"after {before}" if before else "at the beginning"
+            raise InputError(f"the argument {place} is empty; is a variable in the command not set?")
