@@ -80,10 +80,10 @@ class _Peaks:
 
 def _peaks(first: Structure, second: Structure, block_px: int, step_px: int, reach_px: int) -> _Peaks:
     """The best shift of each block, float64."""
-    window = _window(block_px)
+    window = block_window(block_px)
     half, around = block_px // 2, block_px // 2 + reach_px
-    templates = [_cut(part, block_px, step_px, half) for part in (first.values, first.weights)]
-    regions = [_cut(part, block_px + 2 * reach_px, step_px, around) for part in (second.values, second.weights)]
+    templates = [squares(part, block_px, step_px, half) for part in (first.values, first.weights)]
+    regions = [squares(part, block_px + 2 * reach_px, step_px, around) for part in (second.values, second.weights)]
     rows, columns = (torch.arange(0, side, step_px) for side in first.values.shape)
     middles = torch.cartesian_prod(rows, columns).flip(1).double()
     kept, shifts, confidence = [], [], []
@@ -165,13 +165,13 @@ def highest(surface: Tensor, apart: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([x + fraction[0], y + fraction[1]], 1), peak, other
 
 
-def _window(side: int) -> Tensor:
+def block_window(side: int) -> Tensor:
     """How much each pixel of a block counts, side x side."""
     line = torch.exp(-0.5 * ((torch.arange(side) - (side - 1) / 2) / (side / 4)) ** 2)
     return torch.outer(line, line)
 
 
-def _cut(image: Tensor, side: int, step: int, before: int) -> Tensor:
+def squares(image: Tensor, side: int, step: int, before: int) -> Tensor:
     """Squares of an image, N x side x side, whose pixel `before` lies on each step-th pixel; nothing lies beyond it."""
     height, width = image.shape
     rows, columns = (math.ceil(length / step) for length in (height, width))
