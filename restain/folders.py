@@ -1,5 +1,6 @@
 """Folders of images: how they are walked, how two files become partners, and what lies beside a result."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def list_images(folder: Path) -> list[Path]:
         raise MissingError(f"{folder} does not exist; a folder of images is expected") from error
     except OSError as error:
         raise InputError(f"{folder} cannot be read as a folder: {error.strerror}") from error
-    return [path for path in entries if is_image(path) and not path.name.startswith(".")]
+    images = [path for path in entries if is_image(path) and not path.name.startswith(".")]
+    for path in images:
+        check_name(path)
+    return images
 
 
 def files_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
@@ -49,11 +53,49 @@ def files_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
         out: folder of results, which may lie in it.
     """
     results = out.resolve() if out else None
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part.endswith(_UNFINISHED) for part in name.parts)
-        if not hidden and not is_map(name) and results not in path.resolve().parents and path.is_file():
+    for path in sorted(_walk(folder, frozenset())):
+        if not is_map(path.relative_to(folder)) and results not in path.resolve().parents:
             yield path
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """Files below a folder, links followed, in no order; a link to a folder that it lies in is not."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read as a folder: {error.strerror}") from error
+    for path in entries:
+        if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
+            continue
+        check_name(path)
+        if path.is_dir():
+            yield from _walk(path, above | {real})
+        elif path.is_file():
+            yield path
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that could not be written down in a table.
+
+    Raises:
+        InputError: its bytes are not UTF-8, as from old archives and shares.
+    """
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise InputError(
+            f"{shown}: the bytes of this name are not UTF-8; rename it, for instance with convmv"
+        ) from error
+
+
+def subfolders_with_images(folder: Path) -> list[str]:
+    """The subfolders that hold images, where a command looks at the folder itself alone."""
+    found = (path.relative_to(folder).parts for path in files_below(folder) if is_image(path))
+    return sorted({parts[0] for parts in found if len(parts) > 1})
 
 
 def is_map(name: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -24,6 +24,8 @@ Pillow warns from 89 million pixels on, which is an ordinary size in pathology, 
 for the whole process. Anything larger is a slide and is read in regions.
 """
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24
+"""Scanners' colour profiles, which tiles inherit, are larger than the megabyte that Pillow allows."""
 
 _READ_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _WRITE_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
@@ -32,6 +34,16 @@ _WRITE_OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "BMP": {},
 }
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its orientation."""
 _OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})
 _ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
 
@@ -48,12 +60,16 @@ def load_image(path: Path) -> NDArray[np.uint8]:
             more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
+        orientation, before = _orientation(image), image.info.get("exif")
         image.load()
+        if _turns(image.info.get("exif") or b"") not in (orientation, 1) and not before:
+            raise InputError(f"{path} has its orientation behind its pixels, where few readers look; save it again")
         if image.has_transparency_data:
             image = image.convert("RGBA")
             if image.getchannel("A").getextrema() != (255, 255):
                 raise InputError(f"{path} has transparent pixels; flatten it onto white and save it again")
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        turn = _TURNS.get(orientation)
+        return np.array((image.transpose(turn) if turn is not None else image).convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -65,7 +81,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        return (height, width) if _lies_on_its_side(image) else (width, height)
+        return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
 def save_image(path: Path, rgb: NDArray[np.uint8]) -> None:
@@ -203,11 +219,18 @@ def _bits_per_channel(path: Path, image: Image.Image) -> int:
     return 8
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    """Whether the orientation tag swaps width and height; Pillow has already turned the size of a TIFF."""
-    if isinstance(image, TiffImageFile) or "exif" not in image.info:
-        return False
-    return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+def _orientation(image: Image.Image) -> int:
+    """How the pixels lie, by EXIF or XMP before them; 1 is upright. Pillow has already turned the size of a TIFF."""
+    if isinstance(image, TiffImageFile):
+        return 1
+    header = Image.Image.getexif(image)  # of the base class: that of PNG would decode the pixels first
+    return int(header.get(ExifTags.Base.Orientation, 1))
+
+
+def _turns(exif: bytes) -> int:
+    found = Image.Exif()
+    found.load(exif)
+    return int(found.get(ExifTags.Base.Orientation, 1))
 
 
 def _too_large(path: Path) -> InputError:

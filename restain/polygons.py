@@ -92,7 +92,7 @@ def read_rois(path: Path) -> list[Roi]:
     """
     found: dict[str, list[Polygon]] = {}
     try:
-        for name, rings in _polygons(json.loads(path.read_text(encoding="utf-8")), UNNAMED):
+        for name, rings in _polygons(json.loads(path.read_text(encoding="utf-8-sig")), UNNAMED):
             polygon = [np.array([(float(x), float(y)) for x, y, *_ in ring]).reshape(-1, 2) for ring in rings]
             found.setdefault(name, []).append(polygon)
     except FileNotFoundError as error:

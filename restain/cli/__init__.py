@@ -1,6 +1,8 @@
 """The command line: one file per verb, each with one function `command` that is registered here under the verb."""
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -117,8 +119,18 @@ for word, (about, verbs) in GROUPS.items():
     app.add_typer(group, name=word)
 
 
+def _at_home(argument: str) -> str:
+    """Expand `~` where the shell did not, as in `--out=~/virtual`."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~") else argument  # noqa: PTH111  # no Path
+
+
 def main() -> None:
     """Run the command line; what restain refuses on purpose becomes one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):  # a console of another code page must not end what is done
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it makes of a damaged file is in our own message
     try:
         _refuse_empty(sys.argv[1:])

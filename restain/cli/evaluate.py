@@ -100,6 +100,7 @@ def command(
     case = cases_by_pattern(cases) if cases else None
     methods = _names(virtual)
     _check(methods.values(), real, he, case)
+    _say_what_is_passed_over(*methods.values(), real)
     if html is not None:
         if html.is_dir():
             raise OutputError(f"--html {html} is a folder; expected a file, such as {html / 'report.html'}")
@@ -154,6 +155,14 @@ def _check(folders: "Iterable[Path]", real: Path, he: Path | None, case: "Callab
     if len(formats) > 1:
         found = " but ".join(f"{folder} holds {words}" for words, folder in formats.items())
         raise InputError(f"{found}; methods in one table need one format, so save them alike or measure them apart")
+
+
+def _say_what_is_passed_over(*folders: Path) -> None:
+    from restain.folders import some, subfolders_with_images
+
+    for folder in folders:
+        if below := subfolders_with_images(folder):
+            typer.echo(f"{folder}: images in {some(below)} are passed over; give each folder on its own", err=True)
 
 
 def _show(progress: "Progress", task: "TaskID", done: int, total: int) -> None:

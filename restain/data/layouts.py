@@ -8,7 +8,7 @@ from typing import Literal
 from restain.data.pairs_csv import COLUMNS, read_pairs
 from restain.data.partners import PairFiles, pair_files
 from restain.errors import InputError, MissingError
-from restain.folders import list_images, some
+from restain.folders import list_images, some, subfolders_with_images
 
 Split = Literal["train", "val", "test"]
 """Part of a data set; `val` and `test` both mean the held-out part, whichever of the two the data set has."""
@@ -55,7 +55,9 @@ class Layout:
             ignored = f"; columns that are not read: {some(self.ignored)}" if self.ignored else ""
             return f"its rows of {part}{ignored}" if part != WHOLE else f"its rows{ignored}"
         he, ihc = (folder.relative_to(self.root) for folder in self.folders[part])
-        return f"{he} and {ihc}" if he != ihc else f"{he}, H&E left and IHC right in each image"
+        below = sorted({name for folder in self.folders[part] for name in subfolders_with_images(folder)})
+        passed_over = f"; images in their subfolders {some(below)} are passed over" if below else ""
+        return f"{he} and {ihc}{passed_over}" if he != ihc else f"{he}, H&E left and IHC right{passed_over}"
 
     def part(self, split: Split) -> str:
         """The part that serves as `split`: its own name, else the other word for held-out, else the whole set.

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from restain.errors import InputError, MissingError, RestainError
-from restain.slides.sources import RGB, ImageSource, OpenSlideSource, Source, TiffSource
+from restain.slides.sources import RGB, ImageSource, Mpp, OpenSlideSource, Source, TiffSource
 from restain.slides.tiling import Box
 
 SANE_MPP = (0.05, 10.0)
@@ -44,6 +44,8 @@ class Slide:
         self.icc_profile, self.format = source.icc_profile, source.format
         self.mpp, self.mpp_origin = _choose_mpp(path, source.mpp_candidates, mpp)
         """Micrometres per pixel of the first level, and in words where they come from."""
+        self.notes = source.notes
+        """What is worth knowing of how the file is read."""
 
     def scale(self, mpp: float) -> float:
         """How many pixels of the first level one pixel at `mpp` is wide; 1 where they are the same within 2 %."""
@@ -223,15 +225,20 @@ def _open_source(path: Path) -> Source:
     return best
 
 
-def _choose_mpp(path: Path, candidates: Mapping[str, float], given: float | None) -> tuple[float, str]:
+def _choose_mpp(path: Path, candidates: Mapping[str, Mpp], given: float | None) -> tuple[float, str]:
     low, high = SANE_MPP
     if given is not None:
         if not low <= given <= high:
-            raise InputError(f"--mpp {given:g} is out of range; expected {low} to {high} micrometres per pixel")
+            raise InputError(f"{given:g} µm per px is out of range; expected {low} to {high}")
         return given, "as given"
-    for origin, found in candidates.items():
-        if low <= found <= high:
-            return found, f"from {origin}"
-    wrong = ", ".join(f"{found:g} from {origin}" for origin, found in candidates.items())
+    for origin, (x, y) in candidates.items():
+        if low <= x <= high and low <= y <= high:
+            if abs(x / y - 1) > SAME_SCALE:
+                raise InputError(
+                    f"{path} has pixels of {x:g} x {y:g} µm ({origin}); expected square ones: resample the image, or "
+                    "give the micrometres per pixel to take them as square"
+                )
+            return (x + y) / 2, f"from {origin}"
+    wrong = ", ".join(f"{x:g} from {origin}" for origin, (x, _) in candidates.items())
     says = f"no plausible micrometres per pixel ({wrong})" if wrong else "no micrometres per pixel"
-    raise InputError(f"{path} has {says}; give --mpp (0.25 is usual at 40x, 0.5 at 20x)")
+    raise InputError(f"{path} has {says}; give them (0.25 is usual at 40x, 0.5 at 20x)")

@@ -1,12 +1,12 @@
 """An unfinished slide, read as its finished file will be: tiles come from the spool, the rest is glass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from restain.slides.codec import RGB, Codec
 from restain.slides.layout import Layout, Position
-from restain.slides.sources import Sizes
+from restain.slides.sources import Mpp, Sizes
 from restain.slides.tiling import Box
 from restain.slides.writer import Colour
 
@@ -30,7 +30,8 @@ class SpooledSource:
             tile: an encoded tile of any level, or None where there is none.
         """
         self.levels: Sizes = layout.levels
-        self.mpp_candidates: Mapping[str, float] = {"the slide that it is made of": mpp}
+        self.mpp_candidates: Mapping[str, Mpp] = {"the slide that it is made of": (mpp, mpp)}
+        self.notes: Sequence[str] = ()
         self._layout, self._codec, self._background, self._tile = layout, codec, background, tile
 
     def read(self, level: int, box: Box) -> RGB:

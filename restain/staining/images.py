@@ -24,6 +24,7 @@ from restain.networks.published_test import sees_whole_images
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile, tiles
 from restain.staining.inputs import ImageJob, find_images
+from restain.staining.plan import SMALLEST_PX
 from restain.staining.policies import Network, Norm, SharedNorm, SlideNorm, TileNorm, tiled_network
 
 RGB = NDArray[np.uint8]
@@ -32,8 +33,6 @@ T = TypeVar("T")
 TILE_PX = 1024
 """Side of a tile. Tiles of the public data sets go through in one piece; at width 64 one pass takes about 3 GB."""
 
-SMALLEST_PX = 8
-"""The shortest side that can be stained: two pixels are left at the coarsest scale, the least that can be reflected."""
 
 _FILES_PX = 2**24
 """How much is read and written together: 16 tiles of 1024 px."""

@@ -163,12 +163,28 @@ def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
             raise InputError(f"{table}, line {line}: mpp {row['mpp']!r} is not a number") from error
         if mpp is not None and not low <= mpp <= high:
             raise InputError(f"{table}, line {line}: mpp {mpp:g} is out of range; expected {low} to {high}")
-        yield SlideJob(source, out / _result_name(row.get("name") or source.name), mpp)
+        named = (row.get("name") or "").strip()
+        if named and not _is_inside(named):
+            raise InputError(f"{table}, line {line}: the name {named!r} leads out of the folder of results")
+        yield SlideJob(source, out / (f"{_without_ending(named)}.ome.tif" if named else _result_name(source.name)), mpp)
 
 
 def _result_name(name: str) -> str:
-    ending = next((suffix for suffix in (".ome.tif", ".ome.tiff") if name.lower().endswith(suffix)), None)
-    return f"{name[: -len(ending)] if ending else Path(name).stem}.ome.tif"
+    """The result of a file of this name."""
+    bare = _without_ending(name)
+    return f"{Path(name).stem if bare == name else bare}.ome.tif"
+
+
+def _without_ending(name: str) -> str:
+    """A name without the ending of an OME-TIFF; other dots belong to it, as in S24.101."""
+    ending = next((suffix for suffix in (".ome.tif", ".ome.tiff") if name.lower().endswith(suffix)), "")
+    return name.removesuffix(name[len(name) - len(ending) :]) if ending else name
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name, which may have folders in it, stays below the folder that it is put in."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def shard(jobs: Sequence[SlideJob], part: str) -> list[SlideJob]:

@@ -23,6 +23,8 @@ from restain.staining.model import Model
 from restain.staining.policies import DenseNorm, Norm, TileNorm, check_norm
 from restain.staining.settings import SlideSettings
 
+SMALLEST_PX = 8
+"""The shortest side that can be stained: two pixels are left at the coarsest scale, the least that can be reflected."""
 _ENCODED_PX = 512
 """Side of a tile in the file, where the network's tiles allow it."""
 _MOST_TILES = 1_000_000
@@ -157,7 +159,7 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings) -> Plan:
 
 def _model_mpp(model: Model, slide: Slide, settings: SlideSettings) -> tuple[float, list[str]]:
     """Micrometres per pixel at which the network works, and what to say of it."""
-    notes = [f"{slide.mpp:.4g} µm per px, {slide.mpp_origin}"]
+    notes = [f"{slide.mpp:.4g} µm per px, {slide.mpp_origin}", *slide.notes]
     wanted = settings.model_mpp or model.mpp
     if wanted is None:
         notes.append("the model does not record its µm per px, so the slide is read as it is")
@@ -235,6 +237,11 @@ def make_plan(
                 "expected x,y,width,height in px of its first level"
             )
         area = Box(left, top, right - left, bottom - top)
+    if min(area.width, area.height) < SMALLEST_PX:
+        raise InputError(
+            f"{slide.path}: {area.width} x {area.height} px at {mpp:g} µm per px is too small to stain; each side "
+            f"needs at least {SMALLEST_PX} px"
+        )
     encoded_px = math.gcd(tile_px, _ENCODED_PX)
     if area.width * area.height > _MOST_TILES * encoded_px**2:
         least = 1 << math.isqrt(area.width * area.height // _MOST_TILES).bit_length()

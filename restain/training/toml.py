@@ -46,7 +46,7 @@ def parsed(text: str) -> Table:
         ValueError: it is not TOML, or tables and lists lie in one another deeper than any setting.
     """
     try:
-        table = tomllib.loads(text)
+        table = tomllib.loads(text.removeprefix("\ufeff"))  # the byte order mark of Windows editors
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     inner: list[Any] = [table]
