@@ -54,37 +54,48 @@ def main() -> int:
             given = ["--data", root / "pairs", "--out", root / out, "--steps", str(options.steps), *settings]
             return [*restain, "train", options.method, *given]
 
-        begun = time.monotonic()
         subprocess.run(command("whole"), check=True, env=environment, stderr=subprocess.DEVNULL)
-        usual = time.monotonic() - begun
         problems = []
         for kill in range(options.kills):
             number = draws.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            delay = draws.uniform(0.2, 0.5) * usual
-            problems += disturb(command("killed"), environment, number, delay)
+            saves = draws.choice([0, 1, 1, 1, 2, 3])
+            delay = draws.uniform(0, 1 if saves else 15)  # without a state it is still beginning
+            problems += disturb(command("killed"), environment, number, root / "killed" / "state.pt", saves, delay)
             done = read_saved(root / "killed" / "state.pt").done
-            print(f"{kill + 1:3d}  {number.name:8s} after {delay:5.1f} s: step {done}", flush=True)
+            print(f"{kill + 1:3d}  {number.name:8s} {saves} states and {delay:.2f} s on: step {done}", flush=True)
             if done == options.steps:
                 break
         subprocess.run(command("killed"), check=True, env=environment, stderr=subprocess.DEVNULL)
         problems += differences(root / "whole", root / "killed")
-        problems += [f"left in the temporary folder: {path}" for path in scratch.rglob("*")]
+        # PyTorch makes the folder of its compiler there, whether it compiles or not
+        problems += [f"left in the temporary folder: {path}" for path in scratch.rglob("*") if path.is_file()]
     for problem in problems:
         print("PROBLEM", problem)
     print(f"{len(problems)} problems")
     return len(problems)
 
 
-def disturb(command: list[str | Path], environment: dict[str, str], number: signal.Signals, delay: float) -> list[str]:
-    """Start, wait, send the signal; what is wrong afterwards."""
+def disturb(
+    command: list[str | Path],
+    environment: dict[str, str],
+    number: signal.Signals,
+    state: Path,
+    saves: int,
+    delay: float,
+) -> list[str]:
+    """Start, wait for so many new states and so long, in seconds, and send the signal; what is wrong afterwards."""
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    try:
-        process.wait(delay)
+    seen = modified(state)
+    while saves and process.poll() is None:
+        time.sleep(0.005)
+        if (now := modified(state)) != seen:
+            seen, saves = now, saves - 1
+    time.sleep(delay)
+    if process.poll() is not None:
+        process.communicate()
         return [] if process.returncode == 0 else [f"ended by itself with {process.returncode}"]
-    except subprocess.TimeoutExpired:
-        pass
     if number == signal.SIGKILL:
         process.kill()
     else:
@@ -93,6 +104,11 @@ def disturb(command: list[str | Path], environment: dict[str, str], number: sign
     problems = ["a traceback"] if "Traceback" in words else []
     time.sleep(1)
     return problems + [f"process {one} still runs" for one in members(process.pid)]
+
+
+def modified(path: Path) -> int:
+    """When a file was written, 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def members(session: int) -> list[int]:
