@@ -51,7 +51,7 @@ def command(
     from restain.training import load_recipe, train
 
     checkpoint = train(
-        load_recipe(recipe, settings or ()),
+        load_recipe(recipe, settings or (), given_as="--set"),
         data,
         out,
         steps=steps,

@@ -30,7 +30,7 @@ class Batches(Dataset[Pair | RestainError]):
         if len(pairs) < config.batch_size:
             raise ConfigError(
                 f"batch_size in [data] is {config.batch_size}, but there are only {len(pairs)} pairs; "
-                f"use at most {len(pairs)}, as in --set data.batch_size={len(pairs)}"
+                f"use at most {len(pairs)}, as in data.batch_size={len(pairs)}"
             )
         self.pairs, self.config, self.seed, self.ranks = pairs, config, seed, ranks
         self.per_epoch = len(pairs) // config.batch_size

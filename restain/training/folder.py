@@ -79,7 +79,7 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
         raise OutputError(f"{out} is a run on other data: {_first(differences)}; {_WAY_OUT}")
 
 
-_WAY_OUT = "give another --out, or the same command as before to go on with this one"
+_WAY_OUT = "give another folder, or the same command as before to go on with this one"
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def claimed(out: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     Raises:
         OutputError: the folder cannot be written, or another process is training in it.
     """
-    busy = f"another process is training in {out}; wait for it, or give another --out"
+    busy = f"another process is training in {out}; wait for it, or give another folder"
     with locked(out, busy, waiting):
         for path in list(out.rglob(".*")):
             if _LEFT_OVER.fullmatch(path.name):

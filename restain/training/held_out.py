@@ -21,6 +21,7 @@ from restain.networks.norm import evaluating
 from restain.randomness import generator
 from restain.stains import to_unit
 from restain.training.config import Recipe
+from restain.training.tiles import plain_pairs
 
 Name = Literal["psnr", "dab_error", "positive_dice", "kid"]
 
@@ -108,8 +109,7 @@ def find_held_out(
     training = recipe.training
     if not training.evaluate_every_steps:
         return None
-    crop_px = None if recipe.data.crop_px == "whole" else recipe.data.crop_px
-    pairs = PairedTiles(root, "val", crop_px, recipe.seed, grades="none", resize_px=recipe.data.resize_px)
+    pairs = plain_pairs(recipe, root, "val")
     if pairs.part in (WHOLE, "train"):
         raise ConfigError(
             f"evaluate_every_steps in [training] is {training.evaluate_every_steps}, but {root} has no held-out part; "

@@ -79,10 +79,10 @@ def _device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     if name != "cuda":
-        raise InputError(f"--device {name}: expected auto, cpu or cuda")
+        raise InputError(f"device is {name!r}: expected auto, cpu or cuda")
     if local_rank >= torch.cuda.device_count():
         raise InputError(
             f"process {local_rank} needs a GPU of its own, but PyTorch sees {torch.cuda.device_count()}; "
-            "use --device cpu, or start at most one process per GPU"
+            "use the device cpu, or start at most one process per GPU"
         )
     return torch.device("cuda", local_rank)

@@ -13,7 +13,7 @@ from restain.methods import METHODS
 from restain.methods.base import AuxiliaryModel, Needs
 from restain.training.config import Pretrained, Recipe
 from restain.training.shelf import find_recipe
-from restain.training.toml import Table, merged, override, read_table
+from restain.training.toml import SettingError, Table, merged, override, read_table
 
 SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "sample_every_steps", "save_every_steps")
 """Training settings that an auxiliary model takes over from the recipe that asks for it: how to run, not how long."""
@@ -21,20 +21,24 @@ SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_recipe(name: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: Path | str, overrides: Sequence[str] = (), given_as: str = "overrides") -> Recipe:
     """Read a recipe and complete it with every default.
 
     Args:
         name: of a recipe of the package, such as `vsmt-tiny`, or the path of a TOML file.
         overrides: settings such as `training.steps=10` that win over the file.
+        given_as: what messages call the overrides.
 
     Raises:
         MissingError: there is no such recipe; the message names the nearest known ones.
         ConfigError: the file is not TOML, or a key or value is wrong; the message names the nearest known key.
     """
     path = find_recipe(name)
-    table, overridden = override(read_table(path), overrides)
-    return _recipe(table, _Origin(str(path), frozenset(overridden)), "")
+    try:
+        table, overridden = override(read_table(path), overrides)
+    except SettingError as error:
+        raise ConfigError(f"{given_as}: {error}") from error
+    return _recipe(table, _Origin(str(path), frozenset(overridden), given_as), "")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,11 @@ class _Origin:
 
     file: str
     overridden: Collection[str]
+    given_as: str
 
     def error(self, key: str, message: str) -> ConfigError:
-        from_command_line = any(f"{name}.".startswith(f"{key}.") for name in self.overridden)
-        return ConfigError(f"{'--set' if from_command_line else self.file}: {message}")
+        overridden = any(f"{name}.".startswith(f"{key}.") for name in self.overridden)
+        return ConfigError(f"{self.given_as if overridden else self.file}: {message}")
 
 
 def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:

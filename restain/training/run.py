@@ -1,21 +1,18 @@
 """`train`: from a recipe and a folder of pairs to a checkpoint, auxiliary models first."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 
-from restain.data.layouts import Split
 from restain.data.nuclei import NuclearMaps
-from restain.data.pairs import Pair, PairedTiles, collate
-from restain.errors import ConfigError, InputError
+from restain.errors import ConfigError
 from restain.methods import METHODS
 from restain.methods.base import Method
 from restain.networks.budget import OverBudgetError, within
@@ -32,10 +29,11 @@ from restain.training.recipes import load_recipe
 from restain.training.schedule import rate_factor
 from restain.training.start import check_start
 from restain.training.state import Saved, read_saved, steps_done
+from restain.training.tiles import at_scale, check_whole_tiles, plain_pairs, shown_pairs, training_pairs
 from restain.workers.memory import total_bytes
 
-SHOWN_PAIRS = 4
-"""Rows of a sample grid."""
+USUAL_WEIGHTS = 100_000_000
+"""Up to which a method is built at once; beyond, its weights are counted first."""
 BYTES_PER_WEIGHT = 16
 """What training keeps of each weight: itself, its gradient, and Adam's two means."""
 
@@ -87,17 +85,33 @@ def train(
     if recipe.data.batch_size % ranks.count:
         raise ConfigError(
             f"batch_size in [data] is {recipe.data.batch_size}, which {ranks.count} processes cannot share evenly; "
-            f"use a multiple, as in --set data.batch_size={ranks.count}"
+            f"use a multiple, as in data.batch_size={ranks.count}"
         )
     least = METHODS[recipe.method].needs(recipe.model).images
     if recipe.data.batch_size // ranks.count < least:
         raise ConfigError(
             f"batch_size in [data] is {recipe.data.batch_size}, so that each of {ranks.count} processes gets "
             f"{recipe.data.batch_size // ranks.count}, but {recipe.method} compares the images of a batch; "
-            f"use at least {least * ranks.count}, as in --set data.batch_size={least * ranks.count}"
+            f"use at least {least * ranks.count}, as in data.batch_size={least * ranks.count}"
         )
     run = Run(Path(data), ranks, console if ranks.writes else None, extractor)
-    return run.train(recipe, Path(out), Path(start) if start else None)
+    with _lack_of_memory_said(ranks.device):
+        return run.train(recipe, Path(out), Path(start) if start else None)
+
+
+@contextmanager
+def _lack_of_memory_said(device: torch.device) -> Iterator[None]:
+    """Turn what PyTorch makes of too little memory into a sentence; a CPU has no type of error of its own for it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not lacking:
+            raise
+        raise ConfigError(
+            f"the memory of {device} is too small for a step with these settings; choose a smaller crop_px or "
+            "batch_size in [data], or a smaller width in [model]"
+        ) from error
 
 
 def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
@@ -109,10 +123,15 @@ def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
         ConfigError: its networks do not fit into the memory, or cannot be built with these settings.
     """
     memory = total_bytes()
+    most = memory // BYTES_PER_WEIGHT
     try:
-        with torch.random.fork_rng(devices=[]), within(memory // BYTES_PER_WEIGHT):
-            torch.default_generator.manual_seed(derive_seed(recipe.seed, "weights"))
-            return METHODS[recipe.method](recipe.model, **auxiliary)
+        try:
+            with within(min(most, USUAL_WEIGHTS)):
+                return _built(recipe, auxiliary)
+        except OverBudgetError:
+            with torch.device("meta"), within(most):  # counts without taking memory, but slowly
+                _built(recipe, auxiliary)
+            return _built(recipe, auxiliary)
     except OverBudgetError as error:
         raise ConfigError(
             f"{recipe.method} with these settings of [model] cannot be trained here: {error}, and each takes "
@@ -125,14 +144,20 @@ def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
         ) from error
 
 
+def _built(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(recipe.seed, "weights"))
+        return METHODS[recipe.method](recipe.model, **auxiliary)
+
+
 def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Path, Recipe]:
     """The models that `train(recipe, data, out)` would train first: the folder of each, and its recipe.
 
     Raises:
         MissingError, InputError: the data cannot be used.
     """
-    pairs = _pairs(recipe, Path(data), "train")
-    _check_whole_tiles(pairs, recipe)
+    pairs = plain_pairs(recipe, Path(data), "train")
+    check_whole_tiles(pairs, recipe)
     listed = listing(pairs)
     return {
         auxiliary_folder(name, choice, listed, Path(out)): choice
@@ -159,8 +184,8 @@ class Run:
             start: a checkpoint to start from.
             shared: other runs may need the same, so that a process that trains it already is waited for.
         """
-        pairs = _training_pairs(recipe, self.root)
-        _check_whole_tiles(pairs, recipe)
+        pairs = training_pairs(recipe, self.root)
+        check_whole_tiles(pairs, recipe)
         batches = Batches(pairs, recipe.data, recipe.seed, self.ranks)
         steps = recipe.training.total_steps(batches.per_epoch)
         listed = listing(pairs)
@@ -190,11 +215,11 @@ class Run:
                     f"{recipe.method} makes no virtual IHC to evaluate; leave evaluate_every_steps out of [training]"
                 )
             draws = self.ranks.writes and recipe.training.sample_every_steps
-            shown = _shown(recipe, self.root) if draws else None
+            shown = shown_pairs(recipe, self.root) if draws else None
             fit(
                 method,
                 batches,
-                _at_scale(recipe, pairs.scale),
+                at_scale(recipe, pairs.scale),
                 out,
                 self.ranks,
                 start=start,
@@ -220,7 +245,7 @@ class Run:
     def _held_out(self, recipe: Recipe) -> HeldOut | None:
         held_out = find_held_out(recipe, self.root, self.ranks.device, self.extractor) if self.ranks.writes else None
         if held_out:
-            _check_whole_tiles(held_out.pairs, recipe)
+            check_whole_tiles(held_out.pairs, recipe)
             self._tell(held_out.describe())
         return held_out
 
@@ -250,63 +275,3 @@ def _lengthened(out: Path, recipe: Recipe, saved: Saved, steps: int) -> str:
         f"{factor:.3g} times its base value, as the longer schedule has it, and falls linearly to zero over the last "
         f"{decay:,} steps"
     )
-
-
-def _training_pairs(recipe: Recipe, root: Path) -> PairedTiles:
-    grades: Literal["auto", "none"] = "auto" if METHODS[recipe.method].reads_grades else "none"
-    data = recipe.data
-    return PairedTiles(
-        root,
-        "train",
-        _crop(recipe),
-        recipe.seed,
-        data.augment,
-        grades,
-        unpaired=data.unpaired,
-        resize_px=data.resize_px,
-    )
-
-
-def _pairs(recipe: Recipe, root: Path, split: Split) -> PairedTiles:
-    return PairedTiles(root, split, _crop(recipe), recipe.seed, grades="none", resize_px=recipe.data.resize_px)
-
-
-def _at_scale(recipe: Recipe, scale: float) -> Recipe:
-    """The recipe with the micrometres per pixel that resized tiles have, which are the model's."""
-    mpp = recipe.data.mpp
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"mpp": mpp / scale})}) if mpp else recipe
-
-
-def _crop(recipe: Recipe) -> int | None:
-    return None if recipe.data.crop_px == "whole" else recipe.data.crop_px
-
-
-def _check_whole_tiles(pairs: PairedTiles, recipe: Recipe, place: str = "") -> None:
-    """Check that the method can learn from the tiles, and its auxiliary models too, where they are not cropped.
-
-    Raises:
-        InputError: names the first tile that does not fit.
-    """
-    needs = METHODS[recipe.method].needs(recipe.model)
-    for pair, (width, height) in zip(pairs.files, pairs.sizes, strict=True) if recipe.data.crop_px == "whole" else ():
-        if min(width, height) < needs.crop_px or width % needs.crop_multiple or height % needs.crop_multiple:
-            multiples = f", multiples of {needs.crop_multiple}" if needs.crop_multiple > 1 else ""
-            raise InputError(
-                f"{pair.he} is {width} x {height} px, but {recipe.method} learns from whole tiles and needs sides of "
-                f"at least {needs.crop_px} px{multiples}; set crop_px in [{place}data] to a size that fits"
-            )
-    for name, choice in recipe.auxiliary.items():
-        if isinstance(choice, Recipe):
-            _check_whole_tiles(pairs, choice, f"{place}auxiliary.{name}.")
-
-
-def _shown(recipe: Recipe, root: Path) -> Pair:
-    """A few pairs for the sample grids, from the held-out part where there is one, spread over it, of one size."""
-    try:
-        pairs = _pairs(recipe, root, "val")
-        _check_whole_tiles(pairs, recipe)
-    except InputError:
-        pairs = _pairs(recipe, root, "train")
-    alike = [index for index, size in enumerate(pairs.sizes) if size == pairs.sizes[0]]
-    chosen = alike[:: max(1, len(alike) // SHOWN_PAIRS)][:SHOWN_PAIRS]
-    return collate([pairs.item(index, epoch=0) for index in chosen])

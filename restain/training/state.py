@@ -226,4 +226,4 @@ def check_finite(weights: Mapping[str, Tensor], steps_done: int, saved: int) -> 
 def astray(what: str, saved: int) -> NonFiniteLossError:
     """The error for training that has gone astray, with the way back."""
     state = f"the last good state and checkpoint are those of step {saved}" if saved else "no state was saved before"
-    return NonFiniteLossError(f"{what}; {state}. Try a lower learning rate, or --set training.precision=float32")
+    return NonFiniteLossError(f"{what}; {state}. Try a lower learning rate, or training.precision=float32")

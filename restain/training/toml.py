@@ -18,6 +18,10 @@ DEEPEST = 20
 _TOO_DEEP = f"tables or lists lie in one another more than {DEEPEST} deep"
 
 
+class SettingError(ConfigError):
+    """A setting that is not of the form `section.key=value`."""
+
+
 def read_table(path: Path) -> Table:
     """Read a TOML file.
 
@@ -67,7 +71,7 @@ def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, 
         The new table, and the dotted keys that were set.
 
     Raises:
-        ConfigError: a setting is not of the form `section.key=value`.
+        SettingError: a setting is not of the form `section.key=value`.
     """
     keys = set()
     result = dict(table)
@@ -76,7 +80,7 @@ def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, 
         names = key.split(".")
         if not equals or not all(names) or len(names) > DEEPEST:
             shown = setting if len(setting) <= 80 else f"{setting[:77]}..."
-            raise ConfigError(f"--set {shown}: expected section.key=value, as in training.steps=500")
+            raise SettingError(f"{shown}: expected section.key=value, as in training.steps=500")
         change: Any = _value(value)
         for name in reversed(names):
             change = {name: change}

@@ -81,5 +81,5 @@ def test_what_cannot_be_shared_evenly_every_process_does_whole(tiles: Path) -> N
 
 
 def test_a_batch_that_cannot_be_filled_is_refused(tiles: Path) -> None:
-    with pytest.raises(ConfigError, match=r"only 8 pairs; use at most 8, as in --set data.batch_size=8"):
+    with pytest.raises(ConfigError, match=r"only 8 pairs; use at most 8, as in data.batch_size=8"):
         batches(tiles, 9)

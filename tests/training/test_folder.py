@@ -49,13 +49,13 @@ def test_a_file_and_a_folder_of_something_else_are_refused(tmp_path: Path, small
 
 def test_another_recipe_is_refused_with_what_differs(run: Path, small: Small) -> None:
     with pytest.raises(
-        OutputError, match=r"another recipe: model.width was 2, is 4; seed was 0, is 1; give another --out"
+        OutputError, match=r"another recipe: model.width was 2, is 4; seed was 0, is 1; give another folder"
     ):
         check_folder(run, small("cut", seed=1, model={"width": 4}), LISTED)
 
 
 def test_other_data_are_refused_with_what_differs(run: Path, small: Small) -> None:
-    with pytest.raises(OutputError, match="other data: a has changed; b is gone; c is new; give another --out"):
+    with pytest.raises(OutputError, match="other data: a has changed; b is gone; c is new; give another folder"):
         check_folder(run, small("cut"), "a\t10\t99\nc\t1\t1\n")
 
 

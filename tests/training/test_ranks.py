@@ -81,7 +81,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(
     pretend: Callable[[int], None], small: Callable[..., Recipe], tiles: Path, tmp_path: Path
 ) -> None:
     pretend(3)
-    with pytest.raises(ConfigError, match=r"2, which 3 processes cannot share evenly; .* --set data.batch_size=3"):
+    with pytest.raises(ConfigError, match=r"2, which 3 processes cannot share evenly; .* data.batch_size=3"):
         train(small("cut"), tiles, tmp_path / "run")
 
 
@@ -89,6 +89,6 @@ def test_each_process_must_have_the_images_that_are_compared(
     pretend: Callable[[int], None], small: Callable[..., Recipe], tiles: Path, tmp_path: Path
 ) -> None:
     pretend(2)
-    words = r"is 2, so that each of 2 processes gets 1, but simgan compares .* --set data.batch_size=4"
+    words = r"is 2, so that each of 2 processes gets 1, but simgan compares .* data.batch_size=4"
     with pytest.raises(ConfigError, match=words):
         train(small("simgan"), tiles, tmp_path / "run")

@@ -187,7 +187,7 @@ VSMT_MISTAKES = [
 def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(setting: str, words: str, write_recipe: Write) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         load_recipe(write_recipe("vsmt"), [setting])
-    assert str(caught.value).startswith("--set: ")
+    assert str(caught.value).startswith("overrides: ")
 
 
 def test_what_a_segmenter_calls_stained_must_be_what_pspstain_does(write_recipe: Write) -> None:

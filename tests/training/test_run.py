@@ -215,6 +215,32 @@ def test_a_rate_that_is_far_too_high_is_noticed(small: Small, tiles: Path, tmp_p
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] can't allocate memory: 9 TB")]
+)
+def test_too_little_memory_is_said_in_a_sentence(
+    error: Exception, small: Small, tiles: Path, tmp_path: Path, intercept: Callable[..., None]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    intercept("cut", fail)
+    with pytest.raises(ConfigError, match=r"memory of cpu is too small .* crop_px or batch_size"):
+        train(small("cut"), tiles, tmp_path / "run")
+
+
+def test_networks_that_no_memory_holds_are_refused_before_they_are_built(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("cut", model={"width": 64})
+    expected = run.build(recipe, {}).state_dict()
+    monkeypatch.setattr(run, "USUAL_WEIGHTS", 10_000)  # so that they are counted first, and found to fit
+    assert all(torch.equal(weight, expected[name]) for name, weight in run.build(recipe, {}).state_dict().items())
+    monkeypatch.setattr(run, "total_bytes", lambda: 2**27)
+    with pytest.raises(ConfigError, match=r"cut with these settings of \[model\] cannot be .*smaller width"):
+        run.build(recipe, {})
+
+
 def test_bfloat16_trains_and_keeps_float32_weights(small: Small, tiles: Path, tmp_path: Path) -> None:
     train(small("cut", training={"precision": "bfloat16"}), tiles, tmp_path / "run")
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["method"]
@@ -258,9 +284,9 @@ def test_tiles_that_are_only_shown_are_not_graded(
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     graded, shown = [], []
-    measure, show = pairs.measure_positive_fractions, run._shown
+    measure, show = pairs.measure_positive_fractions, run.shown_pairs
     monkeypatch.setattr(pairs, "measure_positive_fractions", lambda files: graded.extend(files) or measure(files))
-    monkeypatch.setattr(run, "_shown", lambda *given: shown.append(given) or show(*given))
+    monkeypatch.setattr(run, "shown_pairs", lambda *given: shown.append(given) or show(*given))
     train(small("classify", training={"sample_every_steps": 1}), root, tmp_path / "run", steps=1)
     assert (tmp_path / "run" / "samples" / "000001.png").is_file()
     assert {pair.he.parent.name for pair in graded} == {"trainA"}
