@@ -54,7 +54,7 @@ def trainings(page: Path) -> list[tuple[str, list[str]]]:
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All four commands, one after the other, on fewer and smaller tiles and for fewer steps."""
+    """The four commands that need no data, one after the other, on fewer and smaller tiles and for fewer steps."""
     models = [f"{side}_{kind}" for side in ("he", "ihc") for kind in ("autoencoder", "classifier")]
     shorter = {
         "phantom": ["--size", "128"],
@@ -65,7 +65,9 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
         ],
     }
     monkeypatch.chdir(tmp_path)
-    example = [words for words in commands(ROOT / "README.md") if words[0] in {"phantom", "train", "stain", "evaluate"}]
-    for verb, *arguments in example[:4]:
+    lines = commands(ROOT / "README.md")
+    start = next(place for place, words in enumerate(lines) if words[0] == "phantom")
+    assert [words[0] for words in lines[start : start + 4]] == ["phantom", "train", "stain", "evaluate"]
+    for verb, *arguments in lines[start : start + 4]:
         app([verb, *arguments, *shorter.get(verb, [])], standalone_mode=False)
     assert (tmp_path / "report" / "evaluation.json").is_file()
