@@ -116,7 +116,15 @@ def test_both_methods_start_and_learn_alike_but_for_the_guidance() -> None:
     recipes = [load_recipe(Path(run.__file__).with_name(f"{method.key}.toml")) for method in (run.BASELINE, run.GUIDED)]
     baseline, guided = recipes
     assert (baseline.data, baseline.training) == (guided.data, guided.training)
-    only_guidance = {"guidance", "region_size", "views", "ramp_epochs", "ramp_steps", "ramp_power"}
+    only_guidance = {
+        "auxiliary_normalised",
+        "guidance",
+        "region_size",
+        "views",
+        "ramp_epochs",
+        "ramp_steps",
+        "ramp_power",
+    }
     assert baseline.model.model_dump(exclude=only_guidance) == guided.model.model_dump(exclude=only_guidance)
 
 
