@@ -182,3 +182,8 @@ def test_home_is_found_where_the_shell_did_not_look(monkeypatch: pytest.MonkeyPa
     assert [_at_home(given) for given in ("--out=~/a", "~/b", "a~b", "--x=a~", "~")] == [
         *("--out=/somewhere/a", "/somewhere/b", "a~b", "--x=a~", "/somewhere"),
     ]
+
+
+def test_results_in_a_folder_may_be_ome_zarr(make_slide: Callable[..., Path], tmp_path: Path) -> None:
+    (job,) = find_slides([make_slide("a.ome.tif")], tmp_path / "out", ".ome.zarr")
+    assert job.target.name == "a.ome.zarr"

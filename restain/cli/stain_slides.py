@@ -97,6 +97,10 @@ def command(
             rich_help_panel=TILES,
         ),
     ] = None,
+    format: Annotated[  # noqa: A002  # the option's name
+        Literal["ome-tiff", "ome-zarr"],
+        typer.Option(help="Of the results in a folder; one result's is that of its name.", rich_help_panel=RESULT),
+    ] = "ome-tiff",
     compression: Annotated[
         Literal["jpeg", "compact", "lossless"],
         typer.Option(help="JPEG in RGB, JPEG with colour at half size, or deflate.", rich_help_panel=RESULT),
@@ -168,7 +172,8 @@ def command(
     )
     extra = _maps(settings) if trust else None
     if not names_result(out):
-        _stain_many(inputs, model, out, settings, extra, device, overwrite, processes, shard, ray)
+        ending = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}[format]
+        _stain_many(inputs, model, out, ending, settings, extra, device, overwrite, processes, shard, ray)
         return
     for option, given in (("--ray", ray), ("--shard", shard), ("--processes", processes > 1)):
         if given:
@@ -249,6 +254,7 @@ def _stain_many(
     inputs: list[Path],
     model: Path,
     out: Path,
+    ending: str,
     settings: "SlideSettings",
     extra: "Extra | None",
     device: str | None,
@@ -267,7 +273,7 @@ def _stain_many(
 
     if is_image(out):
         raise OutputError(f"{out}: a stained slide is an OME-TIFF; give a name that ends in .ome.tif, or a folder")
-    jobs = find_slides(inputs, out)
+    jobs = find_slides(inputs, out, ending)
     if part:
         jobs = shard(jobs, part)
     with progress_bar() as progress:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
@@ -87,13 +87,14 @@ def passed_over(inputs: Sequence[Path], is_wanted: Callable[[Path], bool]) -> in
     return sum((is_image(path) or is_slide(path)) and not is_wanted(path) for path in found)
 
 
-def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
+def find_slides(inputs: Sequence[Path], out: Path, ending: str = ".ome.tif") -> list[SlideJob]:
     """Pair each slide with its result, `out/NAME.ome.tif`; subfolders are kept.
 
     Args:
         inputs: slides, folders of them, and CSV files with a column `slide` and, where wanted, `mpp` and `name` (of the
             result, without its ending). Paths in a CSV start from its folder.
         out: folder of the results.
+        ending: of their names, which says their format.
 
     Raises:
         MissingError: an input does not exist.
@@ -101,7 +102,7 @@ def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
             name.
     """
     jobs: dict[Path, SlideJob] = {}
-    for job in (job for given in inputs for job in _found(given, out)):
+    for job in (_ending_in(ending, job) for given in inputs for job in _found(given, out)):
         earlier = jobs.setdefault(job.target, job)
         if earlier.source.resolve() != job.source.resolve():
             raise InputError(
@@ -109,6 +110,10 @@ def find_slides(inputs: Sequence[Path], out: Path) -> list[SlideJob]:
                 "(columns slide, name)"
             )
     return list(jobs.values())
+
+
+def _ending_in(ending: str, job: SlideJob) -> SlideJob:
+    return replace(job, target=job.target.with_name(f"{job.target.name.removesuffix('.ome.tif')}{ending}"))
 
 
 def _found(given: Path, out: Path) -> Iterator[SlideJob]:
