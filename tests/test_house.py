@@ -41,3 +41,16 @@ def test_no_large_file_is_carried(project: Path) -> None:
     limits = {".safetensors": 10_000_000}  # the weights that come with the package
     sizes = {file: file.stat().st_size for file in tracked(project)}
     assert not {str(file): size for file, size in sizes.items() if size > limits.get(file.suffix, 2_000_000)}
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z]")
+
+
+def test_only_the_command_line_speaks_of_its_options(project: Path) -> None:
+    """The library names fields and values; `demo` shows the commands that it stands for."""
+    speaking = {
+        str(file.relative_to(project)): FLAG.findall(text)
+        for file in tracked(project, "restain/*.py")
+        if file.relative_to(project).parts[1] not in ("cli", "demo") and FLAG.search(text := file.read_text())
+    }
+    assert not speaking

@@ -65,7 +65,7 @@ class Budget:
                 return cls(minutes=float(number))
         except ValueError:
             pass
-        raise ConfigError(f"--budget {words}: give steps=N or minutes=M, a positive number")
+        raise ConfigError(f"budget {words}: give steps=N or minutes=M, a positive number")
 
     @property
     def words(self) -> str:

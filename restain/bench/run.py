@@ -145,7 +145,7 @@ def _take(out: Path, what: dict[str, object]) -> None:
         if changed := [key for key in what if before.get(key) != what[key]]:
             key = changed[0]
             raise OutputError(
-                f"{out} holds a bench with another {key} ({before.get(key)}, now {what[key]}); give another --out, or "
+                f"{out} holds a bench with another {key} ({before.get(key)}, now {what[key]}); give another folder, or "
                 "the same again to go on with it"
             )
         return

@@ -305,7 +305,7 @@ def _what_it_is(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         beginning = file.read(9)
     if beginning[:2] in (b"PK", b"\x80\x02"):
-        return f"{path} is a PyTorch file; turn it into a checkpoint with: restain import {path} --out M.safetensors"
+        return f"{path} is a PyTorch file; turn it into a checkpoint with `restain import`"
     if beginning[8:] == b"{":
         return f"{path} is damaged or cut short ({error}); copy it again"
     return f"{path} is not a restain checkpoint, or cut short ({error}); give a *.safetensors file of restain's"

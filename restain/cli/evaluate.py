@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
 
     from rich.progress import Progress, TaskID
 
     from restain.metrics import Metric
+    from restain.metrics.tiles import TilePair
 
 
 def command(
@@ -99,7 +100,7 @@ def command(
     judges = find_judges(inception_weights, lpips_weights, [entry(words) for words in extractor or ()], preset, place)
     case = cases_by_pattern(cases) if cases else None
     methods = _names(virtual)
-    _check(methods.values(), real, he, case)
+    tiles = _pairs(methods, real, he, case)
     _say_what_is_passed_over(*methods.values(), real)
     if html is not None:
         if html.is_dir():
@@ -122,6 +123,7 @@ def command(
                 cases=case,
                 extra=extra,
                 stain_vectors=vectors,
+                tiles=tiles[name],
             )
 
     print_figures(tabulate(found), Console())
@@ -140,21 +142,24 @@ def command(
         typer.echo("What the fingerprints stand for is written with --out or --html.")
 
 
-def _check(folders: "Iterable[Path]", real: Path, he: Path | None, case: "Callable[[str], str] | None") -> None:
-    """Say what is wrong with any of the methods before the first one is measured."""
+def _pairs(
+    methods: "Mapping[str, Path]", real: Path, he: Path | None, case: "Callable[[str], str] | None"
+) -> "dict[str, list[TilePair]]":
+    """The pairs of each method; what is wrong with any of them is told before the first one is measured."""
     from restain.errors import InputError
     from restain.metrics.tiles import pair_images
 
+    found = {name: pair_images(folder, real, he) for name, folder in methods.items()}
     formats: dict[str, Path] = {}
-    for folder in folders:
-        tiles = pair_images(folder, real, he)
+    for name, tiles in found.items():
         if case:
             for tile in tiles:
                 case(tile.name)
-        formats.setdefault("/".join(sorted({tile.virtual.suffix.lower()[1:] for tile in tiles})), folder)
+        formats.setdefault("/".join(sorted({tile.virtual.suffix.lower()[1:] for tile in tiles})), methods[name])
     if len(formats) > 1:
-        found = " but ".join(f"{folder} holds {words}" for words, folder in formats.items())
-        raise InputError(f"{found}; methods in one table need one format, so save them alike or measure them apart")
+        held = " but ".join(f"{folder} holds {words}" for words, folder in formats.items())
+        raise InputError(f"{held}; methods in one table need one format, so save them alike or measure them apart")
+    return found
 
 
 def _say_what_is_passed_over(*folders: Path) -> None:

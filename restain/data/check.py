@@ -152,7 +152,7 @@ def check(
     ]
     notes = []
     if cases is None and len(parts) > 1:
-        notes.append("Which case a tile belongs to is not known; say how its name tells (--cases).")
+        notes.append("Cases: unknown; give the regular expression that finds the case in a name (cases).")
     found = Findings(root, layout.name, facts, problems, notes)
     if too_small:
         notes.append(

@@ -4,7 +4,7 @@ from restain.metrics.comparison import Table, difference, tabulate
 from restain.metrics.evaluation import Evaluation, evaluate
 from restain.metrics.figure import Figure
 from restain.metrics.judges import PRESETS, Judges, find_judges
-from restain.metrics.table import METRICS, Metric
+from restain.metrics.registry import METRICS, Metric
 
 __all__ = [
     "METRICS",

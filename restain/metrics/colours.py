@@ -15,7 +15,7 @@ from torch import Tensor
 from restain.errors import InputError
 from restain.folders import list_images
 from restain.image import load_image
-from restain.metrics.table import Metric
+from restain.metrics.registry import Metric
 from restain.stains import estimate_stain_vectors, vectors_in_words, with_reference_stains
 
 _IMAGES = 64

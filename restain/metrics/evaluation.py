@@ -16,8 +16,8 @@ from restain.metrics.features import FeatureMatrix
 from restain.metrics.figure import Figure, finite
 from restain.metrics.judges import Judges, Preset, preset_named
 from restain.metrics.perceptual import LABELS
+from restain.metrics.registry import METRICS, Metric
 from restain.metrics.summary import SMALLEST_SET, Sampling, set_figures, tile_figure
-from restain.metrics.table import METRICS, Metric
 from restain.metrics.tiles import PARTNERS, TilePair, pair_images, read_batches, tile_protocol, times
 from restain.workers.memory import steady_memory
 
@@ -28,10 +28,10 @@ class Evaluation:
 
     virtual: Path
     real: Path
-    names: tuple[str, ...]
-    """Stems of the tiles, in order."""
+    tiles: Sequence[TilePair]
+    """What was measured, in order."""
     columns: Mapping[str, Tensor]
-    """Values per tile by name, N each, in the order of `names`."""
+    """Values per tile by name, N each, in the order of `tiles`."""
     figures: Mapping[str, Figure]
     """By name: those of `METRICS`, of LPIPS, and FID and KID of each extractor."""
     notes: tuple[str, ...] = ()
@@ -39,6 +39,11 @@ class Evaluation:
     he: Path | None = None
     stain_vectors: Tensor | None = None
     """Those that the IHC images were measured by; None for the reference's."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Stems of the tiles, in order."""
+        return tuple(tile.name for tile in self.tiles)
 
     def save(self, path: Path) -> None:
         """Write everything as JSON; what is not finite becomes null.
@@ -75,6 +80,7 @@ def evaluate(
     cases: Callable[[str], str] | None = None,
     extra: Mapping[str, Metric] | None = None,
     stain_vectors: Tensor | None = None,
+    tiles: Sequence[TilePair] | None = None,
 ) -> Evaluation:
     """Measure virtual images against the real ones of the same name.
 
@@ -89,6 +95,7 @@ def evaluate(
         cases: from the stem of a tile to its case (a patient, a slide); intervals are then drawn over cases.
         extra: further metrics by name, such as `nuclei_metrics`.
         stain_vectors: of the IHC images, 3 x 3, as from `stain_vectors_of`; None takes Ruifrok & Johnston's.
+        tiles: the pairs of these folders, where `pair_images` has found them already.
 
     Returns:
         The figures by name, and the values of each tile.
@@ -101,7 +108,7 @@ def evaluate(
     """
     virtual, real = Path(virtual), Path(real)
     judges = judges or Judges()
-    tiles = pair_images(virtual, real, he)
+    tiles = tiles or pair_images(virtual, real, he)
     habit = preset_named(preset)
     _check_fits(habit, preset, tiles)
     metrics, left_out = _usable({**METRICS, **_perceptual_metrics(judges), **(extra or {})}, tiles)
@@ -123,8 +130,7 @@ def evaluate(
     else:
         for extractor, (virtual_rows, real_rows) in zip(judges.extractors, features, strict=True):
             figures |= set_figures(extractor, virtual_rows, real_rows, habit, sampling, common["real"])
-    names = tuple(tile.name for tile in tiles)
-    found = Evaluation(virtual, real, names, columns, figures, tuple(notes), he, stain_vectors)
+    found = Evaluation(virtual, real, tiles, columns, figures, tuple(notes), he, stain_vectors)
     if out is not None:
         found.save(Path(out) / "evaluation.json")
     return found
@@ -166,7 +172,7 @@ def _usable(metrics: Mapping[str, Metric], tiles: Sequence[TilePair]) -> tuple[d
         if metric.smallest_px > shortest:
             notes.append(f"{metric.label}: needs sides of {metric.smallest_px} px, the shortest here is {shortest} px.")
         elif metric.partner == "he" and tiles[0].he is None:
-            notes.append(f"{metric.label}: needs the H&E images (--he).")
+            notes.append(f"{metric.label}: needs the H&E images (he).")
         else:
             usable[name] = metric
     return usable, notes
@@ -179,7 +185,7 @@ def _without_value(metrics: Mapping[str, Metric], columns: Mapping[str, Tensor])
         unknown = torch.stack([columns[column] for column in members[0].columns]).isnan().any(0)
         if unknown.any():
             labels = ", ".join(dict.fromkeys(metric.label.partition(", ")[0] for metric in members))
-            yield f"{labels}: {int(unknown.sum())} of {len(unknown)} tiles, for want of such a value."
+            yield f"{labels}: undefined on {int(unknown.sum())} of {len(unknown)} tiles."
 
 
 def _measure_all(

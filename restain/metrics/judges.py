@@ -85,7 +85,7 @@ def find_judges(
             raise
         place = cached_weights(INCEPTION_FILE).parent
         note = f"FID and KID: no Inception weights. Get {INCEPTION_SOURCE} into {place}, or name the file"
-        found = replace(found, notes=(*found.notes, f"{note} with --inception-weights."))
+        found = replace(found, notes=(*found.notes, f"{note} with inception_weights."))
     for backbone, label in LABELS.items():
         try:
             found = replace(found, perceptuals=(*found.perceptuals, perceptual(backbone, lpips_weights, device)))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from restain.image import to_uint8
 from restain.metrics.agreement import agreement_width, bias, correlation, mean_error
+from restain.metrics.registry import Metric
 from restain.metrics.structure import matched_nuclei, nuclei_f1
-from restain.metrics.table import Metric
 from restain.quantify import Marker, Settings, quantify_image
 from restain.quantify.cells import COMPLETE, INCOMPLETE, MEMBRANE_UM, NUCLEAR_LIMITS, SECTORS, STRONG_MEMBRANE
 from restain.quantify.scores import Counts, allred, h_score, her2_score, ki67_index, positive_fraction

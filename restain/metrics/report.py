@@ -18,7 +18,7 @@ from restain.metrics.comparison import CAUTION, PIXELWISE, notes, tabulate, tile
 from restain.metrics.evaluation import Evaluation
 from restain.metrics.page import render_page
 from restain.metrics.plots import COLOURS, draw_agreement
-from restain.metrics.tiles import PARTNERS, pair_images
+from restain.metrics.tiles import PARTNERS
 from restain.metrics.trust import unlike_shares
 from restain.stains import STAIN_VECTORS, dab_density, to_unit, vectors_in_words, with_reference_stains
 
@@ -147,7 +147,7 @@ def _tile_values(found: Evaluation) -> dict[str, tuple[NDArray[np.float64], NDAr
     """Virtual and real values by the names of `QUANTITIES`, without the tiles in which either is unknown."""
     columns = dict(found.columns)
     if "positive_real_px" in columns:
-        areas_px = torch.tensor([math.prod(tile.size) for tile in pair_images(found.virtual, found.real)])
+        areas_px = torch.tensor([math.prod(tile.size) for tile in found.tiles])
         for side in ("virtual", "real"):
             columns[f"positive_share_{side}"] = columns[f"positive_{side}_px"] / areas_px
     values = {}
@@ -162,7 +162,7 @@ def _tile_values(found: Evaluation) -> dict[str, tuple[NDArray[np.float64], NDAr
 
 def _examples(found: Evaluation) -> list[Example]:
     """The best, middle and worst tiles by the amount of stain."""
-    tiles = pair_images(found.virtual, found.real, found.he)
+    tiles = found.tiles
     errors = (found.columns["dab_virtual"] - found.columns["dab_real"]).abs()
     order = errors.argsort(stable=True).tolist()
     middle = len(order) // 2

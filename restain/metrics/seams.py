@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from restain.errors import ShapeError
-from restain.metrics.table import Metric
+from restain.metrics.registry import Metric
 
 
 def seams(images: Tensor, tile_px: int) -> Tensor:

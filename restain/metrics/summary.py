@@ -13,7 +13,7 @@ from restain.metrics.features import Extractor
 from restain.metrics.figure import Figure
 from restain.metrics.interval import COVERAGE, DRAWS, bootstrap, counts, interval, samples
 from restain.metrics.judges import Preset
-from restain.metrics.table import Metric
+from restain.metrics.registry import Metric
 from restain.randomness import generator
 
 SEED = 0

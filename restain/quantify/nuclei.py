@@ -61,7 +61,7 @@ def find_nuclei(rgb: RGB, mpp: float, marker: Marker = "membrane", nucleus_um: f
     if mpp > nucleus_um / 6:
         raise InputError(
             f"at {mpp:g} µm per pixel a nucleus of {nucleus_um:g} µm has fewer than 6 px across; read the image finer,"
-            " or give the right --mpp"
+            " or give the right mpp"
         )
     haematoxylin, dab = densities(rgb)
     density = haematoxylin + dab if marker == "nuclear" else haematoxylin

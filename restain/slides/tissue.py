@@ -82,9 +82,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     rgb = slide.whole(mpp)
     mask = tissue_of(rgb, mpp)
     if not mask.any():
-        raise InputError(
-            f"{slide.path}: no tissue found on it; --no-tissue-mask stains all of it, --region a part of it"
-        )
+        raise InputError(f"{slide.path}: no tissue found on it; stain without tissue mask, or a region of it")
     return TissueMask(mask, (slide.size[0] / mask.shape[1], slide.size[1] / mask.shape[0]))
 
 

@@ -16,7 +16,7 @@ from restain.image import to_tensor, to_uint8
 from restain.methods.base import Method
 from restain.metrics.distribution import kernel_distance
 from restain.metrics.features import Extractor, FeatureMatrix, extractor_from_entry, inception
-from restain.metrics.table import METRICS
+from restain.metrics.registry import METRICS
 from restain.networks.norm import evaluating
 from restain.randomness import generator
 from restain.stains import to_unit
@@ -26,7 +26,7 @@ from restain.training.tiles import plain_pairs
 Name = Literal["psnr", "dab_error", "positive_dice", "kid"]
 
 MEASURED: tuple[Name, ...] = ("psnr", "dab_error", "positive_dice")
-"""The metrics of `restain.metrics.table.METRICS` that are measured pair by pair."""
+"""The metrics of `restain.metrics.registry.METRICS` that are measured pair by pair."""
 _KID_SCALE = 1000
 _DIGITS = 6
 """Significant digits of a figure; figures are compared as they are written, so that a resumed run decides alike."""

@@ -100,7 +100,7 @@ def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
 def test_an_extractor_that_comes_later_is_refused(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     """What is finished would not be measured by it."""
     extractors = [("package:Net", tmp_path / "net.pth")]
-    with pytest.raises(OutputError, match=r"another extractor \(None, now package:Net=.*net.pth\); give another --out"):
+    with pytest.raises(OutputError, match=r"another extractor \(None, now package:Net=.*net.pth\)"):
         run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, extractors=extractors)
 
 

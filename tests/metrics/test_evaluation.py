@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from restain import image
 from restain.errors import InputError, MissingError, OutputError
 from restain.image import save_image, to_tensor, to_uint8
-from restain.metrics import METRICS, Evaluation, difference, evaluate, tabulate, tiles
+from restain.metrics import METRICS, difference, evaluate, tabulate, tiles
 from restain.metrics.colours import stain_vectors_of
 from restain.metrics.comparison import verdict
 from restain.metrics.interval import bootstrap, interval, samples
@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_tiles(folders: tuple[Path, Path]) -> None:
     ]
     assert found.notes == (
         "MS-SSIM, RGB: needs sides of 161 px, the shortest here is 20 px.",
-        "Haematoxylin of the H&E, Pearson R: needs the H&E images (--he).",
+        "Haematoxylin of the H&E, Pearson R: needs the H&E images (he).",
     )
     for index, name in enumerate(found.names):
         virtual, real = (
@@ -164,7 +164,7 @@ def test_the_table_shows_n_protocol_and_the_paired_difference(folders: tuple[Pat
     found = evaluate(*folders)
     psnr = found.figures["psnr"]
     shifted = dict(found.figures) | {"psnr": replace(psnr, value=psnr.value + 0.25, draws=psnr.draws + 0.25)}
-    better = Evaluation(found.virtual, found.real, found.names, found.columns, shifted)
+    better = replace(found, figures=shifted)
     gain = difference("psnr", found, better)
     assert_close([gain.low, gain.high], [0.25, 0.25])  # every draw takes the same tiles of both
     table = tabulate({"one": found, "two": better})

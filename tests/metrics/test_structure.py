@@ -106,7 +106,7 @@ def test_tiles_without_cells_are_left_out_and_counted(tmp_path: Path) -> None:
         save_image(tmp_path / "virtual" / f"{seed}.png", blank if seed == 5 else pair.ihc_aligned)
     found = evaluate(tmp_path / "virtual", tmp_path / "real", extra=nuclei_metrics(Settings(0.5, "nuclear")))
     assert found.figures["h_score_error"].value == 0
-    note = "Positive nuclei (Ki67 index), H-score, Allred score: 1 of 3 tiles, for want of such a value."
+    note = "Positive nuclei (Ki67 index), H-score, Allred score: undefined on 1 of 3 tiles."
     assert note in found.notes
     other = evaluate(tmp_path / "real", tmp_path / "real", extra=nuclei_metrics(Settings(0.5, "nuclear")))
     assert f"one: {note}" in notes({"one": found, "two": other})
