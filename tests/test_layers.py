@@ -1,7 +1,9 @@
 """The walls of the house: imports go downwards, and help comes without the heavy libraries."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,26 @@ def test_imports_go_downwards_only(project: Path) -> None:
     lint = Path(sys.executable).with_name("lint-imports")
     run = subprocess.run([lint, "--no-cache"], cwd=project, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
+
+
+def layers(project: Path) -> list[str]:
+    contracts = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    return next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+
+
+def test_the_page_about_the_house_shows_the_layers_that_are_checked(project: Path) -> None:
+    page = (project / "docs" / "house.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```text\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    assert ["__main__", *shown[1].splitlines()] == layers(project)
+
+
+def test_the_page_about_the_house_names_every_room(project: Path) -> None:
+    page = (project / "docs" / "house.md").read_text(encoding="utf-8")
+    rooms = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert rooms == set(re.findall(r"\w+", " ".join(layers(project)))) - {"__main__"}
 
 
 def test_help_needs_no_heavy_library() -> None:
