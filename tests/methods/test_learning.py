@@ -29,7 +29,11 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "tdkstain": ("tdkstain", {}, {"generator/l1", "generator/dab", "generator/nuclei", "estimator/l2"}),
     "cut": ("cut", {}, {"generator/nce"}),
     "fastcut": ("cut", {"fast": True}, {"generator/nce"}),
-    "asp": ("asp", {}, {"generator/nce", "generator/pyramid", "generator/asp"}),
+    "asp": (
+        "asp",
+        {"lr": 5e-4},  # four times that overshoots at some seeds
+        {"generator/nce", "generator/pyramid", "generator/asp"},
+    ),
     "pspstain": (
         "pspstain",
         {"structure_scales": 2, "lr": 5e-4},  # four times that overshoots at some seeds

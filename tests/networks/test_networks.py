@@ -160,10 +160,25 @@ def test_sampler_gives_unit_vectors_from_the_same_places_for_all_images() -> Non
     assert all(len(places.unique()) == len(places) for places in positions.values())
     found = sampler(features, positions)
     assert found["a"].shape == (2, 6, 8)
-    assert_close(found["a"].norm(dim=-1), torch.ones(2, 6))
+    assert_close(found["a"].norm(dim=-1), torch.ones(2, 6), rtol=0, atol=1e-3)
     row, column = divmod(int(positions["a"][0]), 6)
     alone = torch.nn.functional.normalize(sampler.mlps["a"](features["a"][1, :, row, column]), dim=0)
-    assert_close(found["a"][1, 0], alone)
+    assert_close(found["a"][1, 0], alone, rtol=0, atol=1e-3)  # but for the 1e-7 beside a short projection
+
+
+def test_the_sampler_adds_its_tiny_number_to_the_length_or_to_each_entry() -> None:
+    features, positions = {"a": 1e-3 * images(1, 3, 2, 2).double()}, {"a": torch.tensor([3, 1])}
+    for tiny_on in ("length", "entries"):
+        sampler = Sampler({"a": 3}, width=4, tiny_on=tiny_on).double()
+        torch.nn.init.normal_(sampler.mlps["a"][2].bias, std=1e-7)
+        for place, found in zip((3, 1), sampler(features, positions)["a"][0], strict=True):
+            z = sampler.mlps["a"](features["a"][0].flatten(1)[:, place]).tolist()
+            if tiny_on == "length":
+                length = sum(entry**2 for entry in z) ** 0.5 + 1e-7
+            else:
+                length = sum((entry + 1e-7) ** 2 for entry in z) ** 0.5
+            assert found.tolist() == pytest.approx([entry / length for entry in z])
+    assert not Sampler({"a": 3}, width=4)({"a": torch.zeros(1, 3, 2, 2)}, positions)["a"].any()
 
 
 def test_resnet_has_the_public_names_and_size() -> None:
