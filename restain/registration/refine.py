@@ -18,10 +18,13 @@ from restain.registration.fitting import bending, design_matrix
 
 OUTLIER = 1.4
 """Difference of normalised channels at which a pixel keeps a quarter of its weight (Geman & McClure)."""
-STIFFNESS_PX = 7.5
+STIFFNESS_PX = 8.6
 """Bends shorter than about 2π times this are damped where sections correlate by 0.5, in px of the finest channels. The
-better they correlate, the shorter the bends that can be told from noise: at 0.93 it is half of it."""
-LEAST_CORRELATION, MOST_CORRELATION = 0.2, 0.98
+better they correlate, the shorter the bends that can be told from noise: it is half of that at 0.93, twice at 0.1."""
+NOISE_EXPONENT = 1.3
+"""Of (1 - correlation) / correlation, to which the energy of bending counts. 1 would be right for noise that no pixel
+shares with its neighbours; 1.3 is better where nuclei come and go."""
+LEAST_CORRELATION, MOST_CORRELATION = 0.05, 0.98
 """Correlations outside of this do not change the stiffness any further."""
 _POOL_PX = 4  # side of the squares over which equations are added up; a spline hardly changes over them
 _RIDGE = 1e-6  # of the mean diagonal, for control points beyond all tissue
@@ -113,7 +116,8 @@ class _Problem:
 
         correlation = np.clip(_correlation(self._first[0], theirs[0], inside), LEAST_CORRELATION, MOST_CORRELATION)
         area = inside.size * self._pitch**2
-        stiffness = (xx + yy).sum() / 2 / area * length**4 * (1 - correlation) / correlation * energy
+        noise = ((1 - correlation) / correlation) ** NOISE_EXPONENT
+        stiffness = (xx + yy).sum() / 2 / area * length**4 * noise * energy
         design, transposed = self._design, self._transposed
         of_xx, of_xy, of_yy = (transposed @ design.multiply(pull[:, None]) for pull in (xx, xy, yy))
         matrix = sparse.block_array([[of_xx + stiffness, of_xy], [of_xy, of_yy + stiffness]]).tocsc()

@@ -17,6 +17,8 @@ WORK_PX = 256
 """Longest side of a tile when it is matched; the numbers below are px at that size."""
 SPACING_PX = 12.0
 """Of the field's control points."""
+BLOCK_ROUNDS = ((48, 12, 20.0, 4.0), (28, 6, 16.0, 2.0))
+"""Side of a block and how far it is sought, in px of the halved channels; smoothing and tolerance of the field behind."""
 LEAST_DETERMINANT = 0.1
 """A field that shrinks an area to less than this share of it is made stiffer."""
 
@@ -47,11 +49,12 @@ def align_tile(he: Tensor, ihc: Tensor) -> Alignment:
     smallest = [side.halved().halved().normalised(0.75, 15) for side in small]
     start, _ = turn_and_shift(smallest[0], smallest[1])
     ours, theirs = (side.normalised(0.75, 25) for side in small)
-    matches = matched_blocks(ours, theirs, start, block_px=28, step_px=8, reach_px=12)
-    if (matches.confidence > 0).sum() >= LEAST_MATCHES:
-        guess = fit_field(matches, box, 16 * unit, 12 * unit, 3 * unit).field
-    else:
-        guess = field_of(start, box, 16 * unit)
+    guess = field_of(start, box, 16 * unit)
+    for block_px, reach_px, smoothing_px, tolerance_px in BLOCK_ROUNDS:
+        matches = matched_blocks(ours, theirs, guess, block_px=block_px, step_px=8, reach_px=reach_px)
+        if (matches.confidence > 0).sum() < LEAST_MATCHES:
+            break
+        guess = fit_field(matches, box, 16 * unit, smoothing_px * unit, tolerance_px * unit).field
     begin = field_of(guess, box, SPACING_PX * unit)
     stiffness = 1.0
     while True:
