@@ -21,6 +21,7 @@ from restain.cli import (
     import_,
     info,
     models,
+    pairs_align,
     pairs_cut,
     pairs_error,
     phantom,
@@ -57,6 +58,7 @@ STOPPED = {
     "train": RESUME,
     "bench": RESUME,
     "demo": RESUME,
+    "pairs align": RESUME,
     "pairs cut": RESUME,
     "stain": "Stopped; images begin again with --overwrite.",
     "stain-slides": RESUME,
@@ -68,7 +70,7 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "models": ("List the models that come with restain, or show the card of one.", {"show": models.show}),
     "pairs": (
         "Make pairs that fit, and measure how well.",
-        {"cut": pairs_cut.command, "error": pairs_error.command},
+        {"align": pairs_align.command, "cut": pairs_cut.command, "error": pairs_error.command},
     ),
     "recipes": ("List the recipes that come with restain, or copy one.", {"copy": recipes.copy}),
 }

@@ -96,3 +96,10 @@ def shared_channels(image: Tensor, longest_px: int) -> Channels:
     if factor > 1:
         both = F.interpolate(both, [max(1, round(side / factor)) for side in both.shape[-2:]], mode="area")
     return Channels(both[0].float().numpy(), factor)
+
+
+def correlation(first: Values, second: Values, inside: NDArray[np.float32] | NDArray[np.bool_]) -> float:
+    """Of two images that are even on average, where both are seen; 0 where nothing is."""
+    ours, theirs = first * inside, second * inside
+    strength = float((ours**2).sum()) * float((theirs**2).sum())
+    return float((ours * theirs).sum()) / strength**0.5 if strength > 0 else 0.0

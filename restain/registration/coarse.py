@@ -22,6 +22,11 @@ LEAST_SHARED = 0.35
 _NOTHING = 1e-2  # sum of squares; a single nucleus has about 50
 
 
+def coarsest(channels: Channels) -> Channels:
+    """What `turn_and_shift` compares: an eighth of the size, blurred."""
+    return channels.halved().halved().halved().normalised(0.75, 15)
+
+
 def turn_and_shift(first: Channels, second: Channels, turns: Sequence[float] = TURNS) -> tuple[Affine, float]:
     """The turn and the shift at which two sections fit best.
 

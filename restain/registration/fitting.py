@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 
 from restain.errors import InputError
 from restain.registration.field import Box, Field, Floats, Map, taps
@@ -101,11 +101,16 @@ def fit_field(
     kept = np.ones(len(matches)) if start is None else _kept(matches.moved - start(matches.points), scales[0])
     for scale in scales:
         weighted = design.multiply((area * matches.confidence * kept)[:, None]).T.tocsc()
-        coefficients = splu((weighted @ design + stiffness).tocsc()).solve(weighted @ wanted)
+        coefficients = symmetric_lu(weighted @ design + stiffness).solve(weighted @ wanted)
         missed = wanted - design @ coefficients
         kept = _kept(missed, scale)
     field = Field(coefficients.T.reshape(zero.coefficients.shape), zero.origin, zero.spacing)
     return Fit(field, matches.confidence * kept, np.hypot(*missed.T), kept)
+
+
+def symmetric_lu(matrix: sparse.csr_array) -> SuperLU:
+    """Factors of a symmetric positive definite matrix, in the order that keeps them sparse."""
+    return splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
 
 
 def design_matrix(field: Field, points: Floats) -> sparse.csr_array:

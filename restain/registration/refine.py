@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import splu
 
-from restain.registration.channels import CHANNEL_WEIGHTS, Channels, Values
+from restain.registration.channels import CHANNEL_WEIGHTS, Channels, Values, correlation
 from restain.registration.field import Box, Field, Floats, basis
-from restain.registration.fitting import bending, design_matrix
+from restain.registration.fitting import bending, design_matrix, symmetric_lu
 
 OUTLIER = 1.4
 """Difference of normalised channels at which a pixel keeps a quarter of its weight (Geman & McClure)."""
@@ -50,7 +49,7 @@ LEVELS = (Level(1, 1.0, 25, 1.5, 2), Level(1, 0.5, 17, 1.0, 2), Level(0, 0.5, 25
 
 def refined(
     first: Channels, second: Channels, start: Field, levels: Sequence[Level] = LEVELS, stiffness: float = 1.0
-) -> tuple[Field, float]:
+) -> Field:
     """Improve a field that is right within about the size of a nucleus.
 
     Args:
@@ -61,9 +60,9 @@ def refined(
         stiffness: times that of the levels.
 
     Returns:
-        The field, and the correlation of haematoxylin that it reaches at the finest level.
+        The better field.
     """
-    field, correlation = start, 0.0
+    field = start
     energy = bending(start)
     for level in levels:
         sides = first, second
@@ -74,8 +73,7 @@ def refined(
         problem = _Problem(ours, theirs, field)
         for _ in range(level.steps):
             field = problem.step(field, length, energy)
-        correlation = problem.correlation(field)
-    return field, correlation
+    return field
 
 
 class _Problem:
@@ -97,11 +95,6 @@ class _Problem:
         self._rows = basis(box.rows, field.origin[1], field.spacing, height)
         self._columns = basis(box.columns, field.origin[0], field.spacing, width)
 
-    def correlation(self, field: Field) -> float:
-        """Of haematoxylin, where the second section is seen."""
-        theirs, inside = self._seen(field)
-        return _correlation(self._first[0], theirs[0], inside)
-
     def step(self, field: Field, length: float, energy: sparse.csr_array) -> Field:
         """One step towards the field at which both sections look alike."""
         theirs, inside = self._seen(field)
@@ -114,9 +107,9 @@ class _Problem:
             pulls += counts * np.stack([x * x, x * y, y * y, x * difference, y * difference])
         xx, xy, yy, x_pull, y_pull = (self._added_up(pull) for pull in pulls)
 
-        correlation = np.clip(_correlation(self._first[0], theirs[0], inside), LEAST_CORRELATION, MOST_CORRELATION)
+        fit = np.clip(correlation(self._first[0], theirs[0], inside), LEAST_CORRELATION, MOST_CORRELATION)
         area = inside.size * self._pitch**2
-        noise = ((1 - correlation) / correlation) ** NOISE_EXPONENT
+        noise = ((1 - fit) / fit) ** NOISE_EXPONENT
         stiffness = (xx + yy).sum() / 2 / area * length**4 * noise * energy
         design, transposed = self._design, self._transposed
         of_xx, of_xy, of_yy = (transposed @ design.multiply(pull[:, None]) for pull in (xx, xy, yy))
@@ -125,8 +118,7 @@ class _Problem:
         matrix = matrix + ridge * sparse.identity(matrix.shape[0], format="csc")
         before = field.coefficients.reshape(2, -1)
         wanted = [transposed @ pull + stiffness @ part for pull, part in zip((x_pull, y_pull), before, strict=True)]
-        solver = splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-        change = -solver.solve(np.concatenate(wanted)).reshape(field.coefficients.shape)
+        change = -symmetric_lu(matrix).solve(np.concatenate(wanted)).reshape(field.coefficients.shape)
         return Field(field.coefficients + change, field.origin, field.spacing)
 
     def _seen(self, field: Field) -> tuple[Values, Values]:
@@ -149,10 +141,3 @@ def _slopes(values: Values, pitch: float) -> tuple[Values, Values]:
     """Derivatives in x and in y, C x h x w each."""
     along_x, along_y = (np.asarray(np.gradient(values, pitch, axis=axis), np.float32) for axis in (2, 1))
     return along_x, along_y
-
-
-def _correlation(first: Values, second: Values, inside: Values) -> float:
-    """Of two images that are even on average, where both are seen; 0 where nothing is."""
-    ours, theirs = first * inside, second * inside
-    strength = float((ours**2).sum()) * float((theirs**2).sum())
-    return float((ours * theirs).sum()) / strength**0.5 if strength > 0 else 0.0

@@ -1,0 +1,155 @@
+"""Align every pair of a data set: its layout and its names stay, and its pairs fit.
+
+`pairs.jsonl` has a line for each pair that is done; from it an interrupted run resumes. `pairs.csv`, which training
+reads, and `left_out.csv` are written from it at the end.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from restain.data.layouts import LIST_NAME
+from restain.errors import OutputError
+from restain.image import atomic_path
+from restain.registration.tile_pairs import AlignSettings, Place, Row, Verdict, align_pair, plan
+from restain.workers.lock import LOCK, locked
+from restain.workers.pool import Pool, Processes, TaskError
+
+JOURNAL, LEFT_OUT = "pairs.jsonl", "left_out.csv"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a data set."""
+
+    rows: Sequence[Row]
+    """In the order of the data set."""
+    failures: Mapping[str, str]
+    """By part/name: why a pair could not be read or written."""
+
+    def count(self, verdict: Verdict) -> int:
+        """How many pairs have a verdict."""
+        return sum(row.verdict == verdict for row in self.rows)
+
+
+def align_data_set(
+    root: Path,
+    out: Path,
+    settings: AlignSettings | None = None,
+    *,
+    pool: Pool | None = None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> Outcome:
+    """Align the pairs of a data set; what an earlier run has done is not done again.
+
+    Args:
+        root: the data set, in any of `restain.data.layouts.LAYOUTS`.
+        out: a new folder, or that of an interrupted run with the same settings.
+        settings: the defaults if not given.
+        pool: where the work is done.
+        on_progress: called with pairs done and pairs in all; first with what earlier runs have done.
+
+    Raises:
+        MissingError, InputError: the data set cannot be used.
+        OutputError: `out` cannot be written, holds something else, or is being written by another process.
+    """
+    settings, pool = settings or AlignSettings(), pool or Processes()
+    places = plan(root)
+    inside = root if root.is_dir() else root.parent
+    if inside.resolve() in (out.resolve(), *out.resolve().parents) and out.resolve() != inside.resolve().parent:
+        raise OutputError(f"{out} lies in the data set itself; give a folder elsewhere")
+    with locked(out, f"{out} is being written by another process; wait for it, or choose another place"):
+        journal = Journal(out, {"root": str(root.absolute()), "settings": asdict(settings)})
+        waiting = [place for place in places if place.name not in journal.rows]
+        failures: dict[str, str] = {}
+        on_progress(len(journal.rows), len(places))
+        calls = [(_absolute(place), out.absolute(), settings) for place in waiting]
+        for index, result in pool.each(align_pair, calls):
+            if isinstance(result, TaskError):
+                failures[waiting[index].name] = str(result)
+            else:
+                journal.add(result)
+            on_progress(len(journal.rows) + len(failures), len(places))
+        rows = [journal.rows[place.name] for place in places if place.name in journal.rows]
+        write_table(out / LIST_NAME, [row for row in rows if row.verdict != "left out"])
+        write_table(out / LEFT_OUT, [row for row in rows if row.verdict == "left out"])
+    return Outcome(rows, failures)
+
+
+class Journal:
+    """What is done, as lines of JSON below a first one that says of what.
+
+    Args:
+        folder: where `JOURNAL` lies, or will; otherwise empty.
+        about: what must be the same for a run to resume.
+
+    Raises:
+        OutputError: the folder holds something else.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self._path = folder / JOURNAL
+        self.rows: dict[str, Row] = {}
+        """By part/name."""
+        header = json.dumps(about, ensure_ascii=False)
+        if not self._path.exists():
+            if any(path.name != LOCK for path in folder.iterdir()):
+                raise OutputError(f"{folder} is not empty; give a new folder, or remove what it holds")
+            self._rewrite([header])
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        if lines[:1] != [header]:
+            raise OutputError(
+                f"{folder} was begun from another data set or with other settings; repeat those, or give a new folder"
+            )
+        for line in lines[1:]:
+            try:
+                row = Row.of(json.loads(line))
+            except (ValueError, TypeError, KeyError):  # the last one, cut short when the run was killed
+                break
+            self.rows[row.name] = row
+        self._rewrite([header, *(json.dumps(row.content(), ensure_ascii=False) for row in self.rows.values())])
+
+    def add(self, row: Row) -> None:
+        """Write down what became of a pair.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.rows[row.name] = row
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row.content(), ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {self._path}: {error.strerror}; check the disk") from error
+
+    def _rewrite(self, lines: Sequence[str]) -> None:
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV; without any there is no file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0].cells()), lineterminator="\n")
+    table.writeheader()
+    table.writerows(row.cells() for row in rows)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _absolute(place: Place) -> Place:
+    """The same, for a process that starts elsewhere."""
+    pair = replace(place.pair, he=place.pair.he.absolute(), ihc=place.pair.ihc.absolute())
+    return replace(place, pair=pair)
