@@ -17,7 +17,7 @@ from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, tiles
 from restain.staining.dense import dense_statistics, stain_densely
-from restain.staining.statistics import SAMPLE_PX, check_model, read_statistics, sample_statistics, serialised
+from restain.staining.statistics import SAMPLE_PX, check_model, read_statistics, sample_statistics
 
 RGB = NDArray[np.uint8]
 
@@ -60,8 +60,13 @@ class SharedNorm:
 
     @property
     def digest(self) -> str:
-        """A hash of the statistics."""
-        return hashlib.sha256(serialised(self.statistics, self.model)).hexdigest()
+        """A hash of the statistics; not of their file, whose header may be in any order."""
+        found = hashlib.sha256(self.model.encode())
+        for name, moments in sorted(self.statistics.items()):
+            found.update(name.encode())
+            for values in (moments.mean, moments.variance):
+                found.update(values.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> "SharedNorm":

@@ -208,7 +208,7 @@ def test_what_needs_a_model_that_failed_is_not_begun(
     """Each cell would train it again, and fail again."""
     begun = list[str]()
 
-    def all_models_fail(units: Sequence[Unit], *_: object) -> dict[str, str]:
+    def all_models_fail(units: Sequence[Unit], *_: object, **__: object) -> dict[str, str]:
         begun.extend(unit.words for unit in units)
         return {unit.words: "no memory" for unit in units if unit.words.startswith("auxiliary model ihc_classifier")}
 

@@ -87,7 +87,7 @@ def test_a_finer_image_is_read_at_half_a_micrometre_and_keeps_its_coordinates(ti
 def test_an_image_without_resolution_is_named_and_the_others_are_measured(tile: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["quantify", str(tile), "--out", str(tmp_path / "out"), "--marker", "nuclear"])
     assert result.exit_code == 1
-    assert "give --mpp" in result.output
+    assert "no micrometres per pixel" in result.output
     assert result.output.endswith("0 of 1 images are measured\n"), "and no table is promised"
 
 
