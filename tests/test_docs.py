@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,23 @@ def test_every_method_is_listed(name: str) -> None:
 
 @pytest.mark.parametrize("verb", ["stain", "stain-slides", "evaluate", "bench", "quantify", "demo"])
 def test_every_option_is_in_the_documentation(verb: str) -> None:
-    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    pages = [page for page in DOCS.rglob("*.md") if page.name != "commands.md"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     command = get_command(app)
     assert isinstance(command, TyperGroup)
     options = [option for one in command.commands[verb].params for option in one.opts if option.startswith("--")]
     assert not [option for option in options if not re.search(rf"{option}(?![\w-])", text)]
+
+
+def test_the_command_reference_is_up_to_date() -> None:
+    """If this fails: `python docs/make_commands.py`."""
+    reference = runpy.run_path(str(DOCS / "make_commands.py"))["reference"]
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == reference()
+
+
+def test_the_command_reference_has_every_command(verbs: dict[str, Any]) -> None:
+    page = (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert {f"restain {verb}" for verb in verbs} == set(re.findall(r"^## (.*)$", page, re.MULTILINE))
 
 
 def test_the_example_of_a_new_method_learns() -> None:
