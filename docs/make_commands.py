@@ -31,7 +31,7 @@ def commands(group: Any, words: str = "restain") -> list[tuple[str, Any]]:
 
 def cell(text: str) -> str:
     """The text on one line, its bars escaped, as a cell of a table needs it."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("\\[", "[").replace("|", "\\|")
 
 
 def default(parameter: Any) -> str:
