@@ -146,7 +146,7 @@ def _take(out: Path, what: dict[str, object]) -> None:
             key = changed[0]
             raise OutputError(
                 f"{out} holds a bench with another {key} ({before.get(key)}, now {what[key]}); give another folder, or "
-                "the same again to go on with it"
+                "the same again to resume it"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

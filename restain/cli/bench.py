@@ -10,35 +10,35 @@ def command(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            help="Rows of the table: recipes by name or file, each perhaps with a title before and settings behind.",
+            help="Rows of the table: recipes by name or file, with an optional title before and settings after.",
             metavar="[NAME=]RECIPE[,SECTION.KEY=VALUE…]…",
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder of paired tiles, with a held-out part.", metavar="DIR")],
-    out: Annotated[Path, typer.Option(help="Folder of the bench; one that was stopped goes on.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Folder of the bench; run the same command to resume.", metavar="DIR")],
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Length of each training, its auxiliary models not counted.",
+            help="Length of each training, without auxiliary models.",
             metavar="steps=N|minutes=M",
-            show_default="as each recipe says",
+            show_default="from each recipe",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting that wins over every recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
+        typer.Option("--set", help="Setting that overrides every recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
     ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of IHC in register with the held-out H&E, to judge by.",
+            help="Folder of IHC registered with the held-out H&E, to measure against.",
             metavar="DIR",
             show_default="the data set's IHC",
         ),
     ] = None,
     tiles: Annotated[
-        int | None, typer.Option(min=1, help="Held-out tiles to judge by, spread evenly.", show_default="all")
+        int | None, typer.Option(min=1, help="Number of held-out tiles to measure, evenly spread.", show_default="all")
     ] = None,
     reference: Annotated[
         str | None,
@@ -48,11 +48,11 @@ def command(
         list[str] | None,
         typer.Option(help="A network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, on as many GPUs as there are.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, on all GPUs in turn.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
     ray: Annotated[
         str | None,
-        typer.Option(help="Train on a Ray cluster; local: one of this machine alone.", metavar="ADDRESS|local"),
+        typer.Option(help="Train on a Ray cluster; local: on this machine alone.", metavar="ADDRESS|local"),
     ] = None,
 ) -> None:
     """Train methods under one budget with several seeds, stain the held-out tiles, measure, and write one table."""
@@ -77,6 +77,6 @@ def command(
         console=Console(stderr=True),
     )
     typer.echo((outcome.page.parent / "table.md").read_text(encoding="utf-8"))
-    typer.echo(f"{outcome.page} shows it with pictures; table.md and table.json lie beside it.")
+    typer.echo(f"{outcome.page} shows it with pictures; table.md and table.json are next to it.")
     if outcome.failures:
         raise typer.Exit(1)

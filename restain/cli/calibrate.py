@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="Checkpoint of a generator; its header is added to.", metavar="FILE")],
+    model: Annotated[Path, typer.Option(help="Checkpoint of a generator; its header is extended.", metavar="FILE")],
     data: Annotated[Path, typer.Option(help="The pairs it was trained on, with validation tiles.", metavar="DIR")],
 ) -> None:
     """Store in a checkpoint what its training H&E looks like, so that `restain stain --trust` marks what is unlike."""

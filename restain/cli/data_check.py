@@ -20,7 +20,7 @@ def command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for check.json and worst.png; nothing is written without it.")
+        Path | None, typer.Option(help="Folder for check.json and worst.png; not written by default.")
     ] = None,
 ) -> None:
     """Look for shared cases, tiles of the same tissue, swapped stains, wrong scale, blur and misaligned pairs."""

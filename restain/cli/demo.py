@@ -7,12 +7,10 @@ import typer
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder for the page and all that it was made from.", metavar="DIR")] = Path(
-        "runs/demo"
-    ),
-    seed: Annotated[int, typer.Option(help="Another seed gives other tissue and other networks.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the page and its sources.", metavar="DIR")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the tissue and the networks.")] = 0,
 ) -> None:
-    """Draw tissue, train VSMT and an unguided baseline, measure both by the truth; six minutes on two CPU cores."""
+    """Draw tissue, train VSMT and an unguided baseline, and measure both; six minutes on two CPU cores."""
     from rich.console import Console
 
     from restain.demo.run import run_demo

@@ -28,7 +28,7 @@ def command(
         Path | None, typer.Option(help="Folder of the H&E images, for structure and the report.", metavar="DIR")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for evaluation.json; nothing is written without it.", metavar="DIR")
+        Path | None, typer.Option(help="Folder for evaluation.json; not written by default.", metavar="DIR")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.", metavar="FILE")] = None,
     cases: Annotated[
@@ -49,10 +49,10 @@ def command(
     seams: Annotated[
         int | None,
         typer.Option(
-            help="Look for seams in images that were stained in tiles of this side.",
+            help="Measure seams in images that were stained in tiles of this side.",
             metavar="TILE_PX",
             min=4,
-            show_default="not looked for",
+            show_default="not measured",
         ),
     ] = None,
     stain_vectors: Annotated[
@@ -74,7 +74,7 @@ def command(
         typer.Option(help="Another network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
     ] = None,
 ) -> None:
     """Measure virtual images against the real ones of the same name: likeness, amount and place of DAB, cells."""
@@ -167,7 +167,7 @@ def _say_what_is_passed_over(*folders: Path) -> None:
 
     for folder in folders:
         if below := subfolders_with_images(folder):
-            typer.echo(f"{folder}: images in {some(below)} are passed over; give each folder on its own", err=True)
+            typer.echo(f"{folder}: images in {some(below)} are ignored; give each folder separately", err=True)
 
 
 def _show(progress: "Progress", task: "TaskID", done: int, total: int) -> None:

@@ -12,9 +12,9 @@ def command(
     norm: Annotated[
         Path | None,
         typer.Option(
-            help="Statistics to build in, from beside a stained slide; then it can stain tile by tile.",
+            help="Statistics file of a stained slide, to build in; then it can stain tile by tile.",
             metavar="FILE",
-            show_default="each image has its own",
+            show_default="each image its own",
         ),
     ] = None,
 ) -> None:

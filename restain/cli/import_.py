@@ -21,10 +21,10 @@ def command(
     ] = None,
     kind: Annotated[
         Literal["generator", "autoencoder"],
-        typer.Option(help="What the file is, where names cannot tell: VSMT's autoencoders must be called so."),
+        typer.Option(help="Type of network, if names are ambiguous: required for VSMT's autoencoders."),
     ] = "generator",
 ) -> None:
-    """Turn published weights of pix2pix, CycleGAN, CUT, ASP, PSPStain, SIM-GAN, VSMT and such into a checkpoint."""
+    """Convert published weights (pix2pix, CycleGAN, CUT, ASP, PSPStain, SIM-GAN, VSMT, …) to a checkpoint."""
     from restain.checkpoint import import_published
     from restain.errors import OutputError
 

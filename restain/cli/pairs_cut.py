@@ -30,16 +30,16 @@ def command(
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     size: Annotated[int, typer.Option(help="Side of a tile in px.")] = 512,
     step: Annotated[
-        int | None, typer.Option(help="Px from one tile to the next.", show_default="the side of a tile")
+        int | None, typer.Option(help="Distance between tiles, in px.", show_default="the side of a tile")
     ] = None,
     validation: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the cases kept for validation, where a CSV names no split.")
+        float, typer.Option(min=0, max=1, help="Share of the cases kept for validation, if the CSV has no split.")
     ] = 0.2,
-    seed: Annotated[int, typer.Option(help="Decides which cases these are.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the choice of these cases.")] = 0,
     transform: Annotated[
         Path | None,
         typer.Option(
-            help="Do not look for the transform: our JSON, or a matrix of QuPath or VALIS in px, H&E to IHC.",
+            help="Use this transform, do not register: our JSON, or a matrix of QuPath or VALIS in px, H&E to IHC.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=LIE,
@@ -47,14 +47,12 @@ def command(
     ] = None,
     inverse: Annotated[
         bool,
-        typer.Option("--transform-inverse", help="The matrix leads from the IHC to the H&E.", rich_help_panel=LIE),
+        typer.Option("--transform-inverse", help="The matrix maps the IHC to the H&E.", rich_help_panel=LIE),
     ] = False,
-    mirror: Annotated[
-        bool, typer.Option(help="Whether a section may lie with its other side up.", rich_help_panel=LIE)
-    ] = True,
+    mirror: Annotated[bool, typer.Option(help="Whether a section may be mirrored.", rich_help_panel=LIE)] = True,
     any_scale: Annotated[
         bool,
-        typer.Option(help="Whether files may be wrong about their resolution, up to twofold.", rich_help_panel=LIE),
+        typer.Option(help="Whether the recorded resolution may be wrong, up to twofold.", rich_help_panel=LIE),
     ] = True,
     he_mpp: Annotated[
         float | None,
@@ -75,7 +73,7 @@ def command(
         float, typer.Option(help="Share of that tissue that the IHC must show.", rich_help_panel=BARS)
     ] = 0.8,
     most_residual: Annotated[
-        float, typer.Option(help="How far apart the two sides may be, in µm.", rich_help_panel=BARS)
+        float, typer.Option(help="Largest residual misalignment, in µm.", rich_help_panel=BARS)
     ] = 12.0,
     least_detail: Annotated[
         float,

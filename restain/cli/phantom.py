@@ -35,7 +35,7 @@ def command(
         Literal["membrane", "nuclear"], typer.Option(help="Where positive cells are brown: as HER2, or as Ki67 and ER.")
     ] = "membrane",
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel, 0.1 to 2.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same tissue.")] = 0,
     displacement: Annotated[
         float,
         typer.Option(help="Longest displacement of the IHC, as a share of the side, 0 to 0.25.", rich_help_panel=TILES),
@@ -93,9 +93,7 @@ def command(
     bend: Annotated[
         float, typer.Option(help="Longest shift of its smooth bend in µm, about.", rich_help_panel=NEIGHBOUR)
     ] = 40.0,
-    control: Annotated[
-        bool, typer.Option("--control", help="Put control tissue beside it.", rich_help_panel=NEIGHBOUR)
-    ] = False,
+    control: Annotated[bool, typer.Option("--control", help="Add control tissue.", rich_help_panel=NEIGHBOUR)] = False,
     pen: Annotated[
         bool, typer.Option("--pen", help="Draw on both slides with a pen.", rich_help_panel=NEIGHBOUR)
     ] = False,
@@ -124,7 +122,7 @@ def command(
         raise ConfigError("give OUT and --pairs to draw pairs, or --slide FILE.ome.tif to draw a slide")
     elif ihc is not None or neighbour is not None:
         option = "--ihc" if ihc is not None else "--neighbour"
-        raise ConfigError(f"{option} is drawn beside a --slide; of pairs, both sides are drawn anyway")
+        raise ConfigError(f"{option} needs --slide; pairs always have both sides")
     else:
         settings = PhantomSettings(512 if size is None else size, marker, mpp, displacement)
         _draw_pairs(out, pairs, _held_out(validation, pairs), seed, settings)
@@ -150,7 +148,7 @@ def _draw_pairs(out: Path, pairs: int, held_out: int, seed: int, settings: "Phan
 
         write_pairs(out, pairs, validation=held_out, seed=seed, settings=settings, on_progress=show)
     counts = f"{pairs - held_out} pairs to train and {held_out} to validate"
-    typer.echo(f"{out / 'TrainValAB'} holds {counts}, with the truth beside them")
+    typer.echo(f"{out / 'TrainValAB'} holds {counts}, with the truth next to them")
 
 
 def _draw_slides(

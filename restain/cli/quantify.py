@@ -27,7 +27,7 @@ def command(
     ],
     mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel of the inputs.", show_default="as a slide says; images do not"),
+        typer.Option(help="Micrometres per pixel of the inputs.", show_default="from slides; required for images"),
     ] = None,
     nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
     nuclei: Annotated[
@@ -42,10 +42,10 @@ def command(
     ] = "reference",
     regions: Annotated[
         Path | None,
-        typer.Option(help="GeoJSON of regions to sum up on their own, in px of the image.", metavar="FILE"),
+        typer.Option(help="GeoJSON of regions to measure separately, in px of the image.", metavar="FILE"),
     ] = None,
     tile_px: Annotated[int, typer.Option(min=64, help="Side of a tile; memory grows with it.")] = 1024,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that the folder holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
 ) -> None:
     """Count cells and measure DAB in IHC images and slides: CSV tables, cells as GeoJSON for QuPath, and pictures."""
     from rich.console import Console

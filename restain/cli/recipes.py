@@ -17,8 +17,8 @@ def command(context: typer.Context) -> None:
     for name, path in known.items():
         typer.echo(f"{name:{width}}  {description(path)}")
     typer.echo(
-        "\nTrain one on other data by saying what the data are: on BCI --set data.mpp=0.46, "
-        "on another stain --set data.stain=NAME.\n`restain recipes copy NAME` writes one to edit."
+        "\nTo train one on other data, describe the data: for BCI --set data.mpp=0.46, "
+        "for another stain --set data.stain=NAME.\n`restain recipes copy NAME` writes one to edit."
     )
 
 
@@ -29,7 +29,7 @@ def copy(
         typer.Argument(help="File or folder to write to.", metavar="DEST", show_default="NAME.toml"),
     ] = None,
 ) -> None:
-    """Write a recipe to a file of your own, to edit and train from; a file that exists is left alone."""
+    """Write a recipe to a file of your own, to edit and train from; existing files are not replaced."""
     from restain.training.shelf import copy_recipe
 
     typer.echo(copy_recipe(name, destination))

@@ -28,15 +28,17 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR", show_default=False)],
-    trust: Annotated[bool, typer.Option("--trust", help="Map where not to believe the result; 7 more passes.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Write a map of where not to believe the result; 7 more passes.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
     ] = None,
     norm: Annotated[
         str,
         typer.Option(
-            help="What tiles are normalised by: slide (statistics that all tiles share), dense (they change smoothly "
+            help="Statistics that normalise the tiles: slide (shared by all tiles), dense (they change smoothly "
             "from tile to tile), tile (each its own; leaves seams), or a file of statistics.",
             metavar="slide|dense|tile|FILE",
             rich_help_panel=LARGE,

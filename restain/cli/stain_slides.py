@@ -46,18 +46,18 @@ def command(
     ],
     mpp: Annotated[
         float | None,
-        typer.Option(
-            help="Micrometres per pixel of a slide that has none or wrong ones.", show_default="what the slide says"
-        ),
+        typer.Option(help="Micrometres per pixel, if the slide has none or wrong ones.", show_default="from the slide"),
     ] = None,
     model_mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="what the model says"),
+        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="from the model"),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Map where not to believe the result; 8 more passes.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Write a map of where not to believe the result; 8 more passes.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
     ] = None,
     region: Annotated[
         str | None,
@@ -75,12 +75,12 @@ def command(
         ),
     ] = None,
     no_tissue_mask: Annotated[
-        bool, typer.Option("--no-tissue-mask", help="Stain the glass as well.", rich_help_panel=WHAT)
+        bool, typer.Option("--no-tissue-mask", help="Stain the glass, too.", rich_help_panel=WHAT)
     ] = False,
     norm: Annotated[
         str,
         typer.Option(
-            help="What tiles are normalised by: slide (statistics that all tiles share), dense (they change smoothly "
+            help="Statistics that normalise the tiles: slide (shared by all tiles), dense (they change smoothly "
             "from tile to tile), tile (each its own; leaves seams), or a file of statistics.",
             metavar="slide|dense|tile|FILE",
             rich_help_panel=TILES,
@@ -109,7 +109,7 @@ def command(
     batch: Annotated[
         int | None,
         typer.Option(
-            help="Tiles that go through the network together.",
+            help="Tiles per pass of the network.",
             min=1,
             show_default="1 on a CPU, 2 on a GPU",
             rich_help_panel=SPEED,
@@ -123,15 +123,15 @@ def command(
     ] = False,
     engine: Annotated[
         Literal["torch", "openvino"],
-        typer.Option(help="What runs the network; openvino pays on a CPU with --bfloat16.", rich_help_panel=SPEED),
+        typer.Option(help="Inference engine; openvino is faster on a CPU with --bfloat16.", rich_help_panel=SPEED),
     ] = "torch",
     processes: Annotated[
-        int, typer.Option(help="Slides at the same time, each in its process.", min=1, rich_help_panel=MANY)
+        int, typer.Option(help="Slides at a time, each in its own process.", min=1, rich_help_panel=MANY)
     ] = 1,
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Only every n-th slide from the i-th on, for many machines.",
+            help="Stain only every n-th slide from the i-th on, to share work between machines.",
             metavar="I/N",
             show_default=False,
             rich_help_panel=MANY,
@@ -140,7 +140,7 @@ def command(
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Stain on Ray, each slide on a GPU or CPU of its own: the address of a cluster, or 'local'.",
+            help="Stain on Ray, one GPU or CPU per slide: the address of a cluster, or 'local'.",
             metavar="ADDRESS|local",
             show_default=False,
             rich_help_panel=MANY,

@@ -17,22 +17,22 @@ def command(
         typer.Option(help="File for the statistics, such as study.safetensors.", metavar="FILE", show_default=False),
     ],
     device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one")
+        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
     ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(
-            help="Micrometres per pixel of slides that have none or wrong ones.", show_default="what a slide says"
+            help="Micrometres per pixel, if the slides have none or wrong ones.", show_default="from each slide"
         ),
     ] = None,
     model_mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="what the model says"),
+        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="from the model"),
     ] = None,
-    no_tissue_mask: Annotated[bool, typer.Option("--no-tissue-mask", help="Look at the glass as well.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    no_tissue_mask: Annotated[bool, typer.Option("--no-tissue-mask", help="Include the glass.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Take the statistics that `restain stain-slides --norm FILE` stains all slides of a study alike by."""
+    """Compute statistics of many slides, so that `restain stain-slides --norm FILE` stains a study alike."""
     from rich.console import Console
 
     from restain.cli.device import usable_device

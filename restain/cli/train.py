@@ -13,17 +13,15 @@ def command(
     ],
     data: Annotated[
         Path,
-        typer.Option(help="Folder of paired tiles, or a CSV file that lists them; the training part is learned from."),
+        typer.Option(help="Folder of paired tiles, or a CSV file that lists them; only the training part is used."),
     ],
-    out: Annotated[
-        Path, typer.Option(help="Folder of the run; one that was stopped is resumed, a finished one made longer.")
-    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a stopped run is resumed, a finished one lengthened.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting that wins over the recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
+        typer.Option("--set", help="Setting that overrides the recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Length in steps, in place of the recipe's; auxiliary models keep theirs.")
+        int | None, typer.Option(min=1, help="Length in steps, instead of the recipe's; auxiliary models keep theirs.")
     ] = None,
     init: Annotated[
         Path | None,
@@ -36,12 +34,12 @@ def command(
     extractor: Annotated[
         str | None,
         typer.Option(
-            help="A network for KID on held-out pairs, as module:attribute=weights.",
+            help="Network for KID on held-out pairs, as module:attribute=weights.",
             metavar="ENTRY",
             show_default="Inception, if in torch's cache",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Train a method on paired tiles; resume a run that was stopped, or lengthen one that is finished."""
     from rich.console import Console

@@ -20,25 +20,29 @@ def command(
     ] = None,
     ihc: Annotated[
         Path | None,
-        typer.Option(help="Slide of the neighbouring section, really stained.", metavar="FILE", show_default=False),
+        typer.Option(help="Slide of the neighbouring section with the real stain.", metavar="FILE", show_default=False),
     ] = None,
     transform: Annotated[
         Path | None,
-        typer.Option(help="From the H&E to that slide, of `restain pairs cut`.", metavar="FILE", show_default=False),
+        typer.Option(
+            help="Transform from the H&E to that slide, written by `restain pairs cut`.",
+            metavar="FILE",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for what is stained.", metavar="DIR", show_default="the slide's folder"),
+        typer.Option(help="Folder for the result.", metavar="DIR", show_default="the slide's folder"),
     ] = None,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Print the address, open no browser.")] = False,
-    port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535, show_default="a free one")] = 0,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Print the address without opening a browser.")] = False,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535, show_default="a free one")] = 0,
     marker: Annotated[
         Literal["nuclear", "membrane"], typer.Option(help="Where DAB lies on positive cells.")
     ] = "membrane",
     cells: Annotated[
         Path | None,
         typer.Option(
-            help="GeoJSON of `restain quantify` to draw over the images.",
+            help="GeoJSON from `restain quantify`, drawn over the images.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=ADVANCED,
@@ -47,8 +51,8 @@ def command(
     mpp: Annotated[
         float | None,
         typer.Option(
-            help="Micrometres per pixel of a slide that has none or wrong ones.",
-            show_default="what the slide says",
+            help="Micrometres per pixel, if the slide has none or wrong ones.",
+            show_default="from the slide",
             rich_help_panel=ADVANCED,
         ),
     ] = None,
@@ -57,9 +61,7 @@ def command(
     ] = False,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="Such as cpu, cuda or cuda:1.", show_default="cuda where there is one", rich_help_panel=ADVANCED
-        ),
+        typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available", rich_help_panel=ADVANCED),
     ] = None,
     host: Annotated[
         str,
@@ -70,7 +72,7 @@ def command(
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Look at a slide and its virtual stain in the browser; tiles are stained where you look, and kept."""
+    """Look at a slide and its virtual stain in the browser; tiles are stained where you look and kept."""
     from restain.cli.device import usable_device
     from restain.errors import InputError
     from restain.models import find_model
@@ -101,5 +103,5 @@ def command(
         for note in notes:
             typer.echo(note, err=True)
         if view.models:
-            typer.echo("Tiles are kept beside the result. Press Ctrl-C to stop.", err=True)
+            typer.echo("Tiles are kept next to the result. Press Ctrl-C to stop.", err=True)
         server.run(open_browser=not no_open)

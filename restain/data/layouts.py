@@ -56,7 +56,7 @@ class Layout:
             return f"its rows of {part}{ignored}" if part != WHOLE else f"its rows{ignored}"
         he, ihc = (folder.relative_to(self.root) for folder in self.folders[part])
         below = sorted({name for folder in self.folders[part] for name in subfolders_with_images(folder)})
-        passed_over = f"; images in their subfolders {some(below)} are passed over" if below else ""
+        passed_over = f"; images in their subfolders {some(below)} are ignored" if below else ""
         return f"{he} and {ihc}{passed_over}" if he != ihc else f"{he}, H&E left and IHC right{passed_over}"
 
     def part(self, split: Split) -> str:

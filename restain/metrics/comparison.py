@@ -178,10 +178,10 @@ def _check_alike(first: Evaluation, other: Evaluation) -> None:
             if partner := next((partner for partner, images in PARTNERS.items() if images in differ), None):
                 there, here = (getattr(found, partner) for found in (other, first))
                 raise InputError(
-                    f"{other.virtual} cannot stand beside {first.virtual}: they were held against different"
+                    f"{other.virtual} cannot be compared with {first.virtual}: they were measured against different"
                     f" {PARTNERS[partner]} ({there} and {here}); measure both against the same"
                 )
             raise InputError(
-                f"{figure.label} of {other.virtual} cannot stand beside that of {first.virtual}: they differ in"
+                f"{figure.label} of {other.virtual} cannot be compared with that of {first.virtual}: they differ in"
                 f" {', '.join(differ)}; measure both in the same way"
             )

@@ -51,7 +51,7 @@ class Judges:
         keys = [extractor.key for extractor in self.extractors]
         if twice := next((extractor for extractor in self.extractors if keys.count(extractor.key) > 1), None):
             raise InputError(
-                f"two extractors are called '{twice.name}', so that nobody could tell their FID and KID apart; give one"
+                f"two extractors are called '{twice.name}', so their FID and KID would have the same name; give one"
                 " of them another `name`"
             )
 

@@ -135,7 +135,7 @@ def _in_processes(
                     said = one.pipe.recv()
                 except (EOFError, OSError):
                     one.process.join()
-                    said = f"its process ended with {one.process.exitcode}, perhaps for want of memory"
+                    said = f"its process ended with {one.process.exitcode}, perhaps because it ran out of memory"
                 if isinstance(said, tuple):
                     if on_event:
                         on_event(one.pair, *said)

@@ -122,7 +122,9 @@ def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a file of statistics, or cut short ({error}); make it again") from error
     if header.get(_FORMAT_KEY) != _FORMAT:
-        raise InputError(f"{path} holds no statistics that this restain can read; give one that lies beside a result")
+        raise InputError(
+            f"{path} holds no statistics that this restain can read; give the .statistics.safetensors of a result"
+        )
     names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
     statistics = {name: Moments(tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name in names}
     return statistics, header.get(_MODEL_KEY) or ""

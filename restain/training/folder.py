@@ -79,7 +79,7 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
         raise OutputError(f"{out} is a run on other data: {_first(differences)}; {_WAY_OUT}")
 
 
-_WAY_OUT = "give another folder, or the same command as before to go on with this one"
+_WAY_OUT = "give another folder, or the same command as before to resume this one"
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def _read_listing(path: Path) -> str:
     """
     listed, mark, digest = path.read_bytes().rpartition(_HASHED.encode())
     if not mark or hashlib.sha256(listed).hexdigest() != digest.decode("ascii", "replace").strip():
-        raise OutputError(f"{path} is damaged or cut short; remove it to go on without comparing the data with it")
+        raise OutputError(f"{path} is damaged or truncated; remove it to resume without comparing the data with it")
     return listed.decode("utf-8", "surrogateescape")
 
 

@@ -130,7 +130,7 @@ def measure(shown: Shown, polygon: Ring, marker: Marker) -> tuple[dict[str, floa
         height, width = tile.rgb.shape[:2]
         total += tile.tally(region.mask(tile.location, (width, height), scale))
     if not total.area_um2:
-        raise InputError(f"nothing of the region lies on {shown.label}; draw it on the tissue")
+        raise InputError(f"the region does not overlap {shown.label}; draw it on the tissue")
     notes = (
         []
         if shown.transform is None
@@ -170,7 +170,7 @@ def _around(shown: Shown, ring: Ring) -> Box:
     left, top = (max(0, math.floor(value)) for value in ring.min(axis=0))
     right, bottom = (min(side, math.ceil(value)) for side, value in zip(size, ring.max(axis=0), strict=True))
     if right <= left or bottom <= top:
-        raise InputError(f"nothing of the region lies on {shown.label}; draw it on the tissue")
+        raise InputError(f"the region does not overlap {shown.label}; draw it on the tissue")
     if (right - left) * (bottom - top) > MOST_PX:
         raise InputError(
             f"the region spans {right - left} x {bottom - top} px; draw one of at most {MOST_PX // 10**6} megapixels, "

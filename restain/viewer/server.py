@@ -198,7 +198,7 @@ class Viewer:
         except (KeyError, ValueError):
             raise InputError("expected x and y in px of the H&E") from None
         if not (0 <= x < self._he.size[0] and 0 <= y < self._he.size[1]):
-            raise InputError("the place is beside the slide")
+            raise InputError("the place is outside the slide")
         found = {name: density_at(image, x, y) for name, image in self._images.items() if image.kind != "he"}
         return JSONResponse(found, headers={"Cache-Control": "no-store"})
 

@@ -107,7 +107,7 @@ def test_a_list_of_pairs_that_is_cut_short_is_not_taken_for_other_data(run: Path
     if keep == -1:  # the last line's end carries nothing
         check_folder(run, small("cut"), LISTED)
         return
-    with pytest.raises(OutputError, match=r"data.txt is damaged or cut short; remove it"):
+    with pytest.raises(OutputError, match=r"data.txt is damaged .* remove it"):
         check_folder(run, small("cut"), LISTED)
     path.unlink()
     check_folder(run, small("cut"), LISTED)
