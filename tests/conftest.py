@@ -66,7 +66,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def verbs() -> dict[str, Any]:
-    """Every command of the command line by its words, such as `train` or `data check`."""
+    """Every command of the command line by its words, such as `train` or `pairs check`."""
     found = {}
     for word, command in get_command(app).commands.items():
         second_words = getattr(command, "commands", {"": command})

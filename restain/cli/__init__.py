@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 from restain.cli import (
     bench,
     calibrate,
-    data_check,
     demo,
     evaluate,
     export,
@@ -22,6 +21,7 @@ from restain.cli import (
     info,
     models,
     pairs_align,
+    pairs_check,
     pairs_cut,
     pairs_error,
     phantom,
@@ -66,11 +66,15 @@ STOPPED = {
 """What long work says when it is stopped; every other command says `AGAIN`."""
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
-    "data": ("Look after paired data sets.", {"check": data_check.command}),
     "models": ("List the models that come with restain, or show the card of one.", {"show": models.show}),
     "pairs": (
         "Make pairs that fit, and measure how well.",
-        {"align": pairs_align.command, "cut": pairs_cut.command, "error": pairs_error.command},
+        {
+            "check": pairs_check.command,
+            "align": pairs_align.command,
+            "cut": pairs_cut.command,
+            "error": pairs_error.command,
+        },
     ),
     "recipes": ("List the recipes that come with restain, or copy one.", {"copy": recipes.copy}),
 }

@@ -1,4 +1,4 @@
-"""`restain data check`: each thing that can be wrong with a data set is found where it was put, and not elsewhere."""
+"""`restain pairs check`: each thing that can be wrong with a data set is found where it was put, and not elsewhere."""
 
 import json
 import math
@@ -223,7 +223,7 @@ def test_cases_are_read_off_names() -> None:
 def test_the_worst_pair_is_named(sound: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     save_pair(sound, "train", "case22_far", *pair(22, (20, 15)))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["restain", "data", "check", str(sound)])
+    monkeypatch.setattr(sys, "argv", ["restain", "pairs", "check", str(sound)])
     with pytest.raises(SystemExit):
         main()
     assert re.search(r"train +5 +5 +from \d+ +2\d +in case22_far", capsys.readouterr().out)
@@ -246,7 +246,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
 ) -> None:
     (sound.parent / "file").touch()
     monkeypatch.setattr("restain.data.check.check", lambda *_: pytest.fail("reads pairs"))
-    monkeypatch.setattr(sys, "argv", ["restain", "data", "check", str(sound), "--out", str(sound.parent / "file")])
+    monkeypatch.setattr(sys, "argv", ["restain", "pairs", "check", str(sound), "--out", str(sound.parent / "file")])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
@@ -276,7 +276,7 @@ def test_the_command_says_what_it_found(sound: Path, monkeypatch: pytest.MonkeyP
     he, ihc = pair(20)
     save_pair(sound, "train", "case20_swapped", ihc, he)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["restain", "data", "check", str(sound), "--out", str(sound.parent / "out")])
+    monkeypatch.setattr(sys, "argv", ["restain", "pairs", "check", str(sound), "--out", str(sound.parent / "out")])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1, "a grave problem"

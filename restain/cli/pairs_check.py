@@ -1,4 +1,4 @@
-"""`restain data check`: is a paired data set fit for use?"""
+"""`restain pairs check`: is a paired data set fit for use?"""
 
 from pathlib import Path
 from typing import Annotated
