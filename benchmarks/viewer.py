@@ -20,7 +20,8 @@ from restain.checkpoint import save_checkpoint
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
-from restain.staining.settings import SlideSettings, load_model
+from restain.staining.model import load_model
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.viewer import Server, View, open_view
 
