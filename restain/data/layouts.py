@@ -57,7 +57,9 @@ class Layout:
         he, ihc = (folder.relative_to(self.root) for folder in self.folders[part])
         below = sorted({name for folder in self.folders[part] for name in subfolders_with_images(folder)})
         passed_over = f"; images in their subfolders {some(below)} are ignored" if below else ""
-        return f"{he} and {ihc}{passed_over}" if he != ihc else f"{he}, H&E left and IHC right{passed_over}"
+        return (
+            f"{he} and {ihc}{passed_over}" if he != ihc else f"{he}, H&E left and IHC right in each image{passed_over}"
+        )
 
     def part(self, split: Split) -> str:
         """The part that serves as `split`: its own name, else the other word for held-out, else the whole set.

@@ -26,7 +26,7 @@ from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import load_statistics
 from restain.trust.disagreement import disagreement, under_symmetries
-from restain.trust.familiarity import Familiarity
+from restain.trust.familiarity import FEATURES, Familiarity
 from restain.trust.slide import SlideMaps, SlideTrust, map_trust
 
 MakeSlide = Callable[..., Path]
@@ -44,7 +44,7 @@ def finds_dark_unlike(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         return torch.nn.functional.avg_pool2d(he.mean(1, keepdim=True), 64)[:, 0] < 0.8
 
     monkeypatch.setattr(Familiarity, "unlike", unlike)
-    return {"familiarity": Familiarity(torch.zeros(1), torch.zeros(1, 1), 0.0).as_json()}
+    return {"familiarity": Familiarity(torch.zeros(FEATURES), torch.zeros(FEATURES, FEATURES), 0.0).as_json()}
 
 
 def only_row(table: Path) -> dict[str, str]:

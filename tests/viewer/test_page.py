@@ -57,7 +57,9 @@ def press(browser: Any, keys: str) -> None:
     webdriver.ActionChains(browser).send_keys(keys).perform()
 
 
-ALL_STAINED = 'const s = window.restain?.progress.virtual1; return s && s.phase === "ready" && s.total > 0 && s.done === s.total'
+ALL_STAINED = (
+    'const s = window.restain?.progress.virtual1; return s && s.phase === "ready" && s.total > 0 && s.done === s.total'
+)
 
 
 def test_the_page_loads_without_an_error_and_tiles_arrive(page: Any) -> None:
