@@ -87,6 +87,7 @@ def command(
     from restain.registration.jobs import one_pair, read_slide_pairs
     from restain.registration.slides import Demands
     from restain.registration.tiling import CutSettings
+    from restain.workers.pool import Processes
 
     if len(slides) == 2:
         pairs = [one_pair(*slides, transform=transform, he_mpp=he_mpp, ihc_mpp=ihc_mpp)]
@@ -116,7 +117,9 @@ def command(
                 progress.remove_task(tasks.pop(pair.name))
             progress.console.print(_words(pair, result), soft_wrap=True, highlight=False, markup=False)
 
-        outcome = cut_data_set(pairs, job, processes=processes, on_event=show, on_done=tell)
+        outcome = cut_data_set(
+            pairs, job, pool=Processes(processes) if processes > 1 else None, on_event=show, on_done=tell
+        )
     kept = sum(report.kept for report in outcome.reports)
     if kept:
         parts = {split: sum(one.kept for one in outcome.reports if one.split == split) for split in ("train", "val")}

@@ -3,15 +3,9 @@
 import csv
 import io
 import json
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-import torch
 
 from restain.errors import OutputError, RestainError
 from restain.image import atomic_path, make_folder
@@ -20,7 +14,7 @@ from restain.registration.jobs import SlidePair
 from restain.registration.slides import Demands
 from restain.registration.tiling import CutSettings
 from restain.workers.lock import locked
-from restain.workers.processes import share_of_cores, start_process
+from restain.workers.pool import Pool, TaskError
 
 LIST = "pairs.csv"
 SETTINGS = "cut.json"
@@ -56,7 +50,7 @@ def cut_data_set(
     pairs: Sequence[SlidePair],
     job: CutJob,
     *,
-    processes: int = 1,
+    pool: Pool | None = None,
     on_event: OnEvent | None = None,
     on_done: Callable[[SlidePair, CutReport | str], None] | None = None,
 ) -> CutOutcome:
@@ -65,8 +59,8 @@ def cut_data_set(
     Args:
         pairs: the slides.
         job: how they are cut.
-        processes: how many pairs at a time.
-        on_event: is told how far each is.
+        pool: where; None: one after the other in this process.
+        on_event: is told how far each is, as far as that is known: without a pool tile by tile.
         on_done: is told what became of each, a report or why it failed.
 
     Raises:
@@ -75,27 +69,37 @@ def cut_data_set(
     make_folder(job.root)
     outcome = CutOutcome()
 
-    def note(pair: SlidePair, result: CutReport | str) -> None:
-        if isinstance(result, str):
-            outcome.failures[pair.name] = result
-        else:
-            outcome.reports.append(result)
-        if on_done:
-            on_done(pair, result)
+    def begin(index: int) -> None:
+        if on_event:
+            on_event(pairs[index], "at work", 0, 0)
 
     with locked(job.root, f"{job.root} is being cut by another process; wait for it, or choose another place"):
         _refuse_other_settings(job)
-        if processes == 1:
-            for pair in pairs:
-                note(pair, _attempt(pair, job, lambda *event, pair=pair: on_event(pair, *event) if on_event else None))
+        results: Iterator[tuple[int, CutReport | str | TaskError]]
+        if pool is None:
+            results = ((index, attempt(pair, job, on_event)) for index, pair in enumerate(pairs))
         else:
-            _in_processes(pairs, job, processes, on_event, note)
+            results = pool.each(attempt, [(pair, job) for pair in pairs], on_begin=begin)
+        for index, result in results:
+            if isinstance(result, TaskError):
+                result = str(result)
+            if isinstance(result, CutReport):
+                outcome.reports.append(result)
+            else:
+                outcome.failures[pairs[index].name] = result
+            if on_done:
+                on_done(pairs[index], result)
         _write_list(pairs, job)
     return outcome
 
 
-def _attempt(pair: SlidePair, job: CutJob, tell: Callable[[str, int, int], None]) -> CutReport | str:
-    """Cut one pair of slides; whatever goes wrong becomes words, so that the others go on."""
+def attempt(pair: SlidePair, job: CutJob, on_event: OnEvent | None = None) -> CutReport | str:
+    """Cut one pair of slides of many; whatever goes wrong becomes words, so that the others go on."""
+
+    def tell(doing: str, done: int, total: int) -> None:
+        if on_event:
+            on_event(pair, doing, done, total)
+
     try:
         return cut_slides(
             pair, job.root, job.settings, job.demands, inverse=job.inverse, threads=job.threads, on_progress=tell
@@ -104,55 +108,6 @@ def _attempt(pair: SlidePair, job: CutJob, tell: Callable[[str, int, int], None]
         return str(error)
     except Exception as error:  # a night of work must not end with one odd slide
         return f"unexpected {type(error).__name__}: {error}; alone, it shows where from"
-
-
-@dataclass(frozen=True)
-class _Running:
-    pair: SlidePair
-    process: BaseProcess
-    pipe: Connection
-
-
-def _in_processes(
-    pairs: Sequence[SlidePair],
-    job: CutJob,
-    processes: int,
-    on_event: OnEvent | None,
-    note: Callable[[SlidePair, CutReport | str], None],
-) -> None:
-    waiting, running = deque(pairs), list[_Running]()
-    threads = share_of_cores(processes)
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                pair = waiting.popleft()
-                here, there = multiprocessing.Pipe()
-                running.append(_Running(pair, start_process(_serve, there, pair, job, threads), here))
-                there.close()  # so that its end is noticed here
-            ready = wait([one.pipe for one in running])
-            for one in [one for one in running if one.pipe in ready]:
-                try:
-                    said = one.pipe.recv()
-                except (EOFError, OSError):
-                    one.process.join()
-                    said = f"its process ended with {one.process.exitcode}, perhaps because it ran out of memory"
-                if isinstance(said, tuple):
-                    if on_event:
-                        on_event(one.pair, *said)
-                    continue
-                running.remove(one)
-                one.process.join()
-                note(one.pair, said)
-    finally:
-        for one in running:
-            one.process.terminate()
-            one.process.join()
-
-
-def _serve(pipe: Connection, pair: SlidePair, job: CutJob, threads: int) -> None:
-    """In the new process: cut one pair of slides."""
-    torch.set_num_threads(threads)
-    pipe.send(_attempt(pair, job, lambda *event: pipe.send(event)))
 
 
 def _refuse_other_settings(job: CutJob) -> None:

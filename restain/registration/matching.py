@@ -17,6 +17,8 @@ from restain.registration.warp import places_on
 
 LEAST_OVERLAP = 0.5
 """A shift counts if so much of a block's weight meets weight in the other section."""
+LEAST_WEIGHT = 0.1
+"""A block is looked for if its pixels have so much weight on average; on bare glass there is nothing to find."""
 LEAST_CORRELATION = 0.1
 """A block counts if it correlates by more than this."""
 APART = 0.25
@@ -86,6 +88,9 @@ def _peaks(first: Structure, second: Structure, block_px: int, step_px: int, rea
     regions = [squares(part, block_px + 2 * reach_px, step_px, around) for part in (second.values, second.weights)]
     rows, columns = (torch.arange(0, side, step_px) for side in first.values.shape)
     middles = torch.cartesian_prod(rows, columns).flip(1).double()
+    worth = (templates[1] * window).sum((1, 2)) >= LEAST_WEIGHT * window.sum()
+    templates, regions = ([part[worth] for part in parts] for parts in (templates, regions))
+    middles = middles[worth]
     kept, shifts, confidence = [], [], []
     for at in range(0, len(middles), _BLOCKS_AT_ONCE):
         part = slice(at, at + _BLOCKS_AT_ONCE)
@@ -97,6 +102,8 @@ def _peaks(first: Structure, second: Structure, block_px: int, step_px: int, rea
         kept.append(middles[part][sure])
         shifts.append((shift - reach_px)[sure].double())
         confidence.append((height * (1 - (second_height / height).clamp(0, 1)) ** 0.5)[sure].double())
+    if not kept:
+        return _Peaks(middles, middles.clone(), middles.new_zeros(0))
     return _Peaks(torch.cat(kept), torch.cat(shifts), torch.cat(confidence))
 
 

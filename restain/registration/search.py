@@ -20,7 +20,7 @@ from restain.registration.fitting import Matches
 from restain.registration.matching import Structure, match_blocks
 from restain.registration.overview import GLASS_WEIGHT, Overview, shrunk, whole_factor
 
-SEARCH_PX = 72
+SEARCH_PX = 64
 """Longest side of the tissue in the images that are searched."""
 ANGLE_STEP = 5.0
 """Degrees between the turns that are tried."""
@@ -29,16 +29,18 @@ SCALES_BY_FILE = tuple(SCALE_STEP**n for n in (0, -1, 1))
 """Where the files are right about their resolution; shrinkage and stretch of a section included."""
 SCALES_BEYOND = tuple(SCALE_STEP**n for n in range(-9, 10) if abs(n) > 1)
 """Where they are not: from a little below 0.5 to a little above 2."""
+AREA_SCALES = (0.5, 1.6)
+"""Scales are tried between these times the one at which the areas of tissue are alike: the IHC may have more tissue."""
 CANDIDATES = 8
 """How many of the best places are looked at more closely."""
 REFINE_PX = 400
 """Longest side of the tissue, about, in the images by which they are refined."""
 BLOCK_PX, REACH_PX = 32, 16
-TOLERANCE_PX = 2.5
-"""A block agrees if it is found so near to where the affine map says, in px of these images."""
-ACCEPTED = 0.25
+TOLERANCE_PX = 5.0
+"""A block agrees if it is found so near to where the affine map says, in px of these images; sections are bent."""
+ACCEPTED = 0.3
 """Least share of the blocks that must agree, of very many; of few, chance can make more of them agree."""
-PROMISING = 0.1
+PROMISING = 0.25
 """Share of the blocks that must agree at first sight."""
 LEAST_BLOCKS = 12
 """With fewer blocks on both tissues, nothing is believed."""
@@ -72,7 +74,7 @@ class Lie:
     @property
     def needed(self) -> float:
         """Share of so many blocks that must agree to be believed."""
-        return ACCEPTED + 1 / math.sqrt(max(self.blocks, 1))
+        return ACCEPTED + 1.5 / math.sqrt(max(self.blocks, 1))
 
     @property
     def is_found(self) -> bool:
@@ -111,7 +113,9 @@ def find_lie(he: Overview, ihc: Overview, *, mirror: bool = True, any_scale: boo
 def _rounds(he: Overview, ihc: Overview) -> list[Sequence[float]]:
     """Scales to try together: those of the files, those at which the areas of tissue are alike, all others."""
     by_area = math.sqrt(ihc.tissue.sum() * ihc.mpp**2 / (he.tissue.sum() * he.mpp**2))
+    low, high = (factor * by_area for factor in AREA_SCALES)
     others = sorted(SCALES_BEYOND, key=lambda scale: abs(math.log(scale / by_area)))
+    others = [scale for scale in others if low <= scale <= high]
     return [SCALES_BY_FILE, others[:4], others[4:]]
 
 

@@ -1,8 +1,13 @@
 """Sections that are drawn in no time: nuclei as spots, in both stains."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -10,11 +15,29 @@ from restain.image import to_tensor
 from restain.registration.field import Affine, Box, Field, field_of
 from restain.registration.warp import places_on, warp
 from restain.stains import from_unit, hed_to_rgb
+from tests.registration.islands import MPP, Islands
 
 
 @pytest.fixture(scope="session")
 def section() -> "Section":
     return Section(0)
+
+
+@pytest.fixture(scope="session")
+def islands() -> Islands:
+    return Islands(1)
+
+
+@pytest.fixture
+def save_slide(tmp_path: Path) -> Callable[[str, NDArray[np.uint8]], Path]:
+    """Write an image as a slide of 4 µm per pixel."""
+
+    def save(name: str, rgb: NDArray[np.uint8]) -> Path:
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, rgb, tile=(128, 128), resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER")
+        return path
+
+    return save
 
 
 class Section:

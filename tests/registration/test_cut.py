@@ -19,7 +19,7 @@ from restain.registration.data_set import CutJob, cut_data_set
 from restain.registration.jobs import SlidePair, one_pair
 from restain.registration.slides import Demands
 from restain.registration.tiling import CutSettings, residual_of
-from tests.registration.conftest import MPP, Section, turned
+from tests.registration.islands import MPP, Islands, turned
 
 RGB = NDArray[np.uint8]
 SaveSlide = Callable[[str, RGB], Path]
@@ -28,8 +28,8 @@ DEMANDS = Demands(mirror=False, any_scale=False)
 
 
 @pytest.fixture
-def pair(section: Section, save_slide: SaveSlide) -> SlidePair:
-    return one_pair(save_slide("he", section.he()), save_slide("ihc", section.ihc(turned(30).inverse)))
+def pair(islands: Islands, save_slide: SaveSlide) -> SlidePair:
+    return one_pair(save_slide("he", islands.he()), save_slide("ihc", islands.ihc(turned(30).inverse)))
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -67,12 +67,12 @@ def test_tiles_are_in_register_and_the_same_after_a_stop(pair: SlidePair, tmp_pa
     assert tree(whole) == before
 
 
-def test_a_pair_that_fails_does_not_stop_the_others(section: Section, save_slide: SaveSlide, tmp_path: Path) -> None:
+def test_a_pair_that_fails_does_not_stop_the_others(islands: Islands, save_slide: SaveSlide, tmp_path: Path) -> None:
     he, ihc, blank = (
         save_slide(name, rgb)
         for name, rgb in (
-            ("he", section.he()),
-            ("ihc", section.ihc()),
+            ("he", islands.he()),
+            ("ihc", islands.ihc()),
             ("blank", np.full((300, 300, 3), 240, np.uint8)),
         )
     )
@@ -121,8 +121,8 @@ def test_what_was_begun_otherwise_is_not_mixed(pair: SlidePair, tmp_path: Path) 
         cut_slides(pair, root, SETTINGS, DEMANDS)
 
 
-def test_the_commands_cut_and_measure(section: Section, save_slide: SaveSlide, tmp_path: Path) -> None:
-    he, ihc = save_slide("he", section.he()), save_slide("ihc", section.ihc(turned(10).inverse))
+def test_the_commands_cut_and_measure(islands: Islands, save_slide: SaveSlide, tmp_path: Path) -> None:
+    he, ihc = save_slide("he", islands.he()), save_slide("ihc", islands.ihc(turned(10).inverse))
     out = tmp_path / "set"
     words = ["pairs", "cut", he, ihc, "--out", out, "--mpp", MPP, "--size", 64, "--no-mirror", "--no-any-scale"]
     result = CliRunner().invoke(app, list(map(str, words)))

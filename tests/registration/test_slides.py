@@ -16,7 +16,7 @@ from restain.registration.overview import Overview, look, shared_tissue
 from restain.registration.search import find_lie, refine, robust_affine, search
 from restain.registration.slides import Demands, register
 from restain.slides.reader import open_slide
-from tests.registration.conftest import MPP, SIDE_PX, Section, light, turned
+from tests.registration.islands import MPP, SIDE_PX, Islands, light, turned
 
 RGB = NDArray[np.uint8]
 SaveSlide = Callable[[str, RGB], Path]
@@ -41,10 +41,10 @@ def unbent(points: Floats) -> Floats:
     return found
 
 
-def test_turn_side_and_bend_are_found(section: Section, save_slide: SaveSlide) -> None:
+def test_turn_side_and_bend_are_found(islands: Islands, save_slide: SaveSlide) -> None:
     lie = turned(125, mirror=True, scale=0.97)
-    ihc = section.ihc(lambda points: unbent(lie.inverse(points)))
-    with open_slide(save_slide("he", section.he())) as first, open_slide(save_slide("ihc", ihc)) as second:
+    ihc = islands.ihc(lambda points: unbent(lie.inverse(points)))
+    with open_slide(save_slide("he", islands.he())) as first, open_slide(save_slide("ihc", ihc)) as second:
         found = register(first, second, Demands(any_scale=False))
     assert found.transform.is_mirrored
     assert found.transform.scale == pytest.approx(0.97, rel=0.03)
@@ -55,10 +55,10 @@ def test_turn_side_and_bend_are_found(section: Section, save_slide: SaveSlide) -
     assert found.shared.share > 0.9
 
 
-def test_a_scale_that_the_file_does_not_say_is_found(section: Section, save_slide: SaveSlide) -> None:
+def test_a_scale_that_the_file_does_not_say_is_found(islands: Islands, save_slide: SaveSlide) -> None:
     lie = turned(-80, scale=1.6)
-    ihc = section.ihc(lie.inverse, (round(1.6 * SIDE_PX),) * 2)
-    with open_slide(save_slide("he", section.he())) as first, open_slide(save_slide("ihc", ihc)) as second:
+    ihc = islands.ihc(lie.inverse, (round(1.6 * SIDE_PX),) * 2)
+    with open_slide(save_slide("he", islands.he())) as first, open_slide(save_slide("ihc", ihc)) as second:
         he, ihc_small = look(first), look(second)
     best = search(he, ihc_small, [0.77, 1.19, 1.54], [False])[0]
     assert best.scale == 1.54
@@ -68,9 +68,9 @@ def test_a_scale_that_the_file_does_not_say_is_found(section: Section, save_slid
     assert found.is_found
 
 
-def test_tissue_without_a_partner_is_set_aside(section: Section, save_slide: SaveSlide) -> None:
-    control = np.concatenate([Section(9).ihc()[:, 80:260], section.ihc()], axis=1)
-    with open_slide(save_slide("he", section.he())) as first, open_slide(save_slide("ihc", control)) as second:
+def test_tissue_without_a_partner_is_set_aside(islands: Islands, save_slide: SaveSlide) -> None:
+    control = np.concatenate([Islands(9).ihc()[:, 80:260], islands.ihc()], axis=1)
+    with open_slide(save_slide("he", islands.he())) as first, open_slide(save_slide("ihc", control)) as second:
         found = register(first, second, HONEST)
     np.testing.assert_allclose(found.transform(grid()), grid() + np.array([180 * MPP, 0]), atol=5)
     assert found.shared.pieces == 1
@@ -89,32 +89,32 @@ def refusal(he: Path, ihc: Path, demands: Demands = HONEST) -> str:
     return str(refused.value)
 
 
-def test_what_does_not_belong_together_is_refused_with_a_figure(section: Section, save_slide: SaveSlide) -> None:
-    he = save_slide("he", section.he())
-    other = refusal(he, save_slide("other", Section(2).ihc()), replace(HONEST, mirror=True))
+def test_what_does_not_belong_together_is_refused_with_a_figure(islands: Islands, save_slide: SaveSlide) -> None:
+    he = save_slide("he", islands.he())
+    other = refusal(he, save_slide("other", Islands(2).ihc()), replace(HONEST, mirror=True))
     assert "he.tif and other.tif do not show the same tissue" in other
     assert "% of" in other
-    mirrored = save_slide("mirrored", section.ihc(turned(20, mirror=True).inverse))
+    mirrored = save_slide("mirrored", islands.ihc(turned(20, mirror=True).inverse))
     words = refusal(he, mirrored, HONEST)
     assert "allow mirroring" in words
-    half = section.ihc()
+    half = islands.ihc()
     half[:, 150:] = light(*np.zeros((3, SIDE_PX, SIDE_PX - 150)))
     assert "shows" in refusal(he, save_slide("half", half))
     with open_slide(he) as first, open_slide(save_slide("half2", half)) as second:
         assert register(first, second, replace(HONEST, least_shared=0.2)).shared.share < 0.5
 
 
-def test_blank_and_blurred_slides_are_refused(section: Section, save_slide: SaveSlide) -> None:
-    he = save_slide("he", section.he())
+def test_blank_and_blurred_slides_are_refused(islands: Islands, save_slide: SaveSlide) -> None:
+    he = save_slide("he", islands.he())
     blank = light(*np.zeros((3, SIDE_PX, SIDE_PX)))
     assert "blank.tif shows no tissue" in refusal(he, save_slide("blank", blank))
-    blurred = ndimage.gaussian_filter(section.ihc().astype(float), (4, 4, 0)).astype(np.uint8)
+    blurred = ndimage.gaussian_filter(islands.ihc().astype(float), (4, 4, 0)).astype(np.uint8)
     assert "blurred.tif is blurred" in refusal(he, save_slide("blurred", blurred))
 
 
-def test_the_lie_is_that_of_the_slow_definition(section: Section, save_slide: SaveSlide) -> None:
+def test_the_lie_is_that_of_the_slow_definition(islands: Islands, save_slide: SaveSlide) -> None:
     """The agreement is the share of blocks within a tolerance of the map; under the true map nearly all, else few."""
-    with open_slide(save_slide("he", section.he())) as first, open_slide(save_slide("ihc", section.ihc())) as second:
+    with open_slide(save_slide("he", islands.he())) as first, open_slide(save_slide("ihc", islands.ihc())) as second:
         he, ihc = look(first), look(second)
     true = find_lie(he, ihc, mirror=False, any_scale=False)
     np.testing.assert_allclose(true.affine(grid()), grid(), atol=6)

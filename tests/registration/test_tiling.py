@@ -15,7 +15,7 @@ from restain.registration.tiling import CutSettings, places_between, plan_tiles,
 from restain.registration.transform import Scan
 from restain.registration.warp import places_on
 from restain.slides.reader import open_slide
-from tests.registration.conftest import MPP, SIDE_PX, Section, turned
+from tests.registration.islands import MPP, SIDE_PX, Islands, turned
 
 RGB = NDArray[np.uint8]
 SaveSlide = Callable[[str, RGB], Path]
@@ -33,8 +33,8 @@ def test_places_between_are_those_of_every_pixel() -> None:
     np.testing.assert_allclose(places_between(linear, box), places_on(linear, box), atol=1e-9)
 
 
-def test_a_warped_read_is_that_of_scipy(section: Section, save_slide: SaveSlide) -> None:
-    rgb = section.ihc()
+def test_a_warped_read_is_that_of_scipy(islands: Islands, save_slide: SaveSlide) -> None:
+    rgb = islands.ihc()
     lie = turned(25)
     box = Box(500, 600, 96, 80, MPP)
     with open_slide(save_slide("ihc", rgb)) as slide:
@@ -47,9 +47,9 @@ def test_a_warped_read_is_that_of_scipy(section: Section, save_slide: SaveSlide)
     assert np.abs(found - shifted).mean() > 2 * np.abs(found - expected).mean()
 
 
-def test_what_lies_beyond_the_slide_is_told(section: Section, save_slide: SaveSlide) -> None:
+def test_what_lies_beyond_the_slide_is_told(islands: Islands, save_slide: SaveSlide) -> None:
     box = Box(-100, 40, 64, 64, MPP)
-    with open_slide(save_slide("ihc", section.ihc())) as slide:
+    with open_slide(save_slide("ihc", islands.ihc())) as slide:
         _, covered = read_warped(slide, places_between(Affine.identity(), box), MPP)
         assert covered[:, 25:].all()
         assert not covered[:, :25].any()
@@ -57,26 +57,26 @@ def test_what_lies_beyond_the_slide_is_told(section: Section, save_slide: SaveSl
     assert not nowhere.any()
 
 
-def test_the_residual_is_the_shift_of_the_second_image(section: Section) -> None:
+def test_the_residual_is_the_shift_of_the_second_image(islands: Islands) -> None:
     tile = slice(100, 356), slice(100, 356)
-    still, blocks, correlation = residual_of(section.he()[tile], section.ihc()[tile], 2.0)
+    still, blocks, correlation = residual_of(islands.he()[tile], islands.ihc()[tile], 2.0)
     assert still < 1
     assert blocks > 10
-    moved, _, less = residual_of(section.he()[tile], np.roll(section.ihc(), (3, 4), (0, 1))[tile], 2.0)
+    moved, _, less = residual_of(islands.he()[tile], np.roll(islands.ihc(), (3, 4), (0, 1))[tile], 2.0)
     assert moved == pytest.approx(10, abs=0.7)
     assert correlation > less
-    nothing = residual_of(section.he()[tile], np.full((256, 256, 3), 240, np.uint8), 2.0)
+    nothing = residual_of(islands.he()[tile], np.full((256, 256, 3), 240, np.uint8), 2.0)
     assert nothing[1] == 0
     assert np.isnan(nothing[0])
 
 
-def test_tiles_with_enough_tissue_are_planned_and_their_shares_told(section: Section, save_slide: SaveSlide) -> None:
+def test_tiles_with_enough_tissue_are_planned_and_their_shares_told(islands: Islands, save_slide: SaveSlide) -> None:
     tissue = np.zeros((210, 210), bool)
     tissue[40:120, 60:160] = True
     shared = tissue.copy()
     shared[:, 100:] = False
     settings = CutSettings(mpp=MPP, size_px=64, step_px=32, least_tissue=0.6)
-    with open_slide(save_slide("he", section.he())) as slide:
+    with open_slide(save_slide("he", islands.he())) as slide:
         he = Overview(Scan("he", slide.size, slide.mpp), 2 * MPP, np.zeros((210, 210, 3), np.uint8), tissue)
         places = plan_tiles(slide, he, Shared(shared, tissue, 0.4, 0), settings)
     expected = {}
