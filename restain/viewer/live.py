@@ -1,4 +1,4 @@
-"""Stains a slide tile by tile in the order in which somebody looks, into the spool that `restain stain` goes on from.
+"""Stains a slide tile by tile in the order in which somebody looks, into the spool that `stain-slides` resumes.
 
 One thread runs the network. What a window does not show any longer is not stained; what was stained is kept. The pixels
 are those of the finished file, as the spool's tiles are copied into it.
