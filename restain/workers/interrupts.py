@@ -59,6 +59,21 @@ def postponed() -> Iterator[Postponed]:
             signal.signal(number, before[number])
 
 
+@contextmanager
+def answers_kept() -> Iterator[None]:
+    """Around a library's code that would take the signals for itself: they are answered afterwards as before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, answer in before.items():
+            if signal.getsignal(number) != answer and answer is not None:  # None: not set by Python, nor settable
+                signal.signal(number, answer)
+
+
 def leave_stopping_to_parent(parent: int) -> None:
     """In a helper process: take no signals that ask to stop, and end when the parent has ended, however it did.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from restain.errors import InputError
+from restain.workers.interrupts import answers_kept
 from restain.workers.pool import ATTEMPTS, TaskError, attempt
 from restain.workers.processes import share_of_cores
 
@@ -99,10 +100,12 @@ def _connect(address: str, cpus: int) -> Any:
         if address == LOCAL:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
             local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-            ray.init(address=LOCAL, **local, **quiet)
+            with answers_kept():  # Ray would end the process at a SIGTERM
+                ray.init(address=LOCAL, **local, **quiet)
         else:
             _knock(address)
-            ray.init(address=address, **quiet)
+            with answers_kept():
+                ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no Ray cluster answers at {address} ({error}); give the address of a running one, or 'local'"

@@ -20,6 +20,7 @@ from restain.staining.inputs import SlideJob
 from restain.staining.model import load_model
 from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import stain_slide
+from restain.workers.interrupts import SIGNALS
 from restain.workers.ray import connected
 
 MakeSlide = Callable[..., Path]
@@ -61,7 +62,9 @@ def test_a_killed_worker_loses_no_slide(make_slide: MakeSlide, checkpoint: Path,
         target=kill_writer_of, args=(tmp_path / "out/0.ome.tif.spool/tiles.sqlite", killed), daemon=True
     )
     killer.start()
+    answers = [signal.getsignal(number) for number in SIGNALS]
     with connected("local", 2, "cpu") as cluster:
+        assert [signal.getsignal(number) for number in SIGNALS] == answers, "Ray does not decide how it is stopped"
         outcome = stain_slides(checkpoint, jobs, SETTINGS, pool=cluster, on_slide=lambda _, result: told.append(result))
     assert killed
     assert len(told) == 3

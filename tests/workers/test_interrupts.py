@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from restain.errors import OutputError
-from restain.workers.interrupts import postponed
+from restain.workers.interrupts import answers_kept, postponed
 from restain.workers.lock import locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals of POSIX")
@@ -40,6 +40,14 @@ def test_a_signal_that_nobody_answers_is_not_postponed() -> None:
             assert not stop.asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_library_does_not_take_the_signals_for_itself() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="and then it failed")():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise ValueError("and then it failed")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_second_holder_is_refused_or_waits_and_the_lock_is_free_again(tmp_path: Path) -> None:
