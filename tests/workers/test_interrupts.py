@@ -44,9 +44,8 @@ def test_a_signal_that_nobody_answers_is_not_postponed() -> None:
 
 def test_a_library_does_not_take_the_signals_for_itself() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError, match="and then it failed"), answers_kept():
+    with answers_kept():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise ValueError("and then it failed")
     assert signal.getsignal(signal.SIGTERM) == before
 
 
