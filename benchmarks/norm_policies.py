@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from restain.checkpoint import load_generator
 from restain.folders import list_images
-from restain.image import load_image, to_tensor
+from restain.image import RGB, load_image, to_tensor
 from restain.metrics.expression import dab_densities, dice, mean_absolute_difference, pearson, positive_areas
 from restain.metrics.seams import seams
 from restain.metrics.similarity import ssim
@@ -30,7 +29,6 @@ from restain.staining.statistics import SAMPLE_PX, sample_statistics
 from restain.stains import dab_density, to_unit
 from restain.workers.memory import reused_memory
 
-RGB = NDArray[np.uint8]
 UNTILED_PX = 2**20
 
 

@@ -27,20 +27,18 @@ from PIL import Image
 from scipy import ndimage
 
 from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSlide, Section, Tissue, Window
-from restain.data.phantom.cells import Cells
+from restain.data.phantom.cells import Population
 from restain.data.phantom.paint import Layers
-from restain.data.phantom.tissue import Marker
 from restain.errors import InputError
-from restain.image import to_tensor
-from restain.registration.field import Affine, Box, Floats
+from restain.image import RGB, to_tensor
+from restain.registration.field import Affine, Floats, Raster
 from restain.registration.slides import Demands, register
 from restain.registration.warp import places_on, warp
 from restain.slides.reader import open_slide
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
-from restain.stains import HED_UNIT, beer_lambert, rgb_to_hed, to_unit
+from restain.stains import HED_UNIT, Marker, beer_lambert, rgb_to_hed, to_unit
 
-RGB = NDArray[np.uint8]
 SIDE_PX, MPP = 1500, 2.0
 TISSUES = 10
 """That all pairs are cut from, as drawing takes more time than all else; each is drawn once for either section."""
@@ -77,7 +75,7 @@ class KeptTissue(Tissue):
         layers[:, inside[0][:, None] & inside[1]] = self.kept[depth_um][:, rows[inside[0]]][
             :, :, columns[inside[1]]
         ].reshape(3, -1)
-        return Section(Layers(*layers), Cells(*(np.zeros(0),) * 10))
+        return Section(Layers(*layers), Population(*(np.zeros(0),) * 10))
 
 
 @cache
@@ -322,8 +320,8 @@ def against_copy(path: Path) -> None:
             middle = np.array(slide.size) * mpp / 2
             affine = Affine(np.column_stack([linear, np.full(2, side / 2) - linear @ middle]))
             back = unbent(affine.inverse)
-            places = places_on(back, Box(0, 0, size, size, copy_mpp))
-            ihc, covered = warp(recoloured(rgb), Box(0, 0, slide.size[0], slide.size[1], mpp), places)
+            places = places_on(back, Raster(0, 0, size, size, copy_mpp))
+            ihc, covered = warp(recoloured(rgb), Raster(0, 0, slide.size[0], slide.size[1], mpp), places)
             ihc[~covered] = 242
             target = Path(name) / "copy.ome.tif"
             target.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import joint_statistics
 from restain.networks.unet import UNet, UNetConfig
 from restain.slides.codec import Codec
-from restain.slides.layout import Layout
+from restain.slides.pyramid import Pyramid
 from restain.slides.tiff import Description
 from restain.slides.writer import SlideWriter, write_slide
 from restain.staining.model import load_model
@@ -62,11 +62,11 @@ def one(folder: Path, tile_px: int, batch: int, norm: str) -> None:
 
 def finish(folder: Path, side_px: int) -> None:
     """Put a file together of which every tile is kept, and print how much memory that took."""
-    layout = Layout((side_px, side_px))
-    with SlideWriter(folder / "whole.ome.tif", layout, Description("whole", MPP), job="one") as writer:
+    pyramid = Pyramid((side_px, side_px))
+    with SlideWriter(folder / "whole.ome.tif", pyramid, Description("whole", MPP), job="one") as writer:
         data = Codec().encode(torch.full((512, 512, 3), 200, dtype=torch.uint8).numpy())
-        for level in range(len(layout.levels)):
-            writer.put((position, data) for position in layout.positions(level))
+        for level in range(len(pyramid.levels)):
+            writer.put((position, data) for position in pyramid.positions(level))
         writer.finish()
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from restain.checkpoint import save_checkpoint
-from restain.data.augment import Augment, cut_out, draw_change, jitter_colour
+from restain.data.augment import Augment, crop_and_mirror, draw_change, jitter_colour
 from restain.folders import list_images
 from restain.image import load_image, to_tensor, to_uint8
 from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator_loss
@@ -76,7 +76,10 @@ def batch(he: np.ndarray, ihc: np.ndarray, step: int, size: int, crop: int) -> t
     for index in torch.randint(len(he), (size,), generator=draws).tolist():
         change = draw_change(Augment(flips=True), (he.shape[2], he.shape[1]), (crop, crop), draws)
         sides.append(
-            (jitter_colour(to_tensor(cut_out(he[index], change)), change), to_tensor(cut_out(ihc[index], change)))
+            (
+                jitter_colour(to_tensor(crop_and_mirror(he[index], change)), change),
+                to_tensor(crop_and_mirror(ihc[index], change)),
+            )
         )
     return torch.cat([one for one, _ in sides]), torch.cat([other for _, other in sides])
 

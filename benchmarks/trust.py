@@ -18,12 +18,11 @@ from scipy.stats import spearmanr
 
 from restain import load_generator, stain
 from restain.folders import list_images
-from restain.image import load_image, to_tensor
+from restain.image import RGB, load_image, to_tensor
 from restain.stains import dab_density, to_unit
 from restain.trust.disagreement import disagreement, under_symmetries
 
 BLOCK_PX = 16
-RGB = NDArray[np.uint8]
 
 
 def blocks(values: NDArray[np.floating]) -> NDArray[np.floating]:

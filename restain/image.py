@@ -17,6 +17,9 @@ from torch import Tensor
 
 from restain.errors import InputError, MissingError, OutputError, RestainError, ShapeError
 
+RGB = NDArray[np.uint8]
+"""Pixels, H x W x 3 or N x H x W x 3."""
+
 MAX_PIXELS = 2**30
 """The largest image that is read whole: 32,768 px square, 3 GiB as RGB.
 

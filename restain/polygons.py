@@ -19,6 +19,8 @@ Ring = NDArray[np.float64]
 """Corners, x and y in px of the whole image, K x 2."""
 Polygon = list[Ring]
 """An outline, then its holes."""
+GeoJsonRings = list[list[tuple[float, float]]]
+"""An outline, then its holes, as GeoJSON has them: the first corner is repeated at the end of each."""
 
 UNNAMED = "region"
 """The name of a region of interest where the annotation has none."""

@@ -7,12 +7,16 @@ Images are RGB, N x 3 x H x W, in [0, 1] unless said otherwise. Every function i
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from restain.errors import InputError
 from restain.tensors import full_precision
+
+Marker = Literal["nuclear", "membrane"]
+"""Where DAB lies on positive cells: in the nucleus (Ki67, ER, PR) or around it (HER2, cytokeratin)."""
 
 STAIN_VECTORS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=torch.float64)
 """Optical density in red, green and blue per unit of haematoxylin, eosin and DAB (rows)."""
@@ -93,7 +97,7 @@ def positive_mask(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
     return dab_density(rgb) > threshold
 
 
-def positive_fraction(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
+def positive_area_fraction(rgb: Tensor, threshold: float = POSITIVE_DENSITY) -> Tensor:
     """Measure the share of pixels with more DAB than `threshold` (optical density): N values in [0, 1]."""
     return positive_mask(rgb, threshold).float().mean(dim=(1, 2, 3))
 

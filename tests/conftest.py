@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from restain.checkpoint import save_checkpoint
 from restain.cli import app
+from restain.image import RGB
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.codec import Codec
 from restain.slides.tiff import Description
@@ -21,7 +22,6 @@ from restain.slides.writer import write_slide
 
 ROOT = Path(__file__).resolve().parents[1]
 
-RGB = NDArray[np.uint8]
 SIZE = (600, 430)
 
 # Two workers share two cores: more threads make every test slower, and one thread makes sums repeatable.

@@ -1,7 +1,9 @@
 """House rules that a machine can check: files that can be read in one go, and nothing of anybody's machine in them."""
 
+import ast
 import re
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,27 @@ def test_only_the_command_line_speaks_of_its_options(project: Path) -> None:
         if file.relative_to(project).parts[1] not in ("cli", "demo") and FLAG.search(text := file.read_text())
     }
     assert not speaking
+
+
+TYPE_NAME = re.compile(r"[A-Z]+[a-z]\w*|RGB")
+
+
+def public_types(file: Path) -> set[str]:
+    """Classes and type aliases that a module defines itself."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found.update(target.id for target in targets if isinstance(target, ast.Name))
+    return {name for name in found if TYPE_NAME.fullmatch(name)}
+
+
+def test_no_name_stands_for_two_types(project: Path) -> None:
+    modules: defaultdict[str, list[str]] = defaultdict(list)
+    for file in tracked(project, "restain/*.py"):
+        for name in public_types(file):
+            modules[name].append(str(file.relative_to(project)))
+    assert len(modules) > 200
+    assert not {name: files for name, files in modules.items() if len(files) > 1}

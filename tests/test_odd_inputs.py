@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from restain.errors import InputError
 from restain.folders import files_below, list_images, subfolders_with_images
-from restain.image import image_size, load_image
+from restain.image import RGB, image_size, load_image
 from restain.polygons import read_rois
 from restain.slides.reader import open_slide
 from restain.slides.sources import TiffSource
@@ -23,7 +22,6 @@ from restain.staining.inputs import find_slides
 from restain.staining.plan import make_plan
 from restain.training.toml import parsed
 
-RGB = NDArray[np.uint8]
 CENTIMETRES = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}  # 0.5 µm per px
 
 

@@ -67,14 +67,14 @@ def test_dab_is_told_from_haematoxylin() -> None:
     rgb = stains.beer_lambert(amounts, stains.STAIN_VECTORS)
     assert_close(stains.dab_density(rgb), torch.tensor([[[[0.0, 0.4]]]]), atol=1e-5, rtol=0)
     assert stains.positive_mask(rgb).flatten().tolist() == [False, True]
-    assert stains.positive_fraction(rgb).tolist() == [0.5]
-    assert stains.positive_fraction(rgb, threshold=0.5).tolist() == [0.0]
+    assert stains.positive_area_fraction(rgb).tolist() == [0.5]
+    assert stains.positive_area_fraction(rgb, threshold=0.5).tolist() == [0.0]
 
 
 def test_more_pixels_of_a_higher_grade_are_positive(shared: Path) -> None:
     files = sorted((shared / "data" / "bci-her2" / "IHC").glob("*.png"), key=lambda file: file.stem.split("_")[-1])
     rgb = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)[None] / 255 for file in files]
-    zero, one, two, three = (float(stains.positive_fraction(image)) for image in rgb)
+    zero, one, two, three = (float(stains.positive_area_fraction(image)) for image in rgb)
     assert max(zero, one) < 0.05 < two < three
 
 

@@ -106,7 +106,7 @@ def work(cell: Cell, console: Console | None) -> None:
     generator = load_generator(cell.run / "model.safetensors", _place(cell.device))
     for error in stain_files(generator, [cell.judging.he], virtual, overwrite=True).failures.values():
         raise error
-    found = measure(cell.judging, virtual, cell.out, cell.device)
+    found = measure_cell(cell.judging, virtual, cell.out, cell.device)
     content = {
         "row": cell.row,
         "seed": cell.seed,
@@ -119,7 +119,7 @@ def work(cell: Cell, console: Console | None) -> None:
     write_note(cell.out / RESULT, content)
 
 
-def measure(judging: Judging, virtual: Path, out: Path, device: str) -> Evaluation:
+def measure_cell(judging: Judging, virtual: Path, out: Path, device: str) -> Evaluation:
     """Hold virtual tiles against the real ones; the figures of each tile are written to `out`."""
     judges = find_judges(None, None, judging.extractors, "default", _place(device))
     return evaluate(virtual, judging.real, out, he=judging.he, judges=judges)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from restain.bench.cell import RESULT, Judging, measure, write_note
+from restain.bench.cell import RESULT, Judging, measure_cell, write_note
 from restain.data.pairs import PairedTiles
 from restain.folders import list_images
 from restain.image import load_image, save_image
@@ -53,7 +53,7 @@ def work_floor(floor: Floor, console: Console | None) -> None:
     for path in list_images(floor.judging.he):
         rgb = load_image(path)
         save_image(virtual / f"{path.stem}.png", rgb if colour is None else np.broadcast_to(colour, rgb.shape).copy())
-    found = measure(floor.judging, virtual, floor.out, floor.device)
+    found = measure_cell(floor.judging, virtual, floor.out, floor.device)
     write_note(floor.out / RESULT, {"figures": {name: figure.as_json() for name, figure in found.figures.items()}})
 
 

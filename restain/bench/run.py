@@ -23,7 +23,7 @@ from restain.workers.ray import connected
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchOutcome:
     """What a bench came to."""
 
     table: BenchTable
@@ -47,7 +47,7 @@ def run_bench(
     device: str = "auto",
     ray: str | None = None,
     console: Console | None = None,
-) -> Outcome:
+) -> BenchOutcome:
     """Train every row with every seed under one budget, stain the held-out tiles, measure them, and write one table.
 
     What is finished is not done again, and a training that was stopped goes on; a cell that fails does not stop others.
@@ -116,7 +116,7 @@ def run_bench(
             able = without_unmet(some, failures, progress)
             failures |= run_units(able, pool, progress, show=processes == 1 and not ray and console is not None)
     table = collect(rows, cells, floors, reference or names[0], budget)
-    return Outcome(table, write_outputs(out, table, cells, failures), failures)
+    return BenchOutcome(table, write_outputs(out, table, cells, failures), failures)
 
 
 def _model(name: str) -> str:

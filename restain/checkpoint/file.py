@@ -34,9 +34,9 @@ FORMAT = 1
 """Raised when an older restain could no longer make sense of the file."""
 
 Network = Generator | UNet | Autoencoder | Classifier | Segmenter
-Kind = Literal["generator", "unet", "autoencoder", "classifier", "segmenter"]
+NetworkKind = Literal["generator", "unet", "autoencoder", "classifier", "segmenter"]
 
-_NETWORKS: dict[Kind, tuple[Callable[[Any], Network], type[BaseModel]]] = {
+_NETWORKS: dict[NetworkKind, tuple[Callable[[Any], Network], type[BaseModel]]] = {
     "generator": (Generator, GeneratorConfig),
     "unet": (UNet, UNetConfig),
     "autoencoder": (Autoencoder, AuxiliaryConfig),
@@ -54,7 +54,7 @@ class CheckpointInfo(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: int
-    kind: Kind
+    kind: NetworkKind
     network: dict[str, Any]
     """The network's config, from which it is rebuilt."""
     parameters: int

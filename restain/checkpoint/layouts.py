@@ -8,7 +8,7 @@ from restain.networks.auxiliary import Autoencoder, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.unet import UNet, UNetConfig
 
-Network = Generator | UNet | Autoencoder | Classifier
+PublishedNetwork = Generator | UNet | Autoencoder | Classifier
 
 _PARAMETERS = {
     "weight": "weight",
@@ -23,7 +23,7 @@ _PARAMETERS = {
 """Names inside a layer: ours, theirs. They use the older form of spectral norm."""
 
 
-def published_names(network: Network) -> dict[str, str]:
+def published_names(network: PublishedNetwork) -> dict[str, str]:
     """The published name of each tensor in the network's state dict."""
     if isinstance(network, UNet):
         stages, layers = "", _unet_layers(network.config)

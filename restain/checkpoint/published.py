@@ -15,7 +15,7 @@ from torch import Tensor
 
 from restain.checkpoint.file import CheckpointInfo, save_checkpoint
 from restain.checkpoint.foreign import State, first, read_state
-from restain.checkpoint.layouts import Network, published_names
+from restain.checkpoint.layouts import PublishedNetwork, published_names
 from restain.errors import CheckpointError, ConfigError, OutputError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.blocks import binomial
@@ -64,7 +64,7 @@ def import_published(
 
 def load_published(
     source: Path, *, kind: Literal["generator", "autoencoder"] = "generator", key: str | None = None
-) -> Network:
+) -> PublishedNetwork:
     """Rebuild the network of a published weight file, its shape read off names and sizes; runs no code from the file.
 
     Args:
@@ -89,7 +89,7 @@ def load_published(
     return network
 
 
-def _build(state: State, kind: str) -> Network:
+def _build(state: State, kind: str) -> PublishedNetwork:
     """An untrained network of the shape that the names and sizes tell, if it is no larger than what the file holds."""
     try:
         # the initial weights are drawn, and replaced at once
@@ -116,7 +116,7 @@ def _unet(state: State) -> UNet:
     return UNet(UNetConfig(width=stem.shape[0], depth=depth, dropout=_DROPOUT))
 
 
-def _resnet(state: State, kind: str) -> Network:
+def _resnet(state: State, kind: str) -> PublishedNetwork:
     blocks = sorted({int(found[1]) for key in state if (found := re.match(r"model\.(\d+)\.conv_block\.", key))})
     stem = state.get("model.1.weight", state.get("model.1.weight_orig"))
     if not blocks or stem is None or stem.ndim != 4:
@@ -144,7 +144,7 @@ def _resnet(state: State, kind: str) -> Network:
     )
 
 
-def _check_names(network: Network, names: Mapping[str, str], state: State) -> None:
+def _check_names(network: PublishedNetwork, names: Mapping[str, str], state: State) -> None:
     """Refuse a state dict that has too few, too many or other tensors than the network, or another blur."""
     shape = ", ".join(f"{name} {value}" for name, value in network.config.model_dump().items())
     expected = {names[ours]: tensor for ours, tensor in network.state_dict().items()}
@@ -164,7 +164,7 @@ def _check_names(network: Network, names: Mapping[str, str], state: State) -> No
             raise CheckpointError(f"{name}, the blur of a resampling, is not the usual binomial one")
 
 
-def _blurs(network: Network) -> State:
+def _blurs(network: PublishedNetwork) -> State:
     """The constant blur kernels by published name; we keep none in a state dict."""
     if not (isinstance(network, Generator) and network.config.antialias):
         return {}

@@ -179,7 +179,7 @@ def _cell_metrics(
 ) -> "dict[str, Metric]":
     from restain.errors import InputError
     from restain.metrics.nuclei import nuclei_metrics
-    from restain.quantify import Settings
+    from restain.quantify import QuantifySettings
 
     if marker is None and mpp is None:
         return {}
@@ -187,7 +187,7 @@ def _cell_metrics(
         raise InputError("--mpp is for counting cells; say where positive ones are brown, --marker nuclear or membrane")
     if mpp is None:
         raise InputError("--marker counts cells, and images do not say how large a pixel is; give --mpp, such as 0.5")
-    return nuclei_metrics(Settings(mpp, marker, nucleus_um))
+    return nuclei_metrics(QuantifySettings(mpp, marker, nucleus_um))
 
 
 def _names(folders: list[Path]) -> dict[str, Path]:

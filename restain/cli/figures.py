@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from restain.metrics import Table
+from restain.metrics import ComparisonTable
 
 
-def print_figures(table: Table, console: Console) -> None:
+def print_figures(table: ComparisonTable, console: Console) -> None:
     """Print the table without its protocols, which fingerprints stand for.
 
     Where it is too wide, fingerprints go below the table; where it still is, intervals go below their values.

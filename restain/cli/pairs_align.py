@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from restain.registration.tile_set import Outcome
+    from restain.registration.tile_set import AlignOutcome
 
 MOST_REASONS = 5
 """How many kinds of reasons are told; the table has all."""
@@ -79,7 +79,7 @@ def _progress() -> "Iterator[Callable[[int, int], None]]":
         yield show
 
 
-def _tell(outcome: "Outcome", out: Path, mpp: float | None) -> None:
+def _tell(outcome: "AlignOutcome", out: Path, mpp: float | None) -> None:
     """How many pairs are aligned and how well, why others are not, and where everything is."""
     from restain.data.layouts import LIST_NAME
     from restain.registration.tile_set import LEFT_OUT

@@ -31,7 +31,7 @@ def command(
     from rich.table import Table
 
     from restain.data.cases import cases_by_pattern
-    from restain.data.check import KINDS, check
+    from restain.data.check import PROBLEM_KINDS, check
     from restain.data.contact_sheet import save_contact_sheet
     from restain.image import make_folder
 
@@ -44,7 +44,7 @@ def command(
         found = check(root, case, lambda done, total: progress.update(task, completed=done, total=total))
 
     table = Table("Looked for", "Grave", "Other", "First", box=None, pad_edge=False)
-    for kind in KINDS:
+    for kind in PROBLEM_KINDS:
         problems = [problem for problem in found.problems if problem.kind == kind]
         grave = sum(problem.grave for problem in problems)
         first = f"{' and '.join(problems[0].shown)}: {problems[0].words}" if problems else ""

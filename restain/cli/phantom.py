@@ -210,7 +210,7 @@ def _tiles_of(size: tuple[int, int]) -> int:
 
 def _write_truth(he: Path, ihc: Path, slide: "PhantomSlide", beside: "PhantomNeighbour") -> list[Path]:
     """The true transform and true landmarks, beside the slide of the neighbour."""
-    from restain.registration.field import Affine, Box, field_of
+    from restain.registration.field import Affine, Raster, field_of
     from restain.registration.landmarks import Landmarks, write_acrobat, write_anhir
     from restain.registration.transform import Scan, Transform
 
@@ -218,7 +218,7 @@ def _write_truth(he: Path, ihc: Path, slide: "PhantomSlide", beside: "PhantomNei
         Scan(he.name, (slide.size_px, slide.size_px), slide.tissue.mpp),
         Scan(ihc.name, beside.size, beside.mpp),
     )
-    box = Box(0, 0, slide.size_px, slide.size_px, slide.tissue.mpp)
+    box = Raster(0, 0, slide.size_px, slide.size_px, slide.tissue.mpp)
     bend = field_of(lambda points: points + beside.bend(points), box, beside.bend_pitch_um / 4)
     stem = ihc.name[: ihc.name.lower().rindex(".ome.tif")]
     files = [

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from restain.quantify.density import RGB
+    from restain.image import RGB
     from restain.slides.reader import Slide
 
 
@@ -53,14 +53,14 @@ def command(
 
     from restain.errors import RestainError
     from restain.image import make_folder
-    from restain.quantify.files import Report, Source, load_rois, quantify_source
+    from restain.quantify.files import MeasuredImage, Report, load_rois, quantify_source
     from restain.quantify.instanseg import load_instanseg
-    from restain.quantify.tiles import Settings, fit_mpp
+    from restain.quantify.tiles import QuantifySettings, fit_mpp
     from restain.slides.reader import open_slide
     from restain.staining.inputs import find_images
 
     drawn = load_rois(regions) if regions else []
-    Settings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
+    QuantifySettings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
     jobs = find_images(inputs, out, overwrite=overwrite)
     segmenter = load_instanseg() if nuclei == "instanseg" else lambda _: None
     vectors = _common_vectors([job.source for job in jobs], mpp) if stain_vectors == "estimated" else None
@@ -75,11 +75,13 @@ def command(
             try:
                 with open_slide(job.source, mpp) as slide:
                     finest = fit_mpp(slide.mpp)
-                    source = Source(name, slide.size_at(finest), partial(_read, slide, finest), slide.scale(finest))
+                    source = MeasuredImage(
+                        name, slide.size_at(finest), partial(_read, slide, finest), slide.scale(finest)
+                    )
                     progress.update(task, total=source.size[0] * source.size[1])
                     quantify_source(
                         source,
-                        Settings(finest, marker, nucleus_um, segmenter(finest), vectors),
+                        QuantifySettings(finest, marker, nucleus_um, segmenter(finest), vectors),
                         out,
                         report,
                         rois=drawn,

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from restain.networks.stainer import Stainer
-    from restain.staining.policies import Norm
+    from restain.staining.policies import NormPolicy
     from restain.trust.images import ImageMaps
 
 LARGE = "Images larger than a tile"
@@ -110,7 +110,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _maps(model: Path, generator: "Stainer", norm: "Norm", tile_px: int, halo_px: int | None) -> "ImageMaps":
+def _maps(model: Path, generator: "Stainer", norm: "NormPolicy", tile_px: int, halo_px: int | None) -> "ImageMaps":
     from restain.checkpoint import read_info
     from restain.staining.images import stain
     from restain.trust.familiarity import familiarity_of

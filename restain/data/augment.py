@@ -70,7 +70,7 @@ def centre_window(size: tuple[int, int], window: tuple[int, int]) -> Change:
     return Change(left=(size[0] - window[0]) // 2, top=(size[1] - window[1]) // 2, width=window[0], height=window[1])
 
 
-def cut_out(rgb: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
+def crop_and_mirror(rgb: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
     """The window of an image, H x W x 3 or H x W, mirrored as drawn; a view, nothing is copied."""
     window = rgb[change.top : change.top + change.height, change.left : change.left + change.width]
     return window[:: -1 if change.mirror_y else 1, :: -1 if change.mirror_x else 1]

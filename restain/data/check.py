@@ -22,8 +22,15 @@ from restain.data.partners import PairFiles
 from restain.image import atomic_path, to_tensor
 from restain.stains import optical_density, to_unit
 
-Kind = Literal["case on both sides", "same tissue", "blur", "stains swapped", "scale", "misaligned"]
-KINDS: tuple[Kind, ...] = ("case on both sides", "same tissue", "stains swapped", "scale", "blur", "misaligned")
+ProblemKind = Literal["case on both sides", "same tissue", "blur", "stains swapped", "scale", "misaligned"]
+PROBLEM_KINDS: tuple[ProblemKind, ...] = (
+    "case on both sides",
+    "same tissue",
+    "stains swapped",
+    "scale",
+    "blur",
+    "misaligned",
+)
 """What is looked for, the gravest first."""
 
 BLURRED = 1 / 3
@@ -58,7 +65,7 @@ class PairFacts:
 class Problem:
     """Something to look at."""
 
-    kind: Kind
+    kind: ProblemKind
     tiles: tuple[str, ...]
     """As part/name."""
     words: str

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from restain.data.check import KINDS, Findings, Problem
+from restain.data.check import PROBLEM_KINDS, Findings, Problem
 from restain.data.layouts import find_layout
 from restain.image import save_image
 
@@ -55,7 +55,7 @@ def worst_lines(findings: Findings) -> list[list[tuple[str, str]]]:
 
     A tile without a partner fills up an earlier line.
     """
-    queues = [[problem for problem in findings.problems if problem.kind == kind] for kind in KINDS]
+    queues = [[problem for problem in findings.problems if problem.kind == kind] for kind in PROBLEM_KINDS]
     turns = (queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue))
     lines: list[list[tuple[str, str]]] = []
     for problem in turns:

@@ -10,7 +10,7 @@ import torch
 
 from restain.data.partners import PairFiles
 from restain.image import to_tensor
-from restain.stains import positive_fraction, to_unit
+from restain.stains import positive_area_fraction, to_unit
 
 GRADES = ("0", "1+", "2+", "3+")
 """Their words; a grade is its position here."""
@@ -69,4 +69,4 @@ def grades_from_fractions(fractions: Sequence[float], limits: tuple[float, float
 
 @cache
 def _positive_fraction(pair: PairFiles, modified_ns: int) -> float:  # noqa: ARG001  # part of the cache's key
-    return float(positive_fraction(to_unit(to_tensor(pair.load_ihc()))))
+    return float(positive_area_fraction(to_unit(to_tensor(pair.load_ihc()))))

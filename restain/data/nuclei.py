@@ -15,10 +15,9 @@ from PIL import Image
 from scipy import ndimage
 
 from restain.errors import ShapeError
-from restain.image import atomic_path
-from restain.quantify.nuclei import NUCLEUS_UM, Labels, Marker, find_nuclei
-
-RGB = NDArray[np.uint8]
+from restain.image import RGB, atomic_path
+from restain.quantify.nuclei import NUCLEUS_UM, Labels, find_nuclei
+from restain.stains import Marker
 
 SPREAD_PX = 11.0
 """Standard deviation of the Gaussian, as published for tiles of 0.46 µm per pixel; it is cut at four times as much."""

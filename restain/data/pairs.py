@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from restain.data.augment import Augment, Change, centre_window, cut_out, draw_change, jitter_colour
+from restain.data.augment import Augment, Change, centre_window, crop_and_mirror, draw_change, jitter_colour
 from restain.data.grades import (
     GRADES,
     UNKNOWN,
@@ -191,8 +191,8 @@ class PairedTiles(Dataset[Pair]):
         else:
             he, ihc = self.files[index].load()
         return Pair(
-            jitter_colour(to_tensor(cut_out(self._resized(he), change)), change),
-            to_tensor(cut_out(self._resized(ihc), other_change)),
+            jitter_colour(to_tensor(crop_and_mirror(self._resized(he), change)), change),
+            to_tensor(crop_and_mirror(self._resized(ihc), other_change)),
             torch.tensor([self.grades[index]]),
             torch.tensor([index]),
             (self.files[index].name,),
@@ -214,7 +214,7 @@ class PairedTiles(Dataset[Pair]):
     def _density(self, index: int, change: Change, ihc: NDArray[np.uint8]) -> Tensor | None:
         if self.nuclei is None:
             return None
-        density = cut_out(self._resized(self.nuclei.of(self.files[index].name, lambda: ihc)), change)
+        density = crop_and_mirror(self._resized(self.nuclei.of(self.files[index].name, lambda: ihc)), change)
         return torch.from_numpy(density.copy())[None, None].float() / 255
 
     def _find_grades(self) -> tuple[list[int], str]:

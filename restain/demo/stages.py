@@ -12,7 +12,7 @@ from rich.console import Console
 from restain.errors import OutputError
 from restain.image import atomic_path
 
-Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Journal:
                 self._write()
         self.stages.append(Stage(words, command, self.seconds[words]))
 
-    def always(self, words: str, command: str, work: Callable[[], Result]) -> Result:
+    def always(self, words: str, command: str, work: Callable[[], Made]) -> Made:
         """Do work that takes seconds, whose result is needed each time; the time shown is this time's."""
         start = time.monotonic()
         result = work()

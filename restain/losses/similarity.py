@@ -18,12 +18,12 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of MS-SSIM, the finest scale first (Wang et al. 2003, section 3.2)."""
 
 
-def smallest_px(scales: int) -> int:
+def ms_ssim_smallest_px(scales: int) -> int:
     """The shortest side whose coarsest scale still holds SSIM's window."""
     return ((WINDOW_PX - 1) << (scales - 1)) + 1
 
 
-MS_SSIM_SMALLEST_PX = smallest_px(len(SCALE_WEIGHTS))
+MS_SSIM_SMALLEST_PX = ms_ssim_smallest_px(len(SCALE_WEIGHTS))
 """Shortest side for all five scales."""
 
 
@@ -68,13 +68,13 @@ def ms_ssim(virtual: Tensor, real: Tensor, scales: int = len(SCALE_WEIGHTS)) -> 
         One value in [0, 1] per image, N.
 
     Raises:
-        ShapeError: the shapes differ, or a side is shorter than `smallest_px(scales)`, 161 px for all five.
+        ShapeError: the shapes differ, or a side is shorter than `ms_ssim_smallest_px(scales)`, 161 px for all five.
     """
     same_shape(virtual=virtual, real=real)
-    if min(virtual.shape[-2:]) < smallest_px(scales):
+    if min(virtual.shape[-2:]) < ms_ssim_smallest_px(scales):
         height, width = virtual.shape[-2:]
         raise ShapeError(
-            f"MS-SSIM needs sides of {smallest_px(scales)} px; an image of {width}×{height} px is too small"
+            f"MS-SSIM needs sides of {ms_ssim_smallest_px(scales)} px; an image of {width}×{height} px is too small"
         )
     weights = SCALE_WEIGHTS[:scales]
     rest = sum(SCALE_WEIGHTS) / sum(weights)

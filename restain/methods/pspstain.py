@@ -17,8 +17,7 @@ from restain.losses.adversarial import lsgan_discriminator_loss, lsgan_generator
 from restain.losses.protein import focal_density, protein_losses
 from restain.losses.prototypes import prototype_loss
 from restain.losses.pyramid import PYRAMID_SMALLEST_PX, gaussian_pyramid_loss
-from restain.losses.similarity import ms_ssim
-from restain.losses.similarity import smallest_px as similarity_smallest_px
+from restain.losses.similarity import ms_ssim, ms_ssim_smallest_px
 from restain.methods.base import (
     AuxiliaryModel,
     Method,
@@ -130,7 +129,7 @@ class PspStain(Method):
     @classmethod
     def needs(cls, config: PspStainConfig) -> Needs:
         """Crops that hold so many halvings of the discriminator, scales of MS-SSIM, and levels of the pyramid."""
-        scales_px = similarity_smallest_px(config.structure_scales)
+        scales_px = ms_ssim_smallest_px(config.structure_scales)
         return Needs(crop_px=max(smallest_px(config.discriminator_depth), scales_px, PYRAMID_SMALLEST_PX))
 
     def train(self, mode: bool = True) -> "PspStain":

@@ -28,7 +28,7 @@ _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparisonTable:
     """Cells as text, for a terminal or a page."""
 
     header: tuple[str, ...]
@@ -46,7 +46,7 @@ class Table:
         """Of a line, in letters."""
         return sum(self.widths) + 2 * (len(self.header) - 1)
 
-    def without(self, name: str) -> "Table":
+    def without(self, name: str) -> "ComparisonTable":
         """The same without a column."""
         place = self.header.index(name)
         header, *rows = (row[:place] + row[place + 1 :] for row in (self.header, *self.rows))
@@ -61,7 +61,7 @@ class Table:
         return "\n".join([*lines, self.caption])
 
 
-def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
+def tabulate(evaluations: Mapping[str, Evaluation]) -> ComparisonTable:
     """One row per metric, one column per evaluation, N and the protocol beside each figure.
 
     Two evaluations of the same tiles also get the paired difference, the second minus the first.
@@ -92,7 +92,7 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> Table:
     if pair:
         before, after = evaluations
         caption += f" Difference: {after} less {before}, paired; none where they lack values of different tiles."
-    return Table(header, tuple(rows), caption)
+    return ComparisonTable(header, tuple(rows), caption)
 
 
 def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:

@@ -15,12 +15,12 @@ from restain.image import to_uint8
 from restain.metrics.agreement import agreement_width, bias, correlation, mean_error
 from restain.metrics.registry import Metric
 from restain.metrics.structure import matched_nuclei, nuclei_f1
-from restain.quantify import Marker, Settings, quantify_image
+from restain.quantify import QuantifySettings, quantify_image
 from restain.quantify.cells import COMPLETE, INCOMPLETE, MEMBRANE_UM, NUCLEAR_LIMITS, SECTORS, STRONG_MEMBRANE
 from restain.quantify.scores import Counts, allred, h_score, her2_score, ki67_index, positive_fraction
 from restain.quantify.tally import LEAST_POSITIVE
 from restain.quantify.tiles import fit_mpp
-from restain.stains import POSITIVE_DENSITY, from_unit
+from restain.stains import POSITIVE_DENSITY, Marker, from_unit
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ _FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], bool | None]]
 }
 
 
-def nuclei_metrics(settings: Settings) -> dict[str, Metric]:
+def nuclei_metrics(settings: QuantifySettings) -> dict[str, Metric]:
     """The `SCORES` against the real IHC, and nuclei shared with the H&E, for `evaluate`.
 
     As in `restain quantify`, images much finer than 0.5 µm per pixel are measured at that, unless a segmenter of their
@@ -127,7 +127,7 @@ def _of(first: int, figure: Callable[[Tensor, Tensor], Tensor], *columns: Tensor
     return figure(columns[first], columns[first + 1])
 
 
-def _measure(settings: Settings, shrink: float, virtual: Tensor, real: Tensor) -> Tensor:
+def _measure(settings: QuantifySettings, shrink: float, virtual: Tensor, real: Tensor) -> Tensor:
     """Each score of virtual and real tiles in turn, N x 2 for each score; not a number without nuclei."""
     rows = []
     for pair in zip(_resized(virtual, shrink), _resized(real, shrink), strict=True):
@@ -136,7 +136,7 @@ def _measure(settings: Settings, shrink: float, virtual: Tensor, real: Tensor) -
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _shared(settings: Settings, shrink: float, virtual: Tensor, he: Tensor) -> Tensor:
+def _shared(settings: QuantifySettings, shrink: float, virtual: Tensor, he: Tensor) -> Tensor:
     """Nuclei that virtual IHC and H&E share, and those of each: N x 3 in the order of `_SHARED`."""
     within = settings.nucleus_um / 2 / settings.mpp
     on_he = settings.without_dab()

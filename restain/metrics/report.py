@@ -40,7 +40,7 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleTile:
     """One tile in every version."""
 
     name: str
@@ -50,7 +50,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Headline:
+class HeadlineFigure:
     """One figure in large letters."""
 
     label: str
@@ -118,7 +118,7 @@ def dab_difference(
     return np.ascontiguousarray(colours[..., :3])
 
 
-def _headlines(evaluations: Mapping[str, Evaluation]) -> list[Headline]:
+def _headlines(evaluations: Mapping[str, Evaluation]) -> list[HeadlineFigure]:
     first = next(iter(evaluations.values()))
     chosen = [name for name in HEADLINES if name in first.figures][:4]
     headlines = []
@@ -128,7 +128,7 @@ def _headlines(evaluations: Mapping[str, Evaluation]) -> list[Headline]:
         label = figure.label + (f", {figure.unit}" if figure.unit else "")
         values = [(method, value, rest) for method, (value, _, rest) in parts.items()]
         tiles = tiles_in_words([found.figures[name] for found in evaluations.values()])
-        headlines.append(Headline(label, values, tiles))
+        headlines.append(HeadlineFigure(label, values, tiles))
     return headlines
 
 
@@ -160,7 +160,7 @@ def _tile_values(found: Evaluation) -> dict[str, tuple[NDArray[np.float64], NDAr
     return values
 
 
-def _examples(found: Evaluation) -> list[Example]:
+def _examples(found: Evaluation) -> list[ExampleTile]:
     """The best, middle and worst tiles by the amount of stain."""
     tiles = found.tiles
     errors = (found.columns["dab_virtual"] - found.columns["dab_real"]).abs()
@@ -185,7 +185,7 @@ def _examples(found: Evaluation) -> list[Example]:
         }
         if trusted:
             images[TRUST] = load_image(tile.trust)
-        examples.append(Example(tile.name, ranks[index], caption, images))
+        examples.append(ExampleTile(tile.name, ranks[index], caption, images))
     return examples
 
 

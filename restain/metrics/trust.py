@@ -14,7 +14,7 @@ COLUMNS = ("name", "unlike_training_share", "made_with")
 where the model does not know its training; what the map depends on besides the result."""
 
 
-def write_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str) -> None:
+def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str) -> None:
     """Write the table.
 
     Args:
@@ -31,7 +31,7 @@ def write_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str)
         writer.writerows([name, "" if math.isnan(share) else f"{share:.5f}", made_with] for name, share in shares)
 
 
-def read_table(path: Path) -> dict[str, dict[str, str]]:
+def read_trust_table(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a table by name; none where there is no such file, or another one."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -47,5 +47,5 @@ def unlike_shares(virtual: Path, names: Iterable[str]) -> list[float]:
         virtual: folder of virtual images.
         names: of the tiles, without ending.
     """
-    rows = read_table(virtual / TRUST_FOLDER / TABLE)
+    rows = read_trust_table(virtual / TRUST_FOLDER / TABLE)
     return [float(share) for name in names if (share := rows.get(name, {}).get("unlike_training_share"))]

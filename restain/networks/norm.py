@@ -22,9 +22,9 @@ from restain.networks.normalisation import BatchNorm, InstanceNorm
 from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
 
-Norm = InstanceNorm | BatchNorm
-Convolution = nn.Conv2d | nn.ConvTranspose2d
-Region = tuple[slice, slice]
+NormLayer = InstanceNorm | BatchNorm
+ConvLayer = nn.Conv2d | nn.ConvTranspose2d
+Slices = tuple[slice, slice]
 """Rows and columns of an image, in px."""
 
 
@@ -44,7 +44,7 @@ NormStatistics = Mapping[str, Moments]
 
 @torch.no_grad()
 def joint_statistics(
-    generator: Generator, tiles: Sequence[Tensor], inside: Sequence[Region] | None = None
+    generator: Generator, tiles: Sequence[Tensor], inside: Sequence[Slices] | None = None
 ) -> dict[str, Moments]:
     """Statistics over all tiles together, as if they were one image that goes through the network once.
 
@@ -120,7 +120,7 @@ def freeze(generator: Stainer, statistics: NormStatistics | None = None) -> Stai
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and replaced at once
         frozen = Generator(config).to(next(generator.parameters()))
     with evaluating(generator):
-        targets = (layer for layer in frozen.modules() if isinstance(layer, Convolution))
+        targets = (layer for layer in frozen.modules() if isinstance(layer, ConvLayer))
         for (source, norm, name), target in zip(_normalised_convolutions(generator), targets, strict=True):
             scale, shift = _scale_and_shift(norm, statistics.get(name))
             bias = 0.0 if source.bias is None else _exact(source.bias)
@@ -225,18 +225,18 @@ class _Totals:
         return Moments(torch.as_tensor(self.mean), torch.as_tensor(self.squares / self.count))
 
 
-def _normalised_convolutions(generator: Generator) -> list[tuple[Convolution, Norm | None, str]]:
+def _normalised_convolutions(generator: Generator) -> list[tuple[ConvLayer, NormLayer | None, str]]:
     """Each convolution, the norm that directly follows it, if any, and that norm's name; in the order of the layers."""
-    pairs: list[tuple[Convolution, Norm | None, str]] = []
+    pairs: list[tuple[ConvLayer, NormLayer | None, str]] = []
     for name, layer in generator.named_modules():
-        if isinstance(layer, Convolution):
+        if isinstance(layer, ConvLayer):
             pairs.append((layer, None, ""))
-        elif isinstance(layer, Norm):
+        elif isinstance(layer, NormLayer):
             pairs[-1] = (pairs[-1][0], layer, name)
     return pairs
 
 
-def _scale_and_shift(norm: Norm | None, moments: Moments | None) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: NormLayer | None, moments: Moments | None) -> tuple[Tensor, Tensor]:
     """The norm with fixed moments as x * scale + shift, C each, float64."""
     if norm is None:
         return torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)

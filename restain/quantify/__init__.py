@@ -2,16 +2,17 @@
 
 from restain.quantify.cells import Cells, measure_cells
 from restain.quantify.density import densities
-from restain.quantify.nuclei import NUCLEUS_UM, Marker, Segmenter, find_nuclei
+from restain.quantify.nuclei import NUCLEUS_UM, NucleusSegmenter, find_nuclei
 from restain.quantify.tally import Tally, tally
-from restain.quantify.tiles import Settings, TileResult, quantify_image, quantify_tiles
+from restain.quantify.tiles import QuantifySettings, TileResult, quantify_image, quantify_tiles
+from restain.stains import Marker
 
 __all__ = [
     "NUCLEUS_UM",
     "Cells",
     "Marker",
-    "Segmenter",
-    "Settings",
+    "NucleusSegmenter",
+    "QuantifySettings",
     "Tally",
     "TileResult",
     "densities",

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from restain.quantify.density import RGB, Floats, densities, smooth
-from restain.quantify.nuclei import Labels, Marker
-from restain.stains import POSITIVE_DENSITY
+from restain.image import RGB
+from restain.quantify.density import Float32s, densities, smooth
+from restain.quantify.nuclei import Labels
+from restain.stains import POSITIVE_DENSITY, Marker
 
 CLASSES = ("Negative", "1+", "2+", "3+")
 """The classes of a cell, by its intensity 0 to 3."""
@@ -42,18 +43,18 @@ class Cells:
 
     label: NDArray[np.int32]
     """Of the nucleus in the labels that were measured."""
-    x: Floats
+    x: Float32s
     """Of the nucleus's centre in px, 0 at the centre of the first pixel."""
-    y: Floats
-    area_um2: Floats
+    y: Float32s
+    area_um2: Float32s
     """Of the nucleus."""
-    haematoxylin: Floats
+    haematoxylin: Float32s
     """Mean optical density in the nucleus."""
-    dab: Floats
+    dab: Float32s
     """Mean optical density in the nucleus."""
-    completeness: Floats
+    completeness: Float32s
     """Share of the directions around the nucleus in which the membrane is stained, 0 to 1."""
-    membrane_dab: Floats
+    membrane_dab: Float32s
     """Mean DAB density of the membrane where it is stained; 0 where it is nowhere."""
     intensity: NDArray[np.int64]
     """0 to 3, an index of `CLASSES`."""
@@ -101,12 +102,12 @@ def measure_cells(rgb: RGB, labels: Labels, mpp: float, marker: Marker) -> Cells
     )
 
 
-def nuclear_intensity(dab: Floats) -> NDArray[np.int64]:
+def nuclear_intensity(dab: Float32s) -> NDArray[np.int64]:
     """Class nuclei by their mean DAB density, 0 to 3, by `NUCLEAR_LIMITS`."""
     return np.searchsorted(np.asarray(NUCLEAR_LIMITS, np.float32), dab, side="right")
 
 
-def membrane_intensity(completeness: Floats, membrane_dab: Floats) -> NDArray[np.int64]:
+def membrane_intensity(completeness: Float32s, membrane_dab: Float32s) -> NDArray[np.int64]:
     """Class cells by their membrane, 0 to 3, after ASCO/CAP (Wolff et al. 2018).
 
     3+ is complete and intense, 2+ complete and weak to moderate, 1+ incomplete, 0 none. The guideline has words where
@@ -117,13 +118,13 @@ def membrane_intensity(completeness: Floats, membrane_dab: Floats) -> NDArray[np
     return (completeness >= INCOMPLETE).astype(np.int64) + complete + (complete & intense)
 
 
-def _means(values: NDArray[np.floating], labels: Labels, index: NDArray[np.intp]) -> Floats:
+def _means(values: NDArray[np.floating], labels: Labels, index: NDArray[np.intp]) -> Float32s:
     return np.asarray(ndimage.mean(values, labels, index), np.float32).reshape(len(index))
 
 
 def _membrane(
-    dab: Floats, labels: Labels, index: NDArray[np.intp], x: Floats, y: Floats, mpp: float
-) -> tuple[Floats, Floats]:
+    dab: Float32s, labels: Labels, index: NDArray[np.intp], x: Float32s, y: Float32s, mpp: float
+) -> tuple[Float32s, Float32s]:
     """Completeness and density of each cell's membrane.
 
     A pixel belongs to the nearest nucleus within `MEMBRANE_UM`. In each direction from a nucleus's centre the darkest

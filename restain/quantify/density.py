@@ -4,17 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from restain.image import to_tensor
+from restain.image import RGB, to_tensor
 from restain.stains import HED_UNIT, rgb_to_hed, to_unit
 
-RGB = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Float32s = NDArray[np.float32]
 
 REACH = 3.0
 """Where Gaussian weights end, in standard deviations."""
 
 
-def densities(rgb: RGB) -> tuple[Floats, Floats]:
+def densities(rgb: RGB) -> tuple[Float32s, Float32s]:
     """Optical density of haematoxylin and of DAB (Ruifrok & Johnston 2001), at least 0.
 
     Args:
@@ -27,6 +26,6 @@ def densities(rgb: RGB) -> tuple[Floats, Floats]:
     return haematoxylin, dab
 
 
-def smooth(values: NDArray[np.floating], sigma_px: float) -> Floats:
+def smooth(values: NDArray[np.floating], sigma_px: float) -> Float32s:
     """Blur with a Gaussian that reaches `REACH` sigmas far; beyond the border the image is reflected."""
     return np.asarray(ndimage.gaussian_filter(values, sigma_px, truncate=REACH, output=np.float32))

@@ -9,14 +9,14 @@ from restain.image import save_image
 from restain.polygons import Roi, geojson_file, read_rois
 from restain.quantify.output import Overlay, add_cells, write_csv
 from restain.quantify.tally import Tally
-from restain.quantify.tiles import Read, Settings, quantify_tiles
+from restain.quantify.tiles import QuantifySettings, Read, quantify_tiles
 
 WHOLE = "all"
 """What the tables call the whole image; no region of interest may."""
 
 
 @dataclass(frozen=True)
-class Source:
+class MeasuredImage:
     """An image to measure."""
 
     name: str
@@ -60,8 +60,8 @@ def load_rois(path: Path) -> list[Roi]:
 
 
 def quantify_source(
-    source: Source,
-    settings: Settings,
+    source: MeasuredImage,
+    settings: QuantifySettings,
     out: Path,
     report: Report,
     *,

@@ -11,14 +11,14 @@ from textwrap import shorten
 import numpy as np
 
 from restain.errors import InputError
-from restain.quantify.density import RGB
-from restain.quantify.nuclei import Labels, Segmenter
+from restain.image import RGB
+from restain.quantify.nuclei import Labels, NucleusSegmenter
 
 MODEL = "brightfield_nuclei"
 """The model for H&E and IHC."""
 
 
-def load_instanseg(model: str = MODEL, device: str | None = None) -> Callable[[float], Segmenter]:
+def load_instanseg(model: str = MODEL, device: str | None = None) -> Callable[[float], NucleusSegmenter]:
     """Load InstanSeg.
 
     Args:

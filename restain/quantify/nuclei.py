@@ -10,19 +10,19 @@ InstanSeg model.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from restain.errors import InputError
-from restain.quantify.density import RGB, Floats, densities, smooth
+from restain.image import RGB
+from restain.quantify.density import Float32s, densities, smooth
+from restain.stains import Marker
 
 Labels = NDArray[np.int32]
-Segmenter = Callable[[RGB], Labels]
-Marker = Literal["nuclear", "membrane"]
-"""Where DAB lies on positive cells: in the nucleus (Ki67, ER, PR) or around it (HER2, cytokeratin)."""
+NucleusSegmenter = Callable[[RGB], Labels]
+"""Finds the nuclei of an image: H x W, 0 between them."""
 
 NUCLEUS_UM = 6.0
 """Diameter of a typical nucleus in a section."""
@@ -75,7 +75,7 @@ def find_nuclei(rgb: RGB, mpp: float, marker: Marker = "membrane", nucleus_um: f
     return _worthy(hills, blob, smallest_px)
 
 
-def _blob(density: Floats, diameter_px: float) -> Floats:
+def _blob(density: Float32s, diameter_px: float) -> Float32s:
     """Laplacian of Gaussian, scaled to answer most to discs of a diameter (Lindeberg 1998); positive inside them."""
     sigma = diameter_px / 2 / np.sqrt(2)
     response = ndimage.gaussian_laplace(density, sigma, truncate=4, output=np.float32)
@@ -90,7 +90,7 @@ def _without_holes(foreground: NDArray[np.bool_], largest_px: float) -> NDArray[
     return np.asarray(foreground | small[holes])
 
 
-def _hills(height: Floats, foreground: NDArray[np.bool_]) -> Labels:
+def _hills(height: Float32s, foreground: NDArray[np.bool_]) -> Labels:
     """Give every foreground pixel the label of the top that its steepest way up leads to."""
     rows, columns = height.shape
     place = np.arange(height.size, dtype=np.int32).reshape(height.shape)
@@ -110,7 +110,7 @@ def _hills(height: Floats, foreground: NDArray[np.bool_]) -> Labels:
     return np.asarray(labels.reshape(height.shape) + (names[0] >= 0), np.int32)
 
 
-def _worthy(labels: Labels, blob: Floats, smallest_px: float) -> Labels:
+def _worthy(labels: Labels, blob: Float32s, smallest_px: float) -> Labels:
     """Drop hills that are too small or stand out too little, and number the rest."""
     areas = np.bincount(labels.ravel())
     keep = areas >= smallest_px

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from restain.image import atomic_path
+from restain.image import RGB, atomic_path
 from restain.polygons import GeoJsonFile
 from restain.quantify.cells import CLASSES
-from restain.quantify.density import RGB
 from restain.quantify.tiles import TileResult
 
 COLOURS = ((36, 92, 220), (250, 205, 30), (245, 130, 20), (214, 30, 45))

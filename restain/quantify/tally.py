@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.quantify.cells import CLASSES, Cells
-from restain.quantify.density import Floats
-from restain.quantify.nuclei import Marker
+from restain.quantify.density import Float32s
 from restain.quantify.scores import allred, h_score, her2_score, ki67_index, positive_fraction
-from restain.stains import POSITIVE_DENSITY
+from restain.stains import POSITIVE_DENSITY, Marker
 
 LEAST_POSITIVE: dict[Marker, int] = {"nuclear": 1, "membrane": 2}
 """Intensity from which on a cell is positive: any nuclear stain; a complete membrane."""
@@ -67,7 +66,7 @@ class Tally:
         }
 
 
-def tally(dab: Floats, cells: Cells, mpp: float, where: NDArray[np.bool_] | None = None) -> Tally:
+def tally(dab: Float32s, cells: Cells, mpp: float, where: NDArray[np.bool_] | None = None) -> Tally:
     """Count an image's cells and add up its DAB.
 
     Args:

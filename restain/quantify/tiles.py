@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from restain.errors import InputError
-from restain.image import to_tensor, to_uint8
+from restain.image import RGB, to_tensor, to_uint8
 from restain.quantify.cells import Cells, measure_cells
-from restain.quantify.density import REACH, RGB, Floats, densities
-from restain.quantify.nuclei import NUCLEUS_UM, SURROUNDINGS, Labels, Marker, Segmenter, find_nuclei
+from restain.quantify.density import REACH, Float32s, densities
+from restain.quantify.nuclei import NUCLEUS_UM, SURROUNDINGS, Labels, NucleusSegmenter, find_nuclei
 from restain.quantify.outlines import outlines
 from restain.quantify.tally import Tally, tally
-from restain.stains import from_unit, to_unit, with_reference_stains
+from restain.stains import Marker, from_unit, to_unit, with_reference_stains
 
 Read = Callable[[tuple[int, int], tuple[int, int]], RGB]
 """From location (x, y) and size (width, height), both in px, to H x W x 3; always inside the image."""
@@ -33,7 +33,7 @@ def fit_mpp(mpp: float) -> float:
 
 
 @dataclass(frozen=True)
-class Settings:
+class QuantifySettings:
     """How to measure."""
 
     mpp: float
@@ -42,7 +42,7 @@ class Settings:
     """Where DAB lies on positive cells."""
     nucleus_um: float = NUCLEUS_UM
     """Diameter of a typical nucleus."""
-    segmenter: Segmenter | None = None
+    segmenter: NucleusSegmenter | None = None
     """Finds the nuclei instead of `find_nuclei`."""
     stain_vectors: torch.Tensor | None = None
     """Of the images, 3 x 3, as from `estimate_stain_vectors`; None for those of Ruifrok & Johnston."""
@@ -61,7 +61,7 @@ class Settings:
         """What a tile sees around itself: the reach of the surroundings, and two nuclei."""
         return int(np.ceil((REACH * SURROUNDINGS + 2) * self.nucleus_um / self.mpp))
 
-    def without_dab(self) -> "Settings":
+    def without_dab(self) -> "QuantifySettings":
         """The same for an image that holds none, such as the H&E: nuclei are blue."""
         return replace(self, marker="membrane")
 
@@ -85,7 +85,7 @@ class TileResult:
     """All cells of the tile and of what was read around it."""
     cells: Cells
     """The cells that count for this tile, whose nucleus has its centre on it."""
-    settings: Settings
+    settings: QuantifySettings
     window: Labels
     """Labels of all nuclei of the tile and of what was read around it."""
     inset: tuple[int, int]
@@ -98,7 +98,7 @@ class TileResult:
         return self.window[row : row + height, column : column + width]
 
     @cached_property
-    def dab(self) -> Floats:
+    def dab(self) -> Float32s:
         """Optical density of DAB, H x W."""
         return densities(self.settings.with_reference_stains(self.rgb))[1]
 
@@ -124,7 +124,7 @@ def sampled_pixels(read: Read, size: tuple[int, int]) -> RGB:
     return np.concatenate([part[::2, ::2].reshape(-1, 3) for part in parts])
 
 
-def quantify_image(rgb: RGB, settings: Settings) -> TileResult:
+def quantify_image(rgb: RGB, settings: QuantifySettings) -> TileResult:
     """Measure an image in one piece.
 
     Nuclei that touch its right or lower edge are not counted, those at its left and upper edge are: the counting frame
@@ -145,7 +145,7 @@ def quantify_image(rgb: RGB, settings: Settings) -> TileResult:
 def quantify_tiles(
     read: Read,
     size: tuple[int, int],
-    settings: Settings,
+    settings: QuantifySettings,
     tile_px: int = 1024,
     wanted: Callable[[tuple[int, int], tuple[int, int]], bool] = lambda *_: True,
 ) -> Iterator[TileResult]:
@@ -173,7 +173,7 @@ def quantify_tiles(
 
 
 def _tile(
-    read: Read, size: tuple[int, int], settings: Settings, location: tuple[int, int], extent: tuple[int, int]
+    read: Read, size: tuple[int, int], settings: QuantifySettings, location: tuple[int, int], extent: tuple[int, int]
 ) -> TileResult:
     halo = settings.halo_px
     left, top = (max(0, place - halo) for place in location)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 from torch import Tensor
 
-from restain.registration.field import Box, Floats
+from restain.registration.field import Floats, Raster
 from restain.stains import HED_UNIT, optical_density, rgb_to_hed, to_unit
 
 Values = NDArray[np.float32]
@@ -36,10 +36,10 @@ class Channels:
     """Width of a pixel, in the unit of positions."""
 
     @property
-    def box(self) -> Box:
+    def box(self) -> Raster:
         """Where the pixels lie."""
         _, height, width = self.values.shape
-        return Box(0, 0, width, height, self.pitch)
+        return Raster(0, 0, width, height, self.pitch)
 
     def at(self, places: Floats) -> tuple[Values, Values]:
         """Values at places, by straight lines between pixels.

@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Window = tuple[int, int, int, int]
+Crop = tuple[int, int, int, int]
 """Left, upper, width, height in px."""
 
 COARSE_PX = 4
 """Side of the squares on which `shared_rectangle` looks."""
 
 
-def largest_rectangle(covered: NDArray[np.bool_]) -> Window:
+def largest_rectangle(covered: NDArray[np.bool_]) -> Crop:
     """The largest rectangle that holds covered pixels alone; the first of several, row by row of its lower edge.
 
     Args:
@@ -32,7 +32,7 @@ def largest_rectangle(covered: NDArray[np.bool_]) -> Window:
     return best
 
 
-def square_nearest_middle(covered: NDArray[np.bool_], size_px: int) -> Window | None:
+def square_nearest_middle(covered: NDArray[np.bool_], size_px: int) -> Crop | None:
     """The square of covered pixels whose middle lies nearest to the middle of the image; None where none fits."""
     height, width = covered.shape
     if min(height, width) < size_px:
@@ -47,7 +47,7 @@ def square_nearest_middle(covered: NDArray[np.bool_], size_px: int) -> Window | 
     return int(x[nearest]), int(y[nearest]), n, n
 
 
-def shared_rectangle(covered: NDArray[np.bool_], multiple: int) -> Window:
+def shared_rectangle(covered: NDArray[np.bool_], multiple: int) -> Crop:
     """About the largest rectangle of covered pixels whose sides are multiples of so many px.
 
     It is sought on squares of `COARSE_PX`, which takes a sixteenth of the time and costs a few px.
@@ -60,7 +60,7 @@ def shared_rectangle(covered: NDArray[np.bool_], multiple: int) -> Window:
     return left + less_x // 2, top + less_y // 2, width - less_x, height - less_y
 
 
-def middle_square(width: int, height: int, size_px: int) -> Window | None:
+def middle_square(width: int, height: int, size_px: int) -> Crop | None:
     """The square in the middle of an image; None where it does not fit."""
     if min(width, height) < size_px:
         return None

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restain.errors import InputError, OutputError
-from restain.image import atomic_path, make_folder, save_image
+from restain.image import RGB, atomic_path, make_folder, save_image
 from restain.registration.jobs import SlidePair
 from restain.registration.overview import look, mpp_read, shared_tissue
 from restain.registration.pictures import save_overlay, save_tiles
 from restain.registration.slides import Demands, Registration, register
-from restain.registration.tiling import RGB, CutSettings, Place, TileFacts, cut_tile, plan_tiles
+from restain.registration.tiling import CutSettings, PlannedTile, TileFacts, cut_tile, plan_tiles
 from restain.registration.transform import Scan, load_transform, read_transform
 from restain.slides.reader import Slide, open_slide
 from restain.workers.threads import ahead
@@ -26,7 +26,7 @@ BASE = "TrainValAB"
 SLIDES = "slides"
 TRANSFORM, TILES, OVERLAY, SHEET, DONE = "transform.json", "tiles.jsonl", "overlay.png", "tiles.png", "done.json"
 
-OnProgress = Callable[[str, int, int], None]
+OnCutProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
@@ -53,7 +53,7 @@ def cut_slides(
     *,
     inverse: bool = False,
     threads: int = 1,
-    on_progress: OnProgress | None = None,
+    on_progress: OnCutProgress | None = None,
 ) -> CutReport:
     """Cut one pair of slides, or go on with it; what is there already is not done again.
 
@@ -64,7 +64,7 @@ def cut_slides(
         demands: what the slides must show to be believed.
         inverse: whether a given matrix leads from the IHC to the H&E.
         threads: that read, match and warp.
-        on_progress: see `OnProgress`.
+        on_progress: see `OnCutProgress`.
 
     Raises:
         MissingError, InputError: a slide or transform cannot be used, or the slides do not belong together.
@@ -86,7 +86,7 @@ def cut_slides(
             )
         known = _known(folder / TILES)
 
-        def cut(place: Place) -> tuple[TileFacts, tuple[RGB, RGB] | None]:
+        def cut(place: PlannedTile) -> tuple[TileFacts, tuple[RGB, RGB] | None]:
             return cut_tile(he, ihc, found.transform, place, settings)
 
         tell("tiles", len(known), len(places))
@@ -119,7 +119,7 @@ def _registered(
     demands: Demands,
     inverse: bool,
     threads: int,
-    tell: OnProgress,
+    tell: OnCutProgress,
 ) -> Registration:
     """The transform from an earlier run, from a file, or found; and the overviews."""
     scans = [Scan(slide.path.name, slide.size, slide.mpp) for slide in (he, ihc)]

@@ -24,7 +24,7 @@ _POINTS_PER_SPACING = 2  # at which a map is sampled, so that the coefficients a
 
 
 @dataclass(frozen=True)
-class Box:
+class Raster:
     """A rectangle of pixels on a section."""
 
     x: float
@@ -122,7 +122,7 @@ class Field:
             raise ShapeError(f"a field has coefficients of 2 x h x w, h and w at least 4; got {found}")
 
     @classmethod
-    def zero(cls, box: Box, spacing: float) -> "Field":
+    def zero(cls, box: Raster, spacing: float) -> "Field":
         """The field that moves nothing, with control points over a box and just beyond its edges.
 
         Args:
@@ -147,7 +147,7 @@ class Field:
         along_x, along_y = self._sum(points, slopes, taps), self._sum(points, taps, slopes)
         return np.eye(2) + np.stack([along_x.T, along_y.T], axis=-1) / self.spacing
 
-    def determinants(self, box: Box) -> Floats:
+    def determinants(self, box: Raster) -> Floats:
         """How much area grows at the pixels' centres of a box, H x W: 1 is not at all; from 0 down the field folds."""
         (y, y_slope), (x, x_slope) = (
             tuple(basis(places, start, self.spacing, count, kind) for kind in (taps, slopes))
@@ -160,19 +160,19 @@ class Field:
         determinants: Floats = (1 + along_x[0]) * (1 + along_y[1]) - along_x[1] * along_y[0]
         return determinants
 
-    def smallest_determinant(self, box: Box) -> float:
+    def smallest_determinant(self, box: Raster) -> float:
         """The least of `determinants` over a box, looked at four times per spacing; above 0 nothing folds."""
         step = self.spacing / 4
         width, height = (max(2, int(np.ceil(side * box.mpp / step)) + 1) for side in (box.width, box.height))
-        return float(self.determinants(Box(box.x, box.y, width, height, step)).min())
+        return float(self.determinants(Raster(box.x, box.y, width, height, step)).min())
 
-    def on(self, box: Box) -> Floats:
+    def on(self, box: Raster) -> Floats:
         """The displacement d at the pixels' centres of a box, 2 x H x W in µm."""
         rows, columns = (basis(places, start, self.spacing, count) for places, start, count in self._axes(box))
         dense: Floats = rows @ self.coefficients @ columns.T
         return dense
 
-    def inverse(self, box: Box) -> "Field":
+    def inverse(self, box: Raster) -> "Field":
         """The field that leads back, true over a box of the second section.
 
         Each position q is led back to the p with p + d(p) = q by fixed-point iteration, then a field is fitted to them.
@@ -189,7 +189,7 @@ class Field:
             place = place - np.linalg.solve(self.jacobian(place), error[..., None])[..., 0]
         return place
 
-    def _axes(self, box: Box) -> tuple[tuple[Floats, float, int], tuple[Floats, float, int]]:
+    def _axes(self, box: Raster) -> tuple[tuple[Floats, float, int], tuple[Floats, float, int]]:
         (_, height, width), (left, top) = self.coefficients.shape, self.origin
         return (box.rows, top, height), (box.columns, left, width)
 
@@ -248,7 +248,7 @@ def basis(places: Floats, start: float, spacing: float, count: int, kind: Taps =
     return matrix
 
 
-def field_of(moved: Map, box: Box, spacing: float) -> Field:
+def field_of(moved: Map, box: Raster, spacing: float) -> Field:
     """The field that does what a map does, over a box; affine maps are met exactly, others by least squares.
 
     Args:

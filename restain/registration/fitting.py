@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.sparse.linalg import SuperLU, splu
 
 from restain.errors import InputError
-from restain.registration.field import Box, Field, Floats, Map, taps
+from restain.registration.field import Field, Floats, Map, Raster, taps
 
 ROUNDS = 10
 """How often matches are weighed anew by how far the field misses them."""
@@ -66,7 +66,7 @@ class Fit:
 
 
 def fit_field(
-    matches: Matches, box: Box, spacing: float, smoothing: float, tolerance: float, start: Map | None = None
+    matches: Matches, box: Raster, spacing: float, smoothing: float, tolerance: float, start: Map | None = None
 ) -> Fit:
     """Fit a smooth field; matches that no smooth field meets lose their weight.
 

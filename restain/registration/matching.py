@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restain.registration.field import Box, Map
+from restain.registration.field import Map, Raster
 from restain.registration.fitting import Matches
 from restain.registration.warp import places_on
 
@@ -34,10 +34,10 @@ class Structure:
     """H x W float, such as the optical density of haematoxylin."""
     weights: Tensor
     """How sure each value is, H x W in [0, 1]; 0 outside the image."""
-    box: Box
+    box: Raster
     """Where the pixels lie."""
 
-    def seen_through(self, moved: Map, box: Box) -> "Structure":
+    def seen_through(self, moved: Map, box: Raster) -> "Structure":
         """This section's structure as it would lie in the other section, on the pixels of a box there."""
         places = torch.from_numpy(places_on(moved, box))
         corner = torch.tensor([self.box.x, self.box.y], dtype=torch.float64)[:, None, None]

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from restain.errors import InputError
-from restain.image import to_tensor
-from restain.registration.field import Box, Floats, Map
+from restain.image import RGB, to_tensor
+from restain.registration.field import Floats, Map, Raster
 from restain.registration.matching import Structure
 from restain.registration.transform import Scan
 from restain.slides.reader import Slide
 from restain.slides.tissue import tissue_of
 from restain.stains import HED_UNIT, rgb_to_hed, to_unit
 
-RGB = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 OVERVIEW_MPP = 8.0
@@ -41,10 +40,10 @@ class Overview:
     """H x W."""
 
     @property
-    def box(self) -> Box:
+    def box(self) -> Raster:
         """Where its pixels lie on the slide."""
         height, width = self.tissue.shape
-        return Box(0, 0, width, height, self.mpp)
+        return Raster(0, 0, width, height, self.mpp)
 
     @property
     def extent_um(self) -> float:
@@ -85,7 +84,7 @@ def mpp_read(slide: Slide, mpp: float) -> float:
     return slide.scale(mpp) * slide.mpp
 
 
-def structure_of(rgb: RGB, box: Box, tissue: Mask | None = None) -> Structure:
+def structure_of(rgb: RGB, box: Raster, tissue: Mask | None = None) -> Structure:
     """Optical density of the haematoxylin; it counts less beneath DAB, and next to nothing on glass.
 
     Args:
@@ -121,7 +120,7 @@ def shrunk(structure: Structure, factor: int) -> Structure:
     both = torch.stack([structure.values * structure.weights, structure.weights])[None]
     values, weights = F.avg_pool2d(F.pad(both, padding), factor)[0]
     box = structure.box
-    small = Box(box.x, box.y, weights.shape[1], weights.shape[0], box.mpp * factor)
+    small = Raster(box.x, box.y, weights.shape[1], weights.shape[0], box.mpp * factor)
     return Structure(values / weights.clamp_min(1e-6), weights, small)
 
 

@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from restain.image import load_image, save_image
-from restain.registration.field import Box
+from restain.image import RGB, load_image, save_image
+from restain.registration.field import Raster
 from restain.registration.overview import Overview, Shared
 from restain.registration.tiling import TileFacts, places_between
 from restain.registration.transform import Transform
 from restain.registration.warp import warp
-
-RGB = NDArray[np.uint8]
 
 PANEL_PX = 700
 THUMB_PX = 220
@@ -65,7 +63,7 @@ def save_overlay(
     save_image(path, np.asarray(sheet))
 
 
-def laid_on(ihc: Overview, box: Box, transform: Transform) -> RGB:
+def laid_on(ihc: Overview, box: Raster, transform: Transform) -> RGB:
     """The overview of the IHC as it lies on the slide of the H&E; white beyond it."""
     drawn, covered = warp(np.array(ihc.rgb), ihc.box, places_between(transform, box))
     drawn[~covered] = 255

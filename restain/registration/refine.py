@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from restain.registration.channels import CHANNEL_WEIGHTS, Channels, Values, correlation
-from restain.registration.field import Box, Field, Floats, basis
+from restain.registration.field import Field, Floats, Raster, basis
 from restain.registration.fitting import bending, design_matrix, symmetric_lu
 
 OUTLIER = 1.4
@@ -87,7 +87,7 @@ class _Problem:
         both = np.concatenate([second.values, *_slopes(second.values, second.pitch)])
         self._second = Channels(both, second.pitch)
         self._places = np.stack(np.meshgrid(box.columns, box.rows))
-        pooled = Box(box.x, box.y, -(-box.width // pool), -(-box.height // pool), box.mpp * pool)
+        pooled = Raster(box.x, box.y, -(-box.width // pool), -(-box.height // pool), box.mpp * pool)
         x, y = np.meshgrid(pooled.columns, pooled.rows)
         self._design = design_matrix(field, np.stack([x.ravel(), y.ravel()], axis=1)).tocsr()
         self._transposed = self._design.T.tocsr()

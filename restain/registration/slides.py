@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from restain.errors import InputError
-from restain.registration.field import Affine, Box, Field
+from restain.registration.field import Affine, Field, Raster
 from restain.registration.fitting import Fit, Matches, fit_field
 from restain.registration.matching import Structure, match_blocks
 from restain.registration.overview import (
@@ -180,7 +180,7 @@ class _Side:
             x0, y0 = (max(0, math.floor(low / coarse.mpp / factor) * factor) for low in (left, top))
             x1, y1 = (math.ceil(high / coarse.mpp / factor) * factor for high in (right, bottom))
             rgb, tissue = coarse.rgb[y0:y1, x0:x1], coarse.tissue[y0:y1, x0:x1]
-            box = Box(x0 * coarse.mpp, y0 * coarse.mpp, rgb.shape[1], rgb.shape[0], coarse.mpp)
+            box = Raster(x0 * coarse.mpp, y0 * coarse.mpp, rgb.shape[1], rgb.shape[0], coarse.mpp)
             if not tissue.size:
                 return _nothing(left, top, mpp)
             return shrunk(structure_of(rgb, box, tissue), factor)
@@ -190,16 +190,16 @@ class _Side:
         width, height = (math.floor(length / mpp) for length in (min(right, across) - left, min(bottom, down) - top))
         if min(width, height) < 1:
             return _nothing(left, top, mpp)
-        box = Box(left, top, width, height, mpp)
+        box = Raster(left, top, width, height, mpp)
         rgb = self.slide.read((left / self.slide.mpp, top / self.slide.mpp), (width, height), mpp)
         return structure_of(rgb, box, _tissue_in(coarse, box))
 
 
 def _nothing(x: float, y: float, mpp: float) -> Structure:
-    return Structure(torch.zeros(1, 1), torch.zeros(1, 1), Box(x, y, 1, 1, mpp))
+    return Structure(torch.zeros(1, 1), torch.zeros(1, 1), Raster(x, y, 1, 1, mpp))
 
 
-def _tissue_in(overview: Overview, box: Box) -> NDArray[np.bool_]:
+def _tissue_in(overview: Overview, box: Raster) -> NDArray[np.bool_]:
     """The tissue mask on the pixels of a box."""
     height, width = overview.tissue.shape
     columns = np.floor(box.columns / overview.mpp).astype(int).clip(0, width - 1)
@@ -231,7 +231,7 @@ def _refined(
         for mpp, windows in zip(rounds, plans, strict=True):
             current = transform
 
-            def match(window: Box, current: Transform = current) -> Matches:
+            def match(window: Raster, current: Transform = current) -> Matches:
                 return _matches_in(sides, window, current)
 
             parts = []
@@ -263,12 +263,12 @@ def _refined(
     return replace(transform, figures=figures)
 
 
-def _every(windows: Sequence[Box]) -> int:
+def _every(windows: Sequence[Raster]) -> int:
     """Every how manieth window is looked at, so that there are not too many."""
     return math.ceil(len(windows) / WINDOWS)
 
 
-def _windows(he: Overview, shared: Shared, mpp: float) -> list[Box]:
+def _windows(he: Overview, shared: Shared, mpp: float) -> list[Raster]:
     """Where to match in one round: squares with shared tissue."""
     side = WINDOW_PX * mpp
     across, down = he.scan.size_um
@@ -278,11 +278,11 @@ def _windows(he: Overview, shared: Shared, mpp: float) -> list[Box]:
             rows, columns = (slice(int(low / he.mpp), math.ceil((low + side) / he.mpp)) for low in (y, x))
             part = shared.he[rows, columns]
             if part.any() and part.mean() > 0.05:
-                found.append(Box(float(x), float(y), WINDOW_PX, WINDOW_PX, mpp))
+                found.append(Raster(float(x), float(y), WINDOW_PX, WINDOW_PX, mpp))
     return found
 
 
-def _matches_in(sides: tuple[_Side, _Side], window: Box, transform: Transform) -> Matches:
+def _matches_in(sides: tuple[_Side, _Side], window: Raster, transform: Transform) -> Matches:
     """Where the blocks of one window lie on the other slide."""
     first = sides[0].structure(window.limits, window.mpp)
     margin = (REACH_PX + BLOCK_PX / 2) * window.mpp
@@ -303,7 +303,7 @@ def _matches_in(sides: tuple[_Side, _Side], window: Box, transform: Transform) -
 def _smooth(matches: Matches, transform: Transform, mpp: float) -> tuple[Field, Fit]:
     """The bend behind matches; made smoother until nothing folds."""
     width, height = transform.he.size_um
-    box = Box(0, 0, math.ceil(width / mpp), math.ceil(height / mpp), mpp)
+    box = Raster(0, 0, math.ceil(width / mpp), math.ceil(height / mpp), mpp)
     unbent = Matches(matches.points, transform.affine.inverse(matches.moved), matches.confidence)
     smoothing = max(SMOOTHING_PX * mpp, LEAST_SMOOTHING_UM)
     start = transform.bend or Affine.identity()
@@ -316,4 +316,4 @@ def _smooth(matches: Matches, transform: Transform, mpp: float) -> tuple[Field, 
 
 
 def _smallest_determinant(bend: Field, scan: Scan) -> float:
-    return bend.smallest_determinant(Box(0, 0, *scan.size, scan.mpp))
+    return bend.smallest_determinant(Raster(0, 0, *scan.size, scan.mpp))

@@ -15,14 +15,13 @@ from restain.data.layouts import WHOLE, find_layout
 from restain.data.pairs_csv import COLUMNS
 from restain.data.partners import PairFiles
 from restain.errors import ConfigError, InputError
-from restain.image import atomic_path, load_image, save_image, to_tensor
-from restain.registration.crop import Window, middle_square, shared_rectangle, square_nearest_middle
+from restain.image import RGB, atomic_path, load_image, save_image, to_tensor
+from restain.registration.crop import Crop, middle_square, shared_rectangle, square_nearest_middle
 from restain.registration.tiles import align_tile
 from restain.registration.verdict import Bars, Figures
 from restain.registration.warp import places_on, warp
 
-RGB = NDArray[np.uint8]
-Verdict = Literal["aligned", "kept", "left out"]
+PairVerdict = Literal["aligned", "kept", "left out"]
 
 MULTIPLE_PX = 16
 """Sides of cropped tiles are multiples of this, because networks halve images several times."""
@@ -54,7 +53,7 @@ class AlignSettings:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlannedPair:
     """A pair, and where its results belong."""
 
     part: str
@@ -71,7 +70,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Row:
+class PairRow:
     """What became of one pair."""
 
     name: str
@@ -82,7 +81,7 @@ class Row:
     case: str
     grade: str
     split: str
-    verdict: Verdict
+    verdict: PairVerdict
     why: str
     """Why it is not aligned, or is left out; empty where it is aligned."""
     width_px: int
@@ -94,7 +93,7 @@ class Row:
     figures: Figures
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "Row":
+    def of(cls, content: Mapping[str, Any]) -> "PairRow":
         """From what `content` gave."""
         numbers: dict[str, Any] = {
             name: math.nan if value is None else value for name, value in content["figures"].items()
@@ -122,7 +121,7 @@ class Row:
         return {name: "" if value is None else value for name, value in cells.items()}
 
 
-def plan(root: Path) -> list[Place]:
+def plan(root: Path) -> list[PlannedPair]:
     """Every pair of a data set and where its results belong, part by part.
 
     Raises:
@@ -138,11 +137,11 @@ def plan(root: Path) -> list[Place]:
             else:
                 split = PurePosixPath("" if part == WHOLE else part)
                 he, ihc = split / "he" / pair.name, split / "ihc" / pair.name
-            places.append(Place(part, pair, he, ihc))
+            places.append(PlannedPair(part, pair, he, ihc))
     return places
 
 
-def align_pair(place: Place, out: Path, settings: AlignSettings) -> Row:
+def align_pair(place: PlannedPair, out: Path, settings: AlignSettings) -> PairRow:
     """Align one pair and write its files, as PNG; one that is kept as it was is copied.
 
     An IHC in register that lies beside the data set, as in `valB_aligned`, is cropped alike.
@@ -176,7 +175,9 @@ def align_pair(place: Place, out: Path, settings: AlignSettings) -> Row:
     return _row(place, settings, "aligned", found.figures, window=window, files=files)
 
 
-def _kept(place: Place, out: Path, settings: AlignSettings, sides: tuple[RGB, RGB], figures: Figures, why: str) -> Row:
+def _kept(
+    place: PlannedPair, out: Path, settings: AlignSettings, sides: tuple[RGB, RGB], figures: Figures, why: str
+) -> PairRow:
     """A pair that is not aligned: copied, or cut in the middle where all have one size, or left out."""
     if settings.drop_below is not None:
         return _row(place, settings, "left out", figures, why=why)
@@ -196,7 +197,7 @@ def _kept(place: Place, out: Path, settings: AlignSettings, sides: tuple[RGB, RG
     return _row(place, settings, "kept", figures, why=why, window=window, files=files)
 
 
-def _window(covered: NDArray[np.bool_], size_px: int | None, *, square: bool) -> Window | None:
+def _window(covered: NDArray[np.bool_], size_px: int | None, *, square: bool) -> Crop | None:
     """What is cut out of an aligned pair; None where too little is covered."""
     if size_px is not None:
         return square_nearest_middle(covered, size_px)
@@ -208,7 +209,7 @@ def _window(covered: NDArray[np.bool_], size_px: int | None, *, square: bool) ->
     return left, top, width, height
 
 
-def _write(place: Place, out: Path, sides: tuple[RGB, RGB], window: Window) -> tuple[str, str]:
+def _write(place: PlannedPair, out: Path, sides: tuple[RGB, RGB], window: Crop) -> tuple[str, str]:
     """Write both sides cut to a window; their files, from the folder of the results."""
     left, top, width, height = window
     cut = np.s_[top : top + height, left : left + width]
@@ -234,17 +235,17 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _row(
-    place: Place,
+    place: PlannedPair,
     settings: AlignSettings,
-    verdict: Verdict,
+    verdict: PairVerdict,
     figures: Figures,
     *,
     why: str = "",
-    window: Window = (0, 0, 0, 0),
+    window: Crop = (0, 0, 0, 0),
     files: tuple[str, str] = ("", ""),
-) -> Row:
+) -> PairRow:
     pair = place.pair
-    return Row(
+    return PairRow(
         name=place.name,
         he=files[0],
         ihc=files[1],

@@ -15,7 +15,7 @@ from typing import Any
 from restain.data.layouts import LIST_NAME
 from restain.errors import OutputError
 from restain.image import atomic_path
-from restain.registration.tile_pairs import AlignSettings, Place, Row, Verdict, align_pair, plan
+from restain.registration.tile_pairs import AlignSettings, PairRow, PairVerdict, PlannedPair, align_pair, plan
 from restain.workers.lock import LOCK, locked
 from restain.workers.pool import Pool, Processes, TaskError
 
@@ -23,15 +23,15 @@ JOURNAL, LEFT_OUT = "pairs.jsonl", "left_out.csv"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AlignOutcome:
     """What became of a data set."""
 
-    rows: Sequence[Row]
+    rows: Sequence[PairRow]
     """In the order of the data set."""
     failures: Mapping[str, str]
     """By part/name: why a pair could not be read or written."""
 
-    def count(self, verdict: Verdict) -> int:
+    def count(self, verdict: PairVerdict) -> int:
         """How many pairs have a verdict."""
         return sum(row.verdict == verdict for row in self.rows)
 
@@ -43,7 +43,7 @@ def align_data_set(
     *,
     pool: Pool | None = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
-) -> Outcome:
+) -> AlignOutcome:
     """Align the pairs of a data set; what an earlier run has done is not done again.
 
     Args:
@@ -63,7 +63,7 @@ def align_data_set(
     if inside.resolve() in (out.resolve(), *out.resolve().parents) and out.resolve() != inside.resolve().parent:
         raise OutputError(f"{out} lies in the data set itself; give a folder elsewhere")
     with locked(out, f"{out} is being written by another process; wait for it, or choose another place"):
-        journal = Journal(out, {"root": str(root.absolute()), "settings": asdict(settings)})
+        journal = PairJournal(out, {"root": str(root.absolute()), "settings": asdict(settings)})
         waiting = [place for place in places if place.name not in journal.rows]
         failures: dict[str, str] = {}
         on_progress(len(journal.rows), len(places))
@@ -77,10 +77,10 @@ def align_data_set(
         rows = [journal.rows[place.name] for place in places if place.name in journal.rows]
         write_table(out / LIST_NAME, [row for row in rows if row.verdict != "left out"])
         write_table(out / LEFT_OUT, [row for row in rows if row.verdict == "left out"])
-    return Outcome(rows, failures)
+    return AlignOutcome(rows, failures)
 
 
-class Journal:
+class PairJournal:
     """What is done, as lines of JSON below a first one that says of what.
 
     Args:
@@ -93,7 +93,7 @@ class Journal:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self._path = folder / JOURNAL
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, PairRow] = {}
         """By part/name."""
         header = json.dumps(about, ensure_ascii=False)
         if not self._path.exists():
@@ -108,13 +108,13 @@ class Journal:
             )
         for line in lines[1:]:
             try:
-                row = Row.of(json.loads(line))
+                row = PairRow.of(json.loads(line))
             except (ValueError, TypeError, KeyError):  # the last one, cut short when the run was killed
                 break
             self.rows[row.name] = row
         self._rewrite([header, *(json.dumps(row.content(), ensure_ascii=False) for row in self.rows.values())])
 
-    def add(self, row: Row) -> None:
+    def add(self, row: PairRow) -> None:
         """Write down what became of a pair.
 
         Raises:
@@ -132,7 +132,7 @@ class Journal:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_table(path: Path, rows: Sequence[Row]) -> None:
+def write_table(path: Path, rows: Sequence[PairRow]) -> None:
     """Write rows as CSV; without any there is no file.
 
     Raises:
@@ -149,7 +149,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _absolute(place: Place) -> Place:
+def _absolute(place: PlannedPair) -> PlannedPair:
     """The same, for a process that starts elsewhere."""
     pair = replace(place.pair, he=place.pair.he.absolute(), ihc=place.pair.ihc.absolute())
     return replace(place, pair=pair)

@@ -11,7 +11,7 @@ from torch import Tensor
 from restain.errors import InputError, ShapeError
 from restain.registration.channels import Channels, shared_channels
 from restain.registration.coarse import coarsest, matched_blocks, turn_and_shift
-from restain.registration.field import Affine, Box, Field, field_of
+from restain.registration.field import Affine, Field, Raster, field_of
 from restain.registration.fitting import LEAST_MATCHES, fit_field
 from restain.registration.refine import refined
 from restain.registration.verdict import Bars, Figures, measured, why_not
@@ -37,7 +37,7 @@ class Alignment:
 
     field: Field
     """What lies at p in the H&E lies at p + d(p) in the IHC."""
-    box: Box
+    box: Raster
     """The tile."""
     figures: Figures
     why_not: str
@@ -94,4 +94,4 @@ def align_tile(he: Tensor, ihc: Tensor, bars: Bars | None = None) -> Alignment:
     start, agreement = turn_and_shift(coarsest(first), coarsest(second))
     field = find_field(first, second, start)
     figures = measured(first, second, field, agreement, bars)
-    return Alignment(field, Box(0, 0, he.shape[-1], he.shape[-2], 1.0), figures, why_not(figures, bars))
+    return Alignment(field, Raster(0, 0, he.shape[-1], he.shape[-2], 1.0), figures, why_not(figures, bars))

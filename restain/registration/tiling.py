@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from restain.errors import ConfigError
-from restain.registration.field import Box, Floats, Map
+from restain.image import RGB
+from restain.registration.field import Floats, Map, Raster
 from restain.registration.matching import match_blocks
 from restain.registration.overview import Overview, Shared, detail, mpp_read, structure_of
 from restain.registration.transform import Transform
 from restain.registration.warp import source_limits, warp
 from restain.slides.reader import Slide
-
-RGB = NDArray[np.uint8]
 
 CHECK_MPP = 2.0
 """Micrometres per pixel at which a tile is checked."""
@@ -93,10 +92,10 @@ class TileFacts:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlannedTile:
     """Where a tile lies."""
 
-    box: Box
+    box: Raster
     """On the slide of the H&E, in µm."""
     x_px: int
     y_px: int
@@ -104,7 +103,7 @@ class Place:
     overlap: float
 
 
-def plan_tiles(slide: Slide, he: Overview, shared: Shared, settings: CutSettings) -> list[Place]:
+def plan_tiles(slide: Slide, he: Overview, shared: Shared, settings: CutSettings) -> list[PlannedTile]:
     """The tiles with enough tissue, row by row; whether the IHC shows it is told, not asked."""
     mpp = mpp_read(slide, settings.mpp)
     width, height = slide.size_at(settings.mpp)
@@ -112,17 +111,17 @@ def plan_tiles(slide: Slide, he: Overview, shared: Shared, settings: CutSettings
     for y in range(0, height - settings.size_px + 1, settings.step_px):
         for x in range(0, width - settings.size_px + 1, settings.step_px):
             x_px, y_px = (round(place * mpp / slide.mpp) for place in (x, y))
-            box = Box(x_px * slide.mpp, y_px * slide.mpp, settings.size_px, settings.size_px, mpp)
+            box = Raster(x_px * slide.mpp, y_px * slide.mpp, settings.size_px, settings.size_px, mpp)
             left, top, right, bottom = (edge / he.mpp for edge in box.limits)
             part = slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
             tissue = float(he.tissue[part].mean())
             if tissue >= max(settings.least_tissue, 1e-9):
-                found.append(Place(box, x_px, y_px, tissue, float(shared.he[part].sum() / he.tissue[part].sum())))
+                found.append(PlannedTile(box, x_px, y_px, tissue, float(shared.he[part].sum() / he.tissue[part].sum())))
     return found
 
 
 def cut_tile(
-    he: Slide, ihc: Slide, transform: Transform, place: Place, settings: CutSettings
+    he: Slide, ihc: Slide, transform: Transform, place: PlannedTile, settings: CutSettings
 ) -> tuple[TileFacts, tuple[RGB, RGB] | None]:
     """Read one tile of both slides, in register, and measure it; the pixels only where it is good enough."""
     facts = TileFacts(place.x_px, place.y_px, place.tissue, place.overlap)
@@ -151,7 +150,7 @@ def _left_out(facts: TileFacts, why: str) -> TileFacts:
     return TileFacts(**{**asdict(facts), "why": why})
 
 
-def places_between(moved: Map, box: Box) -> Floats:
+def places_between(moved: Map, box: Raster) -> Floats:
     """Where the pixels of a box lie on the other slide, 2 x H x W in µm; interpolated on a lattice of 16 px."""
     columns, rows = (np.arange(0, side + _LATTICE_PX, _LATTICE_PX) for side in (box.width, box.height))
     x, y = np.meshgrid(box.x + (columns + 0.5) * box.mpp, box.y + (rows + 0.5) * box.mpp)
@@ -186,7 +185,7 @@ def read_warped(slide: Slide, places: Floats, mpp: float) -> tuple[RGB, NDArray[
     if not covered.any():
         return np.full((*covered.shape, 3), 255, np.uint8), covered
     rgb = slide.read((x_px, y_px), (width, height), mpp)
-    source = Box(x_px * slide.mpp, y_px * slide.mpp, width, height, actual)
+    source = Raster(x_px * slide.mpp, y_px * slide.mpp, width, height, actual)
     drawn, _ = warp(np.array(rgb), source, places)  # a copy, as what is read may be read-only
     return drawn, covered
 
@@ -198,7 +197,7 @@ def residual_of(he: RGB, ihc: RGB, mpp: float) -> tuple[float, int, float]:
     """
     coarse = max(CHECK_MPP, mpp)
     small = [at_mpp(rgb, mpp, coarse) for rgb in (he, ihc)]
-    box = Box(0, 0, small[0].shape[1], small[0].shape[0], mpp * he.shape[1] / small[0].shape[1])
+    box = Raster(0, 0, small[0].shape[1], small[0].shape[0], mpp * he.shape[1] / small[0].shape[1])
     first, second = (structure_of(rgb, box) for rgb in small)
     side = min(CHECK_BLOCK_PX, box.width, box.height)
     matches = match_blocks(

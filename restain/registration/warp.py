@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from restain.registration.field import Box, Field, Floats, Map
+from restain.registration.field import Field, Floats, Map, Raster
 
 
-def places_on(moved: Map, box: Box) -> Floats:
+def places_on(moved: Map, box: Raster) -> Floats:
     """Where the pixels of a box lie in the other section, 2 x H x W (x, y) in µm."""
     if isinstance(moved, Field):
         return moved.on(box) + np.stack(np.meshgrid(box.columns, box.rows))
@@ -23,7 +23,7 @@ def source_limits(places: Floats) -> tuple[float, float, float, float]:
     return float(left), float(top), float(right), float(bottom)
 
 
-def warp(image: NDArray[np.uint8], source: Box, places: Floats) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def warp(image: NDArray[np.uint8], source: Raster, places: Floats) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw an image at given places; cubic convolution (Keys 1981), so that nuclei stay sharp.
 
     Args:

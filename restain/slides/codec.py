@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from restain.errors import InputError
+from restain.image import RGB
 
-RGB = NDArray[np.uint8]
 Compression = Literal["jpeg", "compact", "lossless"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from restain.slides.codec import Codec
-from restain.slides.layout import Layout, Position
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.tiff import Description
 
 VERSION = "0.5"
@@ -28,7 +28,7 @@ def is_ngff(path: Path) -> bool:
 
 def write_ngff(
     folder: Path,
-    layout: Layout,
+    pyramid: Pyramid,
     codec: Codec,
     levels: Sequence[Iterable[tuple[Position, bytes]]],
     background: tuple[int, int, int],
@@ -38,7 +38,7 @@ def write_ngff(
 
     Args:
         folder: the result, not there yet.
-        layout: the shape of the pyramid.
+        pyramid: the shape of the pyramid.
         codec: by which all tiles were encoded.
         levels: for each level its tiles, row by row; where there is none, there is background.
         background: its colour.
@@ -50,12 +50,12 @@ def write_ngff(
     import zarr
     from zarr.codecs import ZstdCodec
 
-    attributes = {"ome": _ome(layout, description), "restain": dict(description.provenance)}
+    attributes = {"ome": _ome(pyramid, description), "restain": dict(description.provenance)}
     root = zarr.create_group(folder, attributes=attributes, zarr_format=3)
-    side = layout.tile_px
+    side = pyramid.tile_px
     for level, tiles in enumerate(levels):
-        width, height = layout.levels[level]
-        rows, columns = layout.grid(level)
+        width, height = pyramid.levels[level]
+        rows, columns = pyramid.grid(level)
         across = side * min(_SHARD, max(rows, columns))
         array = root.create_array(
             str(level),
@@ -103,10 +103,10 @@ def _by_shard(tiles: Iterable[tuple[Position, bytes]]) -> Any:
     return ((row, list(group)) for row, group in groupby(tiles, lambda tile: tile[0].row // _SHARD))
 
 
-def _ome(layout: Layout, description: Description) -> dict[str, Any]:
+def _ome(pyramid: Pyramid, description: Description) -> dict[str, Any]:
     left, top = description.origin_um
     datasets = []
-    for level in range(len(layout.levels)):
+    for level in range(len(pyramid.levels)):
         step = description.mpp * 2**level
         shift = [0.0, top + (step - description.mpp) / 2, left + (step - description.mpp) / 2]  # of a pixel's centre
         datasets.append(

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from restain.errors import InputError, MissingError, RestainError
-from restain.slides.sources import RGB, ImageSource, Mpp, OpenSlideSource, Source, TiffSource
+from restain.image import RGB
+from restain.slides.sources import ImageSource, Mpp, OpenSlideSource, Source, TiffSource
 from restain.slides.tiling import Box
 
 SANE_MPP = (0.05, 10.0)

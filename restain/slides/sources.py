@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from restain.errors import InputError
-from restain.image import load_image
+from restain.image import RGB, load_image
 from restain.slides.tiling import Box
 
-RGB = NDArray[np.uint8]
 Sizes = tuple[tuple[int, int], ...]
 Mpp = tuple[float, float]
 """Micrometres per pixel along x and y."""

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from restain.errors import OutputError
-from restain.slides.layout import Position
+from restain.slides.pyramid import Position
 
 _SIDE_BITS = 24
 """Rows and columns are numbers of up to this many bits in a tile's key; so keys sort by level, row and column."""

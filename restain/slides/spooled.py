@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from restain.slides.codec import RGB, Codec
-from restain.slides.layout import Layout, Position
+from restain.image import RGB
+from restain.slides.codec import Codec
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.sources import Mpp, Sizes
 from restain.slides.tiling import Box
 from restain.slides.writer import Colour
@@ -18,25 +19,25 @@ class SpooledSource:
     icc_profile: bytes | None = None
 
     def __init__(
-        self, layout: Layout, codec: Codec, background: Colour, mpp: float, tile: Callable[[Position], bytes | None]
+        self, pyramid: Pyramid, codec: Codec, background: Colour, mpp: float, tile: Callable[[Position], bytes | None]
     ) -> None:
         """Read a slide that is being made.
 
         Args:
-            layout: its shape.
+            pyramid: its shape.
             codec: how its tiles are encoded.
             background: the colour where there is none.
             mpp: micrometres per pixel of its first level.
             tile: an encoded tile of any level, or None where there is none.
         """
-        self.levels: Sizes = layout.levels
+        self.levels: Sizes = pyramid.levels
         self.mpp_candidates: Mapping[str, Mpp] = {"the slide that it is made of": (mpp, mpp)}
         self.notes: Sequence[str] = ()
-        self._layout, self._codec, self._background, self._tile = layout, codec, background, tile
+        self._pyramid, self._codec, self._background, self._tile = pyramid, codec, background, tile
 
     def read(self, level: int, box: Box) -> RGB:
         """See `Source`."""
-        side = self._layout.tile_px
+        side = self._pyramid.tile_px
         canvas = np.empty((box.height, box.width, 3), np.uint8)
         canvas[:] = self._background
         for row in range(box.y // side, -(-(box.y + box.height) // side)):

@@ -15,10 +15,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from restain.slides.codec import Codec
-from restain.slides.layout import Layout, Position
+from restain.slides.pyramid import Position, Pyramid
 
-Kind = Literal["ascii", "short", "long", "rational", "bytes", "long8", "ifd8"]
-_TYPES: dict[Kind, tuple[int, str]] = {
+TagType = Literal["ascii", "short", "long", "rational", "bytes", "long8", "ifd8"]
+_TYPES: dict[TagType, tuple[int, str]] = {
     "ascii": (2, "<u1"),
     "short": (3, "<u2"),
     "long": (4, "<u4"),
@@ -52,7 +52,7 @@ class Description:
 
 def write_tiff(
     file: BinaryIO,
-    layout: Layout,
+    pyramid: Pyramid,
     codec: Codec,
     levels: Sequence[Iterable[tuple[Position, bytes]]],
     background: bytes,
@@ -63,7 +63,7 @@ def write_tiff(
 
     Args:
         file: opened for writing and seeking, empty.
-        layout: the shape of the pyramid.
+        pyramid: the shape of the pyramid.
         codec: by which all tiles were encoded.
         levels: for each level its tiles, in any order; where there is none, there is background.
         background: one encoded tile of it.
@@ -73,15 +73,15 @@ def write_tiff(
     file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0))
     blank = _append(file, background)
     directories = [
-        _level_tags(layout, codec, level, description, *_copy(file, layout, level, tiles, blank, len(background)))
+        _level_tags(pyramid, codec, level, description, *_copy(file, pyramid, level, tiles, blank, len(background)))
         for level, tiles in enumerate(levels)
     ]
     (width, height), data = thumbnail
-    small = _image_tags((width, height), codec, description, layout.size[0] / width, reduced=True)
+    small = _image_tags((width, height), codec, description, pyramid.size[0] / width, reduced=True)
     directories.append(
         small | {273: ("long8", [_append(file, data)]), 278: ("long", [height]), 279: ("long8", [len(data)])}
     )
-    directories[0][270] = ("ascii", _ome_xml(layout.size, description) + b"\0")
+    directories[0][270] = ("ascii", _ome_xml(pyramid.size, description) + b"\0")
     directories[0][305] = ("ascii", f"restain {version('restain')}".encode() + b"\0")
     following, offsets = 0, list[int]()
     for tags in reversed(directories):
@@ -93,15 +93,15 @@ def write_tiff(
     file.write(struct.pack("<Q", following))
 
 
-Tags = dict[int, tuple[Kind, Sequence[int] | bytes | np.ndarray]]
+Tags = dict[int, tuple[TagType, Sequence[int] | bytes | np.ndarray]]
 
 
 def _copy(
-    file: BinaryIO, layout: Layout, level: int, tiles: Iterable[tuple[Position, bytes]], blank: int, blank_bytes: int
+    file: BinaryIO, pyramid: Pyramid, level: int, tiles: Iterable[tuple[Position, bytes]], blank: int, blank_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Append the tiles of a level; where each lies and how long it is."""
-    offsets = np.full(layout.grid(level), blank, np.uint64)
-    lengths = np.full(layout.grid(level), blank_bytes, np.uint64)
+    offsets = np.full(pyramid.grid(level), blank, np.uint64)
+    lengths = np.full(pyramid.grid(level), blank_bytes, np.uint64)
     for position, data in tiles:
         place = position.row, position.column
         offsets[place], lengths[place] = _append(file, data), len(data)
@@ -109,11 +109,11 @@ def _copy(
 
 
 def _level_tags(
-    layout: Layout, codec: Codec, level: int, description: Description, offsets: np.ndarray, lengths: np.ndarray
+    pyramid: Pyramid, codec: Codec, level: int, description: Description, offsets: np.ndarray, lengths: np.ndarray
 ) -> Tags:
-    tags = _image_tags(layout.levels[level], codec, description, 2.0**level, reduced=level > 0)
+    tags = _image_tags(pyramid.levels[level], codec, description, 2.0**level, reduced=level > 0)
     place: Tags = {324: ("long8", offsets), 325: ("long8", lengths)}
-    return tags | place | {322: ("long", [layout.tile_px]), 323: ("long", [layout.tile_px])}
+    return tags | place | {322: ("long", [pyramid.tile_px]), 323: ("long", [pyramid.tile_px])}
 
 
 def _image_tags(

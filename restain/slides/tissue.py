@@ -13,10 +13,9 @@ from PIL import Image
 from scipy import ndimage
 
 from restain.errors import InputError
-from restain.image import save_image
-from restain.polygons import geojson_file
+from restain.image import RGB, save_image
+from restain.polygons import GeoJsonRings, geojson_file
 from restain.slides.reader import Slide
-from restain.slides.sources import RGB
 
 MASK_MPP = 8.0
 """Micrometres per pixel at which tissue is looked for."""
@@ -30,10 +29,6 @@ _STRIP = 512
 """Rows of the mask for which distances are in memory together."""
 _DARK = 0.15
 """Darker than this is no tissue but the edge of the glass or a pen."""
-
-Ring = list[tuple[float, float]]
-Polygon = list[Ring]
-"""An outline, then its holes; x and y in px of the slide's first level."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ class TissueMask:
         right, bottom = -int(-(x + width) // self.step[0]), -int(-(y + height) // self.step[1])
         return self.mask[top:bottom, left:right]
 
-    def polygons(self) -> list[Polygon]:
-        """The outlines, along the edges of the mask's pixels."""
+    def polygons(self) -> list[GeoJsonRings]:
+        """The outlines along the edges of the mask's pixels; x and y in px of the slide's first level."""
         labels, count = ndimage.label(self.mask)
         boxes = ndimage.find_objects(labels)
         return [
@@ -132,7 +127,7 @@ def _grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     return grown
 
 
-def _rings(mask: NDArray[np.bool_]) -> Polygon:
+def _rings(mask: NDArray[np.bool_]) -> GeoJsonRings:
     """The outline of a connected mask, then its holes; corners in px of the mask."""
     padded = np.pad(mask, 1)
     following: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from restain.errors import OutputError, ShapeError
-from restain.slides.codec import RGB, Codec
-from restain.slides.layout import Layout, Position
+from restain.image import RGB
+from restain.slides.codec import Codec
 from restain.slides.ngff import is_ngff, write_ngff
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.spool import Spool
 from restain.slides.tiff import Description, write_tiff
 from restain.workers.threads import ahead
@@ -46,7 +47,7 @@ class SlideWriter:
     def __init__(
         self,
         path: Path,
-        layout: Layout,
+        pyramid: Pyramid,
         description: Description,
         codec: Codec | None = None,
         *,
@@ -57,7 +58,7 @@ class SlideWriter:
 
         Args:
             path: the result, `*.ome.tif` or `*.ome.zarr`; until it is whole, its tiles are in the folder `PATH.spool`.
-            layout: its shape.
+            pyramid: its shape.
             description: what it says of itself.
             codec: how tiles are compressed; JPEG in RGB of quality 90 if not given.
             background: colour where no tile is put.
@@ -66,10 +67,10 @@ class SlideWriter:
         Raises:
             OutputError: the folder cannot be written, or another process is writing this file.
         """
-        self.path, self.layout, self.description, self.background = path, layout, description, background
+        self.path, self.pyramid, self.description, self.background = path, pyramid, description, background
         self.codec = codec or Codec()
         """May be changed until `finish`."""
-        self.spool = Spool(path, f"{job} {layout} {self.codec}")
+        self.spool = Spool(path, f"{job} {pyramid} {self.codec}")
 
     def finished(self) -> set[Position]:
         """The tiles of the full size that need not be put again."""
@@ -85,13 +86,13 @@ class SlideWriter:
         Raises:
             ShapeError: another size is needed there.
         """
-        box = self.layout.box(position)
+        box = self.pyramid.box(position)
         if rgb.shape != (box.height, box.width, 3) or rgb.dtype != np.uint8:
             raise ShapeError(
                 f"tile {position}: expected {box.height} x {box.width} x 3 uint8, got "
                 f"{' x '.join(map(str, rgb.shape))} {rgb.dtype}"
             )
-        missing = (self.layout.tile_px - box.height, self.layout.tile_px - box.width)
+        missing = (self.pyramid.tile_px - box.height, self.pyramid.tile_px - box.width)
         if any(missing):
             rgb = np.pad(rgb, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
         return position, self.codec.encode(np.ascontiguousarray(rgb))
@@ -113,7 +114,7 @@ class SlideWriter:
             OutputError: the file cannot be written; the spool stays, and a later run finishes it.
         """
         with ThreadPoolExecutor(threads) as pool:
-            for level in range(1, len(self.layout.levels)):
+            for level in range(1, len(self.pyramid.levels)):
                 self._make_level(level, pool, 2 * threads)
         try:
             if is_ngff(self.path):
@@ -134,10 +135,10 @@ class SlideWriter:
         with temporary.open("wb") as file:
             write_tiff(
                 file,
-                self.layout,
+                self.pyramid,
                 self.codec,
-                [self.spool.tiles(level) for level in range(len(self.layout.levels))],
-                self.codec.encode(self._blank(self.layout.tile_px)),
+                [self.spool.tiles(level) for level in range(len(self.pyramid.levels))],
+                self.codec.encode(self._blank(self.pyramid.tile_px)),
                 self.description,
                 self._thumbnail(),
             )
@@ -150,8 +151,8 @@ class SlideWriter:
         for folder in (temporary, earlier):
             if folder.exists():
                 shutil.rmtree(folder)  # of a run that was killed here
-        levels = [self.spool.tiles(level) for level in range(len(self.layout.levels))]
-        write_ngff(temporary, self.layout, self.codec, levels, self.background, self.description)
+        levels = [self.spool.tiles(level) for level in range(len(self.pyramid.levels))]
+        write_ngff(temporary, self.pyramid, self.codec, levels, self.background, self.description)
         if self.path.exists():
             self.path.rename(earlier)  # goes with the spool
         temporary.rename(self.path)
@@ -170,7 +171,7 @@ class SlideWriter:
 
     def halved(self, parent: Position) -> tuple[Position, bytes]:
         """Encode a tile from the four kept below it, by the mean of each 2 x 2 px; background where none is."""
-        side = self.layout.tile_px
+        side = self.pyramid.tile_px
         canvas = self._blank(2 * side)
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
             below = Position(parent.level - 1, 2 * parent.row + row, 2 * parent.column + column)
@@ -181,9 +182,9 @@ class SlideWriter:
 
     def _thumbnail(self) -> tuple[tuple[int, int], bytes]:
         """Size and bytes of the smallest level at least as large as the thumbnail may be, made smaller."""
-        level = max((n for n, size in enumerate(self.layout.levels) if max(size) >= THUMBNAIL_PX), default=0)
-        rows, columns = self.layout.grid(level)
-        side, (width, height) = self.layout.tile_px, self.layout.levels[level]
+        level = max((n for n, size in enumerate(self.pyramid.levels) if max(size) >= THUMBNAIL_PX), default=0)
+        rows, columns = self.pyramid.grid(level)
+        side, (width, height) = self.pyramid.tile_px, self.pyramid.levels[level]
         canvas = np.empty((rows * side, columns * side, 3), np.uint8)
         canvas[:] = self.background
         for position, data in self.spool.tiles(level):
@@ -243,17 +244,19 @@ def write_slide(
         OutputError: the file cannot be written, or another process is writing it.
         InputError: an empty size, or a tile that is no multiple of 16.
     """
-    layout = Layout(size, tile_px)
-    with SlideWriter(path, layout, description, codec, background=background, job=job or os.urandom(8).hex()) as writer:
+    pyramid = Pyramid(size, tile_px)
+    with SlideWriter(
+        path, pyramid, description, codec, background=background, job=job or os.urandom(8).hex()
+    ) as writer:
 
         def make(position: Position) -> tuple[Position, bytes] | None:
-            box = layout.box(position)
+            box = pyramid.box(position)
             rgb = tile(box.x, box.y, box.width, box.height)
             return None if rgb is None else writer.encode(position, rgb)
 
         finished = writer.finished()
-        todo = (position for position in layout.positions(0) if position not in finished)
-        total, done = math.prod(layout.grid(0)), len(finished)
+        todo = (position for position in pyramid.positions(0) if position not in finished)
+        total, done = math.prod(pyramid.grid(0)), len(finished)
         try:
             with ThreadPoolExecutor(threads) as pool:
                 for made in ahead(pool, make, todo, 2 * threads):

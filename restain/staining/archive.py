@@ -17,7 +17,7 @@ from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import Extra, stain_slide
 from restain.workers.pool import Pool, Processes, TaskError
 
-Result = SlideReport | RestainError
+SlideResult = SlideReport | RestainError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def stain_slides(
     pool: Pool | None = None,
     overwrite: bool = False,
     extra: Extra | None = None,
-    on_slide: Callable[[SlideJob, Result], None] = lambda *_: None,
+    on_slide: Callable[[SlideJob, SlideResult], None] = lambda *_: None,
 ) -> ArchiveOutcome:
     """Stain slides; what fails does not stop the others, what is finished is skipped.
 
@@ -92,7 +92,7 @@ def _stain(
     device: str,
     overwrite: bool,
     extra: Extra | None,
-) -> Result:
+) -> SlideResult:
     """Stain one slide of many; what is refused becomes its result."""
     try:
         loaded = _load(model, sha256, device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from restain.errors import InputError, RestainError
 from restain.image import to_tensor
 from restain.networks.generator import Generator
-from restain.networks.norm import NormStatistics, Region, instance_norms, joint_statistics
+from restain.networks.norm import NormStatistics, Slices, instance_norms, joint_statistics
 from restain.slides.reader import open_slide
 from restain.staining.inputs import SlideJob
 from restain.staining.model import Model
@@ -56,7 +56,7 @@ def cohort_statistics(
     settings = settings or SlideSettings()
     cohort = Cohort()
     windows: list[Tensor] = []
-    inside: list[Region] = []
+    inside: list[Slices] = []
     some = slides[:: -(-len(slides) // SAMPLE_TILES)]
     for job in some:
         try:

@@ -15,12 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from restain.image import to_tensor
+from restain.image import RGB, to_tensor
 from restain.networks.norm import evaluating, instance_norms
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, tiles
-
-RGB = NDArray[np.uint8]
 
 _MOST = 32
 """Tiles along a side that leave statistics, at most."""

@@ -11,12 +11,12 @@ from restain.networks.norm import freeze
 from restain.slides.tiling import Box
 from restain.staining.model import Model
 from restain.staining.plan import Plan
-from restain.staining.policies import DenseNorm, Network, SharedNorm, TileNorm, tiled_network
+from restain.staining.policies import DenseNorm, SharedNorm, TileNorm, WindowStainer, tiled_network
 from restain.staining.settings import SlideSettings
 from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_statistics, save_statistics
 
 
-def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) -> Network:
+def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) -> WindowStainer:
     """The generator under its norm policy.
 
     Args:

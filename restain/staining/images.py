@@ -15,19 +15,17 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from restain.errors import InputError, RestainError, ShapeError
-from restain.image import image_size, load_image, make_folder, save_image, to_tensor, to_uint8
+from restain.image import RGB, image_size, load_image, make_folder, save_image, to_tensor, to_uint8
 from restain.networks.norm import evaluating, freeze, instance_norms
 from restain.networks.published_test import sees_whole_images
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile, tiles
 from restain.staining.inputs import ImageJob, find_images
 from restain.staining.plan import SMALLEST_PX
-from restain.staining.policies import Network, Norm, SharedNorm, SlideNorm, TileNorm, tiled_network
+from restain.staining.policies import NormPolicy, SharedNorm, SlideNorm, TileNorm, WindowStainer, tiled_network
 
-RGB = NDArray[np.uint8]
 T = TypeVar("T")
 
 TILE_PX = 1024
@@ -38,7 +36,7 @@ _FILES_PX = 2**24
 """How much is read and written together: 16 tiles of 1024 px."""
 
 
-class Outcome(NamedTuple):
+class ImagesOutcome(NamedTuple):
     """What became of the images given to `stain_files`."""
 
     written: list[Path]
@@ -52,7 +50,7 @@ def stain(
     *,
     tile_px: int = TILE_PX,
     halo_px: int | None = None,
-    norm: Norm = SlideNorm(),
+    norm: NormPolicy = SlideNorm(),
 ) -> RGB:
     """Turn H&E into virtual IHC.
 
@@ -94,11 +92,11 @@ def stain_files(
     *,
     tile_px: int = TILE_PX,
     halo_px: int | None = None,
-    norm: Norm = SlideNorm(),
+    norm: NormPolicy = SlideNorm(),
     overwrite: bool = False,
     on_stained: Callable[[ImageJob, RGB, RGB], None] = lambda *_: None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Outcome:
+) -> ImagesOutcome:
     """Stain image files and folders of them; each result is a PNG of the same name in `out`, subfolders kept.
 
     An image that cannot be read does not stop the others. Images of one size go through the generator together.
@@ -124,7 +122,7 @@ def stain_files(
     """
     generator, norm = _with_statistics(generator, norm)
     sizes: dict[ImageJob, tuple[int, int]] = {}
-    outcome = Outcome([], {})
+    outcome = ImagesOutcome([], {})
     jobs = find_images(inputs, out, overwrite=overwrite)
     make_folder(out)
     for job in jobs:
@@ -175,7 +173,7 @@ def _attempt(read: Callable[[Path], T], path: Path) -> T | RestainError:
         return error
 
 
-def _stainable_size(generator: Stainer, norm: Norm, tile_px: int, path: Path) -> tuple[int, int]:
+def _stainable_size(generator: Stainer, norm: NormPolicy, tile_px: int, path: Path) -> tuple[int, int]:
     size = image_size(path)
     _check_size(*size, name=f"{path}: ")
     _check_pieces(generator, norm, tile_px, *size, name=f"{path}: ")
@@ -189,14 +187,14 @@ def _groups(sizes: Mapping[ImageJob, tuple[int, int]]) -> Iterator[list[ImageJob
         yield from (jobs[start : start + count] for start in range(0, len(jobs), count))
 
 
-def _with_statistics(generator: Stainer, norm: Norm) -> tuple[Stainer, Norm]:
+def _with_statistics(generator: Stainer, norm: NormPolicy) -> tuple[Stainer, NormPolicy]:
     """A generator with fixed statistics, where these are given, needs no policy any more."""
     return (freeze(generator, norm.statistics), TileNorm()) if isinstance(norm, SharedNorm) else (generator, norm)
 
 
 def _stain_each(
     generator: Stainer,
-    norm: Norm,
+    norm: NormPolicy,
     images: Sequence[RGB],
     virtual: Sequence[RGB],
     tile_px: int,
@@ -224,7 +222,7 @@ def _stain_each(
 
 
 def _stain_tiles(
-    network: Network,
+    network: WindowStainer,
     images: Sequence[RGB],
     virtual: Sequence[RGB],
     cut: Sequence[Tile],
@@ -263,7 +261,7 @@ def _memory_in_words(generator: Stainer, window: Box) -> Iterator[None]:
         ) from error
 
 
-def _check_pieces(generator: Stainer, norm: Norm, tile_px: int, width: int, height: int, name: str = "") -> None:
+def _check_pieces(generator: Stainer, norm: NormPolicy, tile_px: int, width: int, height: int, name: str = "") -> None:
     if not isinstance(norm, TileNorm) and max(width, height) > tile_px and sees_whole_images(generator):
         raise InputError(
             f"{name}{width} x {height} px is larger than a tile of {tile_px} px, and the published test looks at whole "

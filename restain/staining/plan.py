@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError
+from restain.image import RGB
 from restain.networks.norm import instance_norms
 from restain.networks.stainer import Stainer
 from restain.polygons import Roi
-from restain.slides.codec import RGB, Codec
-from restain.slides.layout import Layout, Position
+from restain.slides.codec import Codec
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.reader import Slide
 from restain.slides.rois import coarse_mask, load_roi
 from restain.slides.tiling import Box, Tile, spans
 from restain.slides.tissue import TissueMask, find_tissue
 from restain.staining.model import Model
-from restain.staining.policies import DenseNorm, Norm, TileNorm, check_norm
+from restain.staining.policies import DenseNorm, NormPolicy, TileNorm, check_norm
 from restain.staining.settings import SlideSettings
 
 SMALLEST_PX = 8
@@ -38,7 +39,7 @@ _PYRAMID, _COPIES, _RESERVE = 4 / 3, 2, 1.2
 PASS_BYTES = 1_200_000_000
 """What a pass on a CPU may take; with all that stays beside it, less than 2 GB."""
 
-_TAKEN: dict[type[Norm], int] = {TileNorm: 40, DenseNorm: 50}
+_TAKEN: dict[type[NormPolicy], int] = {TileNorm: 40, DenseNorm: 50}
 """Bytes for each px that a pass sees and each channel of the first convolution, float32; `benchmarks/slide_memory.py`
 measures them. Networks whose norms are folded take the least."""
 _TAKEN_FOLDED = 23
@@ -64,7 +65,7 @@ class Plan:
     """Width and height of the whole slide; sides are multiples of the generator's, the last px may be reflected."""
     area: Box
     """What the result shows."""
-    layout: Layout
+    pyramid: Pyramid
     tile_px: int
     halo_px: int
     tissue: TissueMask | None
@@ -98,7 +99,7 @@ class Plan:
 
     def box(self, position: Position) -> Box:
         """What a tile of the file covers."""
-        box = self.layout.box(position)
+        box = self.pyramid.box(position)
         return Box(box.x + self.area.x, box.y + self.area.y, box.width, box.height)
 
     def drawn_in(self, box: Box) -> NDArray[np.bool_] | None:
@@ -114,7 +115,7 @@ class Plan:
         return self.tissue is None or self.tissue.touches(*place)
 
     def _positions(self, core: Box) -> Iterator[Position]:
-        side, x, y = self.layout.tile_px, core.x - self.area.x, core.y - self.area.y
+        side, x, y = self.pyramid.tile_px, core.x - self.area.x, core.y - self.area.y
         for row in range(y // side, -(-(y + core.height) // side)):
             for column in range(x // side, -(-(x + core.width) // side)):
                 if self.has_tissue(self.box(position := Position(0, row, column))):
@@ -178,7 +179,7 @@ def _batch(settings: SlideSettings, window_px: int, most: int | None) -> int:
     return batch if most is None else max(1, min(batch, most // 2 // window_px))
 
 
-def most_px(network: Stainer, norm: Norm) -> int:
+def most_px(network: Stainer, norm: NormPolicy) -> int:
     """How many px a pass may see on a CPU, all windows of a batch together, under a norm policy."""
     taken = _TAKEN.get(type(norm), _TAKEN_FOLDED) if instance_norms(network) else _TAKEN_FOLDED
     return PASS_BYTES // (taken * network.config.width)
@@ -254,7 +255,7 @@ def make_plan(
         mpp=slide.mpp * scale,
         size=(-(-width // multiple) * multiple, -(-height // multiple) * multiple),
         area=area,
-        layout=Layout((area.width, area.height), encoded_px),
+        pyramid=Pyramid((area.width, area.height), encoded_px),
         tile_px=tile_px,
         halo_px=halo_px,
         tissue=coarse_mask(drawn, slide) if drawn else tissue,

@@ -6,20 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from restain.errors import InputError
+from restain.image import RGB
 from restain.networks.norm import NormStatistics, freeze, instance_norms
 from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, tiles
 from restain.staining.dense import dense_statistics, stain_densely
 from restain.staining.statistics import SAMPLE_PX, check_model, read_statistics, sample_statistics
-
-RGB = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,16 @@ class SharedNorm:
         return cls(statistics, model, path)
 
 
-Norm = SlideNorm | DenseNorm | TileNorm | SharedNorm
+NormPolicy = SlideNorm | DenseNorm | TileNorm | SharedNorm
 
-POLICIES: Mapping[str, Norm] = {norm.word: norm for norm in (SlideNorm(), DenseNorm(), TileNorm())}
+POLICIES: Mapping[str, NormPolicy] = {norm.word: norm for norm in (SlideNorm(), DenseNorm(), TileNorm())}
 """The policies that need nothing but their name."""
 
-Network = Callable[[Tensor, Box], Tensor]
+WindowStainer = Callable[[Tensor, Box], Tensor]
 """Stains windows, N x 3 x H x W in [-1, 1] on any device, that lie at one place of N images."""
 
 
-def find_norm(words: str) -> Norm:
+def find_norm(words: str) -> NormPolicy:
     """Read what a user asks for: the name of a policy, whatever files are called so, or a file of statistics.
 
     Args:
@@ -104,7 +101,7 @@ def find_norm(words: str) -> Norm:
     return SharedNorm.read(Path(words))
 
 
-def check_norm(norm: Norm, model: str) -> None:
+def check_norm(norm: NormPolicy, model: str) -> None:
     """Check that statistics that are given belong to a model.
 
     Args:
@@ -119,8 +116,8 @@ def check_norm(norm: Norm, model: str) -> None:
 
 
 def tiled_network(
-    generator: Stainer, norm: Norm, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
-) -> Network:
+    generator: Stainer, norm: NormPolicy, size: tuple[int, int], read: Callable[[Box], RGB], *, tile_px: int
+) -> WindowStainer:
     """Prepare a generator for one image that is stained in tiles.
 
     Args:

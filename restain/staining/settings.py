@@ -8,7 +8,7 @@ from typing import Literal
 from restain.errors import InputError
 from restain.slides.codec import Codec
 from restain.slides.reader import SANE_MPP
-from restain.staining.policies import Norm, SlideNorm
+from restain.staining.policies import NormPolicy, SlideNorm
 
 SLIDE_TILE_PX = 1024
 """Side of what the network adds to a slide at a time: with a halo of 72 px, three quarters of what it computes."""
@@ -21,7 +21,7 @@ OnProgress = Callable[[int, int, float, float], None]
 class SlideSettings:
     """How slides are stained."""
 
-    norm: Norm = SlideNorm()
+    norm: NormPolicy = SlideNorm()
     """What tiles are normalised by."""
     codec: Codec = field(default_factory=Codec)
     tile_px: int = SLIDE_TILE_PX

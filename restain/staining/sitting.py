@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError, RestainError
 from restain.folders import beside
-from restain.image import to_tensor, to_uint8
+from restain.image import RGB, to_tensor, to_uint8
 from restain.networks.generator import Generator
 from restain.networks.norm import evaluating
-from restain.slides.codec import RGB
 from restain.slides.identity import content_key, job_key
-from restain.slides.layout import Position
+from restain.slides.pyramid import Position
 from restain.slides.reader import Slide
 from restain.slides.tiff import Description
 from restain.slides.tissue import TissueMask, find_tissue
@@ -30,7 +29,7 @@ from restain.slides.writer import BACKGROUND, Colour, SlideWriter
 from restain.staining.engines import network_of
 from restain.staining.model import Model
 from restain.staining.plan import Plan, Work, check_disk, needed_bytes, plan_of
-from restain.staining.policies import DenseNorm, Network, SharedNorm, TileNorm
+from restain.staining.policies import DenseNorm, SharedNorm, TileNorm, WindowStainer
 from restain.staining.settings import SlideSettings
 from restain.workers.memory import reused_memory, steady_memory
 
@@ -64,7 +63,7 @@ class Sitting:
             raise InputError(f"{slide.path}: no tissue there; choose another region, or stain without tissue mask")
         self.job = job_name(model, slide, settings)
         self._stack = ExitStack()
-        self._network: Network | None = None
+        self._network: WindowStainer | None = None
 
     def __enter__(self) -> SlideWriter:
         """Take hold of the spool.
@@ -80,7 +79,7 @@ class Sitting:
             stack.enter_context(reused_memory() if self._is_folded else steady_memory())
             description = _describe(self.model, self.plan, self.settings, self.job)
             self.writer = stack.enter_context(
-                SlideWriter(self.out, self.plan.layout, description, self.settings.codec, job=self.job)
+                SlideWriter(self.out, self.plan.pyramid, description, self.settings.codec, job=self.job)
             )
             self._stack = stack.pop_all()
         return self.writer
@@ -100,7 +99,7 @@ class Sitting:
         self._network = network_of(self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS)
         self.writer.background = background_of(self._network, self.work, self.plan, self.writer)
 
-    def network(self) -> Network:
+    def network(self) -> WindowStainer:
         """The network under its norm policy; of a finished slide, by the statistics that lie beside the result."""
         if self._network is None:
             self._network = network_of(self.model, self.plan, self.settings, beside(self.out, STATISTICS))
@@ -220,7 +219,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
 
 
-def background_of(network: Network, work: Sequence[Work], plan: Plan, writer: SlideWriter) -> Colour:
+def background_of(network: WindowStainer, work: Sequence[Work], plan: Plan, writer: SlideWriter) -> Colour:
     """The colour that the network gives to glass, so that what is left out looks like what is not.
 
     From the tile with most glass, where one has some; else that of clean glass.
@@ -252,7 +251,7 @@ def _tissue_known(plan: Plan) -> TissueMask | None:
         return None
 
 
-def _glass(network: Network, work: Work, plan: Plan) -> Colour:
+def _glass(network: WindowStainer, work: Work, plan: Plan) -> Colour:
     """Median colour that the network gives to the lightest tenth of a tile."""
     window = work.tile.window
     rgb = plan.read(window)

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError, OutputError
 from restain.folders import BESIDE_SLIDES, beside
-from restain.slides.codec import RGB
+from restain.image import RGB
 from restain.slides.identity import job_of
 from restain.slides.kinds import names_result
-from restain.slides.layout import Position
 from restain.slides.ngff import is_ngff
+from restain.slides.pyramid import Position
 from restain.slides.reader import open_slide
 from restain.slides.spool import forget_spool
 from restain.slides.tissue import save_tissue

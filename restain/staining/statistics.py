@@ -3,21 +3,17 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from restain import randomness
 from restain.errors import InputError, MissingError
-from restain.image import atomic_path, to_tensor
+from restain.image import RGB, atomic_path, to_tensor
 from restain.networks.generator import Generator
 from restain.networks.norm import Moments, NormStatistics, instance_norms, joint_statistics
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile
-
-RGB = NDArray[np.uint8]
 
 SAMPLE_TILES = 32
 SAMPLE_PX = 256

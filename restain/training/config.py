@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from restain.data.augment import Augment
-from restain.training.toml import Table, flat
+from restain.training.toml import TomlTable, flat
 
 INVISIBLE = (
     "data.loaders",
@@ -35,13 +35,13 @@ Count = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 
 
-class Settings(BaseModel):
+class RecipeSection(BaseModel):
     """Immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class DataConfig(Settings):
+class DataConfig(RecipeSection):
     """`[data]`: how pairs of tiles become batches."""
 
     crop_px: Annotated[int, Field(ge=4, le=2**15, multiple_of=4)] | Literal["whole"] = 512
@@ -62,7 +62,7 @@ class DataConfig(Settings):
     """Micrometres per pixel of the tiles; kept in the checkpoint, for tiles as they were resized."""
 
 
-class TrainingConfig(Settings):
+class TrainingConfig(RecipeSection):
     """`[training]`: how long, how precise, and what is kept."""
 
     epochs: CountOrNone = 60
@@ -111,14 +111,14 @@ class TrainingConfig(Settings):
         return round(total_steps * self.decay_epochs / (self.epochs + self.decay_epochs))
 
 
-class Pretrained(Settings):
+class Pretrained(RecipeSection):
     """`[auxiliary.NAME]` with a file: the model is there already."""
 
     checkpoint: Path
     """A checkpoint of a run of the fitting method; relative to the working directory."""
 
 
-class Recipe(Settings):
+class Recipe(RecipeSection):
     """One training run, complete."""
 
     method: str
@@ -132,7 +132,7 @@ class Recipe(Settings):
     auxiliary: "dict[str, Pretrained | Recipe]" = {}
     """By name, what the method needs first: a checkpoint, or the recipe that trains it."""
 
-    def table(self) -> Table:
+    def table(self) -> TomlTable:
         """All settings, as `recipe.toml` in the run's folder shows them; it can be trained from again."""
         return self.model_dump(mode="json", exclude_none=True)
 
@@ -142,6 +142,6 @@ class Recipe(Settings):
         return self.model_copy(update={"training": training})
 
 
-def identity(table: Mapping[str, Any]) -> Table:
+def identity(table: Mapping[str, Any]) -> TomlTable:
     """What determines the weights, of a recipe's table: its settings under dotted keys."""
     return {key: value for key, value in flat(table).items() if not key.endswith(INVISIBLE)}

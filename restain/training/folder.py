@@ -21,7 +21,7 @@ from restain.errors import OutputError
 from restain.image import atomic_path
 from restain.training.config import LENGTH, Recipe, identity
 from restain.training.state import Saved
-from restain.training.toml import read_table, write_table
+from restain.training.toml import read_toml, write_toml
 from restain.workers.lock import LOCK, locked
 
 RECIPE, LISTING, STATE, MODEL, BEST = "recipe.toml", "data.txt", "state.pt", "model.safetensors", "best.safetensors"
@@ -108,13 +108,13 @@ def describe_run(out: Path, recipe: Recipe, listed: str) -> None:
         OutputError: it cannot be written.
     """
     digest = hashlib.sha256(_bytes(listed)).hexdigest()
-    for name, text in ((LISTING, f"{listed}{_HASHED}{digest}\n"), (RECIPE, write_table(recipe.table()))):
+    for name, text in ((LISTING, f"{listed}{_HASHED}{digest}\n"), (RECIPE, write_toml(recipe.table()))):
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(_bytes(text))
 
 
 def _check_recipe(out: Path, recipe: Recipe, steps: int, saved: Saved) -> None:
-    old, new = identity(read_table(out / RECIPE)), identity(recipe.table())
+    old, new = identity(read_toml(out / RECIPE)), identity(recipe.table())
     changed = [key for key in sorted(old.keys() | new.keys()) if _plain(old.get(key)) != _plain(new.get(key))]
     longer = changed and set(changed) <= set(LENGTH) and steps > saved.steps
     if longer and saved.finished:

@@ -13,12 +13,12 @@ from restain.methods import METHODS
 from restain.methods.base import AuxiliaryModel, Needs
 from restain.training.config import Pretrained, Recipe
 from restain.training.shelf import find_recipe
-from restain.training.toml import SettingError, Table, merged, override, read_table
+from restain.training.toml import SettingError, TomlTable, merged, override, read_toml
 
 SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "sample_every_steps", "save_every_steps")
 """Training settings that an auxiliary model takes over from the recipe that asks for it: how to run, not how long."""
 
-Model = TypeVar("Model", bound=BaseModel)
+Validated = TypeVar("Validated", bound=BaseModel)
 
 
 def load_recipe(name: Path | str, overrides: Sequence[str] = (), given_as: str = "overrides") -> Recipe:
@@ -35,7 +35,7 @@ def load_recipe(name: Path | str, overrides: Sequence[str] = (), given_as: str =
     """
     path = find_recipe(name)
     try:
-        table, overridden = override(read_table(path), overrides)
+        table, overridden = override(read_toml(path), overrides)
     except SettingError as error:
         raise ConfigError(f"{given_as}: {error}") from error
     return _recipe(table, _Origin(str(path), frozenset(overridden), given_as), "")
@@ -54,7 +54,7 @@ class _Origin:
         return ConfigError(f"{self.given_as if overridden else self.file}: {message}")
 
 
-def _recipe(table: Table, origin: _Origin, prefix: str) -> Recipe:
+def _recipe(table: TomlTable, origin: _Origin, prefix: str) -> Recipe:
     """Validate one recipe; `prefix` is its dotted place in the file, empty for the outermost."""
     if "method" not in table:
         raise origin.error("", f"key 'method' is missing; it names one of {', '.join(sorted(METHODS))}")
@@ -99,7 +99,11 @@ def _check_needs(needs: Needs, recipe: Recipe, origin: _Origin, prefix: str) -> 
 
 
 def _auxiliary(
-    proposals: Mapping[str, AuxiliaryModel], table: Table, sections: Mapping[str, Table], origin: _Origin, prefix: str
+    proposals: Mapping[str, AuxiliaryModel],
+    table: TomlTable,
+    sections: Mapping[str, TomlTable],
+    origin: _Origin,
+    prefix: str,
 ) -> dict[str, Pretrained | Recipe]:
     """For every model the method needs first: the checkpoint that the recipe names, or the recipe that trains it."""
     for name in sections["auxiliary"].keys() - proposals.keys():
@@ -136,7 +140,7 @@ def _auxiliary(
     return chosen
 
 
-def _pretrained(given: Table, origin: _Origin, place: str) -> Pretrained:
+def _pretrained(given: TomlTable, origin: _Origin, place: str) -> Pretrained:
     # how it would be trained, which the recipe may say besides, matters no more
     rest = {key: value for key, value in given.items() if key not in Recipe.model_fields}
     pretrained = _validated(Pretrained, rest, origin, f"{place}.")
@@ -148,14 +152,14 @@ def _pretrained(given: Table, origin: _Origin, place: str) -> Pretrained:
     return Pretrained(checkpoint=pretrained.checkpoint.resolve())
 
 
-def _section(table: Mapping[str, Any], key: str, origin: _Origin, prefix: str) -> Table:
+def _section(table: Mapping[str, Any], key: str, origin: _Origin, prefix: str) -> TomlTable:
     section = table.get(key, {})
     if not isinstance(section, dict):
         raise origin.error(f"{prefix}{key}", f"{prefix}{key} must be a section, [{prefix}{key}], not {section!r}")
     return section
 
 
-def _validated(model: type[Model], table: Mapping[str, Any], origin: _Origin, prefix: str) -> Model:
+def _validated(model: type[Validated], table: Mapping[str, Any], origin: _Origin, prefix: str) -> Validated:
     try:
         return model.model_validate(table)
     except ValidationError as error:

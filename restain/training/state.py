@@ -96,7 +96,7 @@ def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
         return _saved(state)
 
 
-def load_weights(path: Path, method: nn.Module) -> None:
+def load_method_weights(path: Path, method: nn.Module) -> None:
     """Put only the weights of a saved state back.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from restain.errors import ConfigError, MissingError
 
-Table = dict[str, Any]
+TomlTable = dict[str, Any]
 
 MOST_BYTES = 2**20
 """The largest recipe that is read."""
@@ -22,7 +22,7 @@ class SettingError(ConfigError):
     """A setting that is not of the form `section.key=value`."""
 
 
-def read_table(path: Path) -> Table:
+def read_toml(path: Path) -> TomlTable:
     """Read a TOML file.
 
     Raises:
@@ -43,7 +43,7 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
-def parsed(text: str) -> Table:
+def parsed(text: str) -> TomlTable:
     """Read TOML text.
 
     Raises:
@@ -62,7 +62,7 @@ def parsed(text: str) -> Table:
     return table
 
 
-def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[Table, set[str]]:
+def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[TomlTable, set[str]]:
     """Apply `section.key=value` settings in order.
 
     Values are read as TOML (`64`, `true`, `[1, 2]`); what is not TOML is taken as text, so that no quotes are needed.
@@ -96,7 +96,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> TomlTable:
     """`below` with the values of `above` on top, table by table."""
     result = dict(below)
     for key, value in above.items():
@@ -106,9 +106,9 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
     return result
 
 
-def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
+def flat(table: Mapping[str, Any], prefix: str = "") -> TomlTable:
     """Nested tables as one, with dotted keys."""
-    result: Table = {}
+    result: TomlTable = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
             result |= flat(value, f"{prefix}{key}.")
@@ -117,13 +117,13 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Table:
     return result
 
 
-def write_table(table: Mapping[str, Any], path: str = "") -> str:
+def write_toml(table: Mapping[str, Any], path: str = "") -> str:
     """A table as TOML text: keys first, then the tables inside it. Keys are bare words; empty tables are left out."""
     tables = {key: value for key, value in table.items() if isinstance(value, Mapping)}
     lines = [f"{key} = {_text(value)}" for key, value in table.items() if key not in tables]
     head = [f"[{path}]"] if path and lines else []
     parts = ["".join(f"{line}\n" for line in head + lines)]
-    parts += [write_table(value, f"{path}.{key}" if path else key) for key, value in tables.items()]
+    parts += [write_toml(value, f"{path}.{key}" if path else key) for key, value in tables.items()]
     return "\n".join(part for part in parts if part)
 
 

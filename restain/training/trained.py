@@ -11,8 +11,8 @@ from restain.training.config import Pretrained, Recipe
 from restain.training.folder import RECIPE, STATE
 from restain.training.recipes import load_recipe
 from restain.training.run import build
-from restain.training.state import load_weights
-from restain.training.toml import read_table
+from restain.training.state import load_method_weights
+from restain.training.toml import read_toml
 
 
 def load_method(run: Path | str) -> Method:
@@ -32,7 +32,7 @@ def load_method(run: Path | str) -> Method:
     recipe = load_recipe(run / RECIPE)
     # the state brings the auxiliary models' weights, too; here they need only their shapes
     method = build(recipe, {name: _shaped(choice) for name, choice in recipe.auxiliary.items()})
-    load_weights(run / STATE, method)
+    load_method_weights(run / STATE, method)
     return method.eval()
 
 
@@ -42,7 +42,7 @@ def _shaped(choice: Pretrained | Recipe) -> nn.Module:
 
 
 def _check_checkpoints(recipe: Path) -> None:
-    for name, given in read_table(recipe).get("auxiliary", {}).items():
+    for name, given in read_toml(recipe).get("auxiliary", {}).items():
         if "checkpoint" in given and not Path(given["checkpoint"]).is_file():
             raise MissingError(
                 f"{recipe} names {given['checkpoint']} as its {name}, but there is no such file any more; put it back, "

@@ -10,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError
-from restain.image import to_tensor
+from restain.image import RGB, to_tensor
+from restain.quantify.density import Float32s
 from restain.stains import dab_density, to_unit
 
-RGB = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 Stain = Callable[[RGB], RGB]
 """From H&E to virtual IHC, H x W x 3 each."""
 
 
-def disagreement(virtual: Iterable[RGB]) -> Floats:
+def disagreement(virtual: Iterable[RGB]) -> Float32s:
     """Standard deviation of the DAB density over several virtual stains of one image.
 
     Args:

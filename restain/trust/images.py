@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from restain.folders import trust_map
-from restain.image import save_image, to_tensor
-from restain.metrics.trust import TABLE, write_table
+from restain.image import RGB, save_image, to_tensor
+from restain.metrics.trust import TABLE, write_trust_table
 from restain.staining.inputs import ImageJob
 from restain.stains import to_unit
-from restain.trust.disagreement import RGB, Stain, disagreement, under_symmetries
+from restain.trust.disagreement import Stain, disagreement, under_symmetries
 from restain.trust.familiarity import BLOCK_PX, Familiarity
-from restain.trust.maps import made_with, paint
+from restain.trust.maps import made_with, paint_disagreement
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ImageMaps:
             unlike = self.familiarity.unlike(to_unit(to_tensor(np.ascontiguousarray(he))))[0].numpy()
             share = float(unlike.mean())
         path = trust_map(job.target)
-        save_image(path, paint(spread, unlike, BLOCK_PX))
+        save_image(path, paint_disagreement(spread, unlike, BLOCK_PX))
         self._shares.setdefault(path.parent / TABLE, []).append((job.target.stem, share))
 
     def save(self) -> list[Path]:
@@ -53,5 +53,5 @@ class ImageMaps:
             OutputError: one cannot be written.
         """
         for table, shares in self._shares.items():
-            write_table(table, sorted(shares), made_with(self.familiarity))
+            write_trust_table(table, sorted(shares), made_with(self.familiarity))
         return list(self._shares)

@@ -5,9 +5,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError
+from restain.image import RGB
+from restain.quantify.density import Float32s
 from restain.slides.identity import job_key
-from restain.staining.policies import DenseNorm, Norm
-from restain.trust.disagreement import RGB, Floats
+from restain.staining.policies import DenseNorm, NormPolicy
 from restain.trust.familiarity import Familiarity
 
 SHOWN_OD = 0.2
@@ -17,7 +18,7 @@ _UNKNOWN = 200
 _UNLIKE = (0, 220, 220)
 
 
-def check_turnable(norm: Norm) -> None:
+def check_turnable(norm: NormPolicy) -> None:
     """Refuse a norm policy under which an image cannot be turned.
 
     Raises:
@@ -30,7 +31,7 @@ def check_turnable(norm: Norm) -> None:
         )
 
 
-def paint(spread: Floats, unlike: NDArray[np.bool_] | None, block_px: int) -> RGB:
+def paint_disagreement(spread: Float32s, unlike: NDArray[np.bool_] | None, block_px: int) -> RGB:
     """Dark where the stain can be believed, bright where not, grey where it is not known; unlike blocks framed in cyan.
 
     Args:

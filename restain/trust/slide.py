@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.folders import beside
-from restain.image import save_image, to_tensor, to_uint8
-from restain.metrics.trust import read_table, write_table
+from restain.image import RGB, save_image, to_tensor, to_uint8
+from restain.metrics.trust import read_trust_table, write_trust_table
 from restain.networks.norm import evaluating
+from restain.quantify.density import Float32s
 from restain.slides.tiling import Box
 from restain.staining.model import Model
 from restain.staining.plan import Plan
-from restain.staining.policies import Network
+from restain.staining.policies import WindowStainer
 from restain.staining.settings import OnProgress, SlideSettings
 from restain.staining.sitting import Sitting, memory_in_words
 from restain.stains import to_unit
-from restain.trust.disagreement import RGB, Floats, disagreement, under_symmetries
+from restain.trust.disagreement import disagreement, under_symmetries
 from restain.trust.familiarity import BLOCK_PX, Familiarity, familiarity_of
-from restain.trust.maps import check_turnable, made_with, paint
+from restain.trust.maps import check_turnable, made_with, paint_disagreement
 
 _SHOWN_PX = 4
 """Side of a block in the picture."""
@@ -31,7 +32,7 @@ _SHOWN_PX = 4
 class SlideTrust:
     """One value for each block of 64 px of the result; at its right and lower border, blocks are cut."""
 
-    disagreement: Floats
+    disagreement: Float32s
     """Standard deviation of the DAB density, mean over the block, rows x columns; NaN where nothing is stained."""
     unlike: NDArray[np.bool_] | None
     """Whether the H&E is unlike the training's, rows x columns; None where the model does not know its training."""
@@ -42,9 +43,9 @@ class SlideTrust:
         return math.nan if self.unlike is None else float(self.unlike[~np.isnan(self.disagreement)].mean())
 
     def picture(self) -> RGB:
-        """As `paint` draws it, 4 x 4 px for each block."""
+        """As `paint_disagreement` draws it, 4 x 4 px for each block."""
         spread = self.disagreement.repeat(_SHOWN_PX, axis=0).repeat(_SHOWN_PX, axis=1)
-        return paint(spread, self.unlike, _SHOWN_PX)
+        return paint_disagreement(spread, self.unlike, _SHOWN_PX)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class SlideMaps:
 
     def is_made(self, model: Model, out: Path) -> bool:
         """Whether both files are there, and are those that this model would give again."""
-        row = next(iter(read_table(beside(out, "trust.csv")).values()), {})
+        row = next(iter(read_trust_table(beside(out, "trust.csv")).values()), {})
         return beside(out, "trust.png").exists() and row.get("made_with") == made_with(familiarity_of(model.extra))
 
     def make(self, sitting: Sitting, on_progress: OnProgress | None) -> list[str]:
@@ -77,13 +78,13 @@ class SlideMaps:
         picture, table = beside(sitting.out, "trust.png"), beside(sitting.out, "trust.csv")
         save_image(picture, trust.picture())
         share = trust.unlike_share
-        write_table(table, [(table.name.removesuffix(".trust.csv"), share)], made_with(familiarity))
+        write_trust_table(table, [(table.name.removesuffix(".trust.csv"), share)], made_with(familiarity))
         found = f", {share:.1%} of its blocks are unlike the training" if familiarity else ""
         return [f"{picture} is bright where the stain depends on orientation{found}"]
 
 
 def map_trust(
-    network: Network, plan: Plan, familiarity: Familiarity | None, on_progress: OnProgress | None = None
+    network: WindowStainer, plan: Plan, familiarity: Familiarity | None, on_progress: OnProgress | None = None
 ) -> SlideTrust:
     """Stain every tile in its eight orientations.
 
@@ -119,7 +120,7 @@ def map_trust(
     return SlideTrust(spread, None if familiarity is None else unlike)
 
 
-def _stain(network: Network, place: Box, he: RGB) -> RGB:
+def _stain(network: WindowStainer, place: Box, he: RGB) -> RGB:
     virtual: RGB = to_uint8(network(to_tensor(he), place))[0]
     return virtual
 
@@ -139,7 +140,7 @@ def _stained_blocks(plan: Plan, grid: tuple[int, int]) -> NDArray[np.bool_]:
     return stained
 
 
-def _block_means(values: Floats) -> Floats:
+def _block_means(values: Float32s) -> Float32s:
     """Means over blocks of 64 px; the last of each side may be cut."""
     rows, columns = (range(0, length, BLOCK_PX) for length in values.shape)
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from restain.errors import RestainError
-from restain.slides.codec import RGB
-from restain.slides.layout import Layout, Position
+from restain.image import RGB
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.reader import Slide
 from restain.slides.spooled import SpooledSource
 from restain.slides.tiling import Box
@@ -30,7 +30,7 @@ from restain.viewer.pictures import Cache, children
 Publish = Callable[[Mapping[str, Any]], None]
 """Takes news for the page: phase, tiles that are finished, how many of how many."""
 
-Tile = tuple[RGB, NDArray[np.uint8]]
+StainedTile = tuple[RGB, NDArray[np.uint8]]
 """H x W x 3 pixels, and H x W: 255 where they are there, 0 where they are not yet."""
 
 _CACHE_BYTES = 96 * 2**20
@@ -55,14 +55,14 @@ class LiveStain:
         """
         self._model, self._slide, self._out, self._settings, self._publish = model, slide, out, settings, publish
         everything = plan_of(model, slide, replace(settings, tissue_mask=False))  # tissue is looked for later
-        self.layout: Layout = everything.layout
+        self.pyramid: Pyramid = everything.pyramid
         self.mpp = everything.mpp
         self.phase, self.message = "waiting", ""
         self._sitting: Sitting
         self._work: dict[Position, int] = {}
         self._missing: list[dict[tuple[int, int], int]] = []  # per level and tile: tiles of the full size to be stained
         self._finished: set[Position] = set()
-        self._partial: Cache[Tile] = Cache(_CACHE_BYTES)
+        self._partial: Cache[StainedTile] = Cache(_CACHE_BYTES)
         self._wanted: dict[str, list[Position]] = {}
         self._asked: list[Position] = []  # for figures; before what is looked at
         self._news = threading.Condition()
@@ -86,7 +86,7 @@ class LiveStain:
 
     def look(self, window: str, places: Iterable[tuple[int, int]]) -> None:
         """Replace what a window wants: rows and columns of the full size, the first first."""
-        rows, columns = self.layout.grid(0)
+        rows, columns = self.pyramid.grid(0)
         positions = [Position(0, row, column) for row, column in places if 0 <= row < rows and 0 <= column < columns]
         if positions:
             self.start()
@@ -119,7 +119,7 @@ class LiveStain:
 
     # ------------------------------------------------------------------------------------------------------- tiles
 
-    def tile(self, position: Position) -> tuple[bytes, Tile | None]:
+    def tile(self, position: Position) -> tuple[bytes, StainedTile | None]:
         """A tile as it is now.
 
         Returns:
@@ -129,12 +129,12 @@ class LiveStain:
         place = position.row, position.column
         if self._ready.is_set() and self._is_whole(position):
             if data := self._kept(position):
-                box = self.layout.box(position)
-                side = self.layout.tile_px
+                box = self.pyramid.box(position)
+                side = self.pyramid.tile_px
                 if self._sitting.writer.codec.is_jpeg and (box.width, box.height) == (side, side):
                     return data, None
                 return b"", (self._decoded(data, box), _full(box))
-            box = self.layout.box(position)
+            box = self.pyramid.box(position)
             return b"", (self._glass(box), _full(box))
         missing = self._missing[position.level].get(place) if self._ready.is_set() else None
         key = position, missing  # another number missing is another tile
@@ -143,7 +143,7 @@ class LiveStain:
     def slide(self) -> Slide:
         """What is stained so far as a slide that reads as the finished file will."""
         writer = self._sitting.writer
-        source = SpooledSource(self.layout, writer.codec, writer.background, self.mpp, self._kept)
+        source = SpooledSource(self.pyramid, writer.codec, writer.background, self.mpp, self._kept)
         return Slide(self._out, source)
 
     def need(self, boxes: Collection[Box], timeout_s: float = 600) -> None:
@@ -169,7 +169,7 @@ class LiveStain:
 
     def _positions(self, boxes: Collection[Box]) -> Iterator[Position]:
         """The tiles of the full size that boxes touch."""
-        side, (rows, columns) = self.layout.tile_px, self.layout.grid(0)
+        side, (rows, columns) = self.pyramid.tile_px, self.pyramid.grid(0)
         for box in boxes:
             for row in range(max(0, box.y // side), min(rows, -(-(box.y + box.height) // side))):
                 for column in range(max(0, box.x // side), min(columns, -(-(box.x + box.width) // side))):
@@ -177,11 +177,11 @@ class LiveStain:
 
     def pixel(self, x: int, y: int) -> RGB | None:
         """The pixel at a place of the full size as 1 x 1 x 3, or None where it is not stained yet."""
-        side = self.layout.tile_px
+        side = self.pyramid.tile_px
         position = Position(0, y // side, x // side)
         if not self._ready.is_set() or position not in self._finished or not (data := self._kept(position)):
             return None
-        rgb = self._decoded(data, self.layout.box(position))
+        rgb = self._decoded(data, self.pyramid.box(position))
         return rgb[y % side : y % side + 1, x % side : x % side + 1]
 
     def _is_whole(self, position: Position) -> bool:
@@ -194,7 +194,7 @@ class LiveStain:
             return data
         if position.level == 0 or not self._has_tissue(position) or not self._is_whole(position):
             return None
-        for row in children(position, self.layout):
+        for row in children(position, self.pyramid):
             for child in row:
                 self._kept(child)
         made = writer.halved(position)
@@ -204,12 +204,12 @@ class LiveStain:
     def _has_tissue(self, position: Position) -> bool:
         return (position.row, position.column) in self._missing[position.level]
 
-    def _compose(self, position: Position) -> Tile:
+    def _compose(self, position: Position) -> StainedTile:
         """The pixels of a tile that is not whole, from what is there of the finer ones."""
-        box = self.layout.box(position)
+        box = self.pyramid.box(position)
         if position.level == 0 or not self._ready.is_set():
             return np.zeros((box.height, box.width, 3), np.uint8), np.zeros((box.height, box.width), np.uint8)
-        below = [[self._pixels(child) for child in row] for row in children(position, self.layout)]
+        below = [[self._pixels(child) for child in row] for row in children(position, self.pyramid)]
         rgb, alpha = (
             np.concatenate([np.concatenate([tile[n] for tile in row], axis=1) for row in below]) for n in (0, 1)
         )
@@ -218,13 +218,13 @@ class LiveStain:
         small = np.asarray(Image.fromarray(rgba).reduce(2))[: box.height, : box.width]
         return small[..., :3], np.where(small[..., 3] == 255, 255, 0).astype(np.uint8)
 
-    def _pixels(self, position: Position) -> Tile:
+    def _pixels(self, position: Position) -> StainedTile:
         data, tile = self.tile(position)
-        box = self.layout.box(position)
+        box = self.pyramid.box(position)
         return tile or (self._decoded(data, box), _full(box))
 
     def _decoded(self, data: bytes, box: Box) -> RGB:
-        side = self.layout.tile_px
+        side = self.pyramid.tile_px
         return self._sitting.writer.codec.decode(data, (side, side))[: box.height, : box.width]
 
     def _glass(self, box: Box) -> RGB:
@@ -251,7 +251,7 @@ class LiveStain:
     def _begin(self) -> None:
         """Know what an earlier run or window has left."""
         self._finished = self._sitting.writer.finished() & self._work.keys()
-        self._missing = [{} for _ in self.layout.levels]
+        self._missing = [{} for _ in self.pyramid.levels]
         for position in self._work:
             for level, missing in enumerate(self._missing):
                 place = position.row >> level, position.column >> level

@@ -10,7 +10,7 @@ from restain.models import find_model
 from restain.viewer.opening import Server, View, open_view
 
 
-class Cell:
+class NotebookView:
     """A running view; a notebook shows it as a frame."""
 
     def __init__(self, view: View, height_px: int) -> None:
@@ -43,7 +43,7 @@ def show(
     ihc: Path | str | None = None,
     transform: Path | str | None = None,
     height_px: int = 640,
-) -> Cell:
+) -> NotebookView:
     """Look at a slide and its virtual stain in a notebook.
 
     Args:
@@ -63,4 +63,4 @@ def show(
     view = View(
         Path(slide), tuple(map(find_model, models)), Path(ihc) if ihc else None, Path(transform) if transform else None
     )
-    return Cell(view, height_px)
+    return NotebookView(view, height_px)

@@ -13,7 +13,6 @@ from typing import Any
 import uvicorn
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.quantify.nuclei import Marker
 from restain.registration.field import Affine
 from restain.registration.transform import Scan, Transform, read_transform
 from restain.slides.identity import job_of
@@ -22,6 +21,7 @@ from restain.slides.tissue import find_tissue
 from restain.staining.model import load_model
 from restain.staining.settings import SlideSettings
 from restain.staining.sitting import job_name
+from restain.stains import Marker
 from restain.viewer.guard import new_token
 from restain.viewer.live import LiveStain
 from restain.viewer.pictures import RegisteredPicture, SlidePicture

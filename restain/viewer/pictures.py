@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from restain.registration.field import Box
+from restain.image import RGB
+from restain.registration.field import Raster
 from restain.registration.transform import Transform
 from restain.registration.warp import places_on, source_limits, warp
-from restain.slides.codec import RGB
-from restain.slides.layout import Layout, Position
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.reader import Slide
 
 Value = TypeVar("Value")
@@ -33,7 +33,7 @@ GLASS = (242, 242, 242)
 class Picture(Protocol):
     """An image in tiles. May be asked from several threads."""
 
-    layout: Layout
+    pyramid: Pyramid
 
     def tile(self, position: Position) -> RGB:
         """The pixels of a tile, cut at the right and lower border: H x W x 3."""
@@ -51,7 +51,7 @@ class SlidePicture:
             mpp: micrometres per pixel of its finest tiles; the slide's own if not given.
         """
         self._slide, self._mpp = slide, mpp or slide.mpp
-        self.layout = Layout(slide.size_at(self._mpp), TILE_PX)
+        self.pyramid = Pyramid(slide.size_at(self._mpp), TILE_PX)
         self._made: Cache[RGB] = Cache(_CACHE_BYTES)
 
     def tile(self, position: Position) -> RGB:
@@ -59,14 +59,14 @@ class SlidePicture:
         return self._made.get(position, lambda: self._make(position), lambda rgb: rgb.nbytes)
 
     def _make(self, position: Position) -> RGB:
-        box = self.layout.box(position)
+        box = self.pyramid.box(position)
         step = 2**position.level
         scale = self._slide.scale(self._mpp) * step
         finest = [self._slide.size[0] / width for width, _ in self._slide.levels]
         nearest = max(down for down in finest if down <= scale * 1.01 or down == finest[0])
         if scale / nearest <= _COARSEST or position.level == 0:
             return self._slide.read((box.x * scale, box.y * scale), (box.width, box.height), self._mpp * step)
-        return halved(position, self.layout, self.tile)
+        return halved(position, self.pyramid, self.tile)
 
 
 class RegisteredPicture:
@@ -81,7 +81,7 @@ class RegisteredPicture:
             he: the slide whose pixels it is shown in.
         """
         self._ihc, self._transform, self._he = ihc, transform, he
-        self.layout = Layout(he.size, TILE_PX)
+        self.pyramid = Pyramid(he.size, TILE_PX)
         self._made: Cache[RGB] = Cache(_CACHE_BYTES)
         self._coarsest = _COARSEST * max(ihc.size[0] / width for width, _ in ihc.levels)
 
@@ -90,12 +90,12 @@ class RegisteredPicture:
         return self._made.get(position, lambda: self._make(position), lambda rgb: rgb.nbytes)
 
     def _make(self, position: Position) -> RGB:
-        box, mpp = self.layout.box(position), self._he.mpp * 2**position.level
-        here = Box(box.x * mpp, box.y * mpp, box.width, box.height, mpp)
+        box, mpp = self.pyramid.box(position), self._he.mpp * 2**position.level
+        here = Raster(box.x * mpp, box.y * mpp, box.width, box.height, mpp)
         places = places_on(self._transform, here)
         there = self._ihc.mpp * self._ihc.scale(mpp * self._transform.scale)
         if there / self._ihc.mpp > self._coarsest and position.level:
-            return halved(position, self.layout, self.tile)
+            return halved(position, self.pyramid, self.tile)
         left, top, right, bottom = source_limits(places)
         width_um, height_um = (side * self._ihc.mpp for side in self._ihc.size)
         margin = 4 * there
@@ -105,23 +105,23 @@ class RegisteredPicture:
             return np.full((box.height, box.width, 3), GLASS, np.uint8)
         size = math.ceil((right - left) / there), math.ceil((bottom - top) / there)
         rgb = self._ihc.read((left / self._ihc.mpp, top / self._ihc.mpp), size, there)
-        drawn, covered = warp(rgb, Box(left, top, *size, there), places)
+        drawn, covered = warp(rgb, Raster(left, top, *size, there), places)
         drawn[~covered] = GLASS
         return drawn
 
 
-def halved(parent: Position, layout: Layout, tile: Callable[[Position], RGB]) -> RGB:
+def halved(parent: Position, pyramid: Pyramid, tile: Callable[[Position], RGB]) -> RGB:
     """A tile from the four of the finer level, by the mean of each 2 x 2 px."""
-    box = layout.box(parent)
-    rows = [np.concatenate([tile(child) for child in row], axis=1) for row in children(parent, layout)]
+    box = pyramid.box(parent)
+    rows = [np.concatenate([tile(child) for child in row], axis=1) for row in children(parent, pyramid)]
     whole = np.concatenate(rows)
     whole = np.pad(whole, ((0, whole.shape[0] % 2), (0, whole.shape[1] % 2), (0, 0)), mode="edge")
     return np.asarray(Image.fromarray(whole).reduce(2))[: box.height, : box.width]
 
 
-def children(parent: Position, layout: Layout) -> list[list[Position]]:
+def children(parent: Position, pyramid: Pyramid) -> list[list[Position]]:
     """The tiles of the finer level that a tile is made of, row by row."""
-    rows, columns = layout.grid(parent.level - 1)
+    rows, columns = pyramid.grid(parent.level - 1)
     return [
         [
             Position(parent.level - 1, row, column)

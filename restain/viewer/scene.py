@@ -8,24 +8,22 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from restain.errors import InputError
-from restain.polygons import Roi
+from restain.image import RGB
+from restain.polygons import Ring, Roi
 from restain.quantify.density import densities
-from restain.quantify.nuclei import Marker
 from restain.quantify.tally import Tally
-from restain.quantify.tiles import Settings, fit_mpp, quantify_tiles
+from restain.quantify.tiles import QuantifySettings, fit_mpp, quantify_tiles
 from restain.registration.transform import Transform
-from restain.slides.codec import RGB
-from restain.slides.layout import Layout, Position
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.reader import Slide
 from restain.slides.tiling import Box
+from restain.stains import Marker
 from restain.viewer.live import LiveStain
 from restain.viewer.pictures import Picture, encode
 
-Ring = NDArray[np.float64]
 """Corners of a polygon, N x 2 (x, y)."""
 
 MOST_PX = 64_000_000
@@ -58,16 +56,16 @@ class Shown:
 
     def described(self) -> dict[str, Any]:
         """As the page needs it."""
-        layout: Layout = self.pixels.layout
+        pyramid: Pyramid = self.pixels.pyramid
         return {
             "id": self.name,
             "label": self.label,
             "kind": self.kind,
             "live": self.is_live,
-            "size": layout.size,
-            "tile_px": layout.tile_px,
-            "levels": layout.levels,
-            "width_px": layout.size[0] * self.scale,
+            "size": pyramid.size,
+            "tile_px": pyramid.tile_px,
+            "levels": pyramid.levels,
+            "width_px": pyramid.size[0] * self.scale,
         }
 
     def tile(self, position: Position) -> tuple[bytes, str, bool]:
@@ -118,7 +116,7 @@ def measure(shown: Shown, polygon: Ring, marker: Marker) -> tuple[dict[str, floa
     mpp = fit_mpp(slide.mpp)
     scale, size = slide.scale(mpp), slide.size_at(mpp)
     region = Roi("region", [[ring]])
-    settings = Settings(mpp, marker)
+    settings = QuantifySettings(mpp, marker)
 
     def read(location: tuple[int, int], extent: tuple[int, int]) -> RGB:
         return slide.read((location[0] * scale, location[1] * scale), extent, mpp)
@@ -166,7 +164,7 @@ def density_at(shown: Shown, x: float, y: float) -> float | None:
 
 def _around(shown: Shown, ring: Ring) -> Box:
     """The box around a polygon, cut at the image."""
-    size = shown.slide.size if shown.slide else shown.pixels.layout.size
+    size = shown.slide.size if shown.slide else shown.pixels.pyramid.size
     left, top = (max(0, math.floor(value)) for value in ring.min(axis=0))
     right, bottom = (min(side, math.ceil(value)) for side, value in zip(size, ring.max(axis=0), strict=True))
     if right <= left or bottom <= top:
@@ -188,7 +186,7 @@ def _readable(shown: Shown, box: Box) -> Slide:
     mpp = fit_mpp(shown.pixels.mpp)
     scale = mpp / shown.pixels.mpp
     tile = math.ceil(_TILE_PX * scale)
-    halo = math.ceil(Settings(mpp).halo_px * scale) + tile  # tiles that touch the box, and what they see
+    halo = math.ceil(QuantifySettings(mpp).halo_px * scale) + tile  # tiles that touch the box, and what they see
     shown.pixels.need([Box(box.x - halo, box.y - halo, box.width + 2 * halo, box.height + 2 * halo)])
     return shown.pixels.slide()
 

@@ -16,9 +16,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from restain.errors import InputError, RestainError
-from restain.quantify.nuclei import Marker
-from restain.slides.layout import Position
+from restain.slides.pyramid import Position
 from restain.slides.reader import Slide
+from restain.stains import Marker
 from restain.viewer.guard import Guard
 from restain.viewer.live import LiveStain
 from restain.viewer.scene import Shown, cut_out, density_at, described, measure, rings_of
@@ -141,12 +141,12 @@ class Viewer:
 
     def _tile(self, request: Request) -> Response:
         shown = self.image(request.path_params["image"])
-        layout, level = shown.pixels.layout, request.path_params["level"]
+        pyramid, level = shown.pixels.pyramid, request.path_params["level"]
         column, _, row = request.path_params["place"].partition("_")
-        if not (column.isdigit() and row.isdigit() and len(column + row) < 16 and level < len(layout.levels)):
+        if not (column.isdigit() and row.isdigit() and len(column + row) < 16 and level < len(pyramid.levels)):
             raise InputError("a tile is named LEVEL/COLUMN_ROW")
         position = Position(level, int(row), int(column))
-        rows, columns = layout.grid(level)
+        rows, columns = pyramid.grid(level)
         if position.row >= rows or position.column >= columns:
             raise InputError(f"level {level} has {columns} x {rows} tiles")
         data, media, is_whole = shown.tile(position)

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 from pydantic import ValidationError
 from torch.testing import assert_close
 
-from restain.data.augment import Augment, Change, centre_window, cut_out, draw_change, jitter_colour
+from restain.data.augment import Augment, Change, centre_window, crop_and_mirror, draw_change, jitter_colour
 from restain.image import to_tensor, to_uint8
 from restain.randomness import generator
 
@@ -62,9 +62,9 @@ def test_without_strength_nothing_but_the_window_is_drawn() -> None:
 
 
 def test_cutting_out_copies_the_window_mirrored() -> None:
-    window = cut_out(RGB, Change(left=2, top=3, width=4, height=5, mirror_x=True))
+    window = crop_and_mirror(RGB, Change(left=2, top=3, width=4, height=5, mirror_x=True))
     assert (window == np.flip(RGB[3:8, 2:6], axis=1)).all()
-    window = cut_out(RGB, Change(left=2, top=3, width=4, height=5, mirror_y=True))
+    window = crop_and_mirror(RGB, Change(left=2, top=3, width=4, height=5, mirror_y=True))
     assert (window == np.flip(RGB[3:8, 2:6], axis=0)).all()
     assert np.shares_memory(window, RGB)
 
@@ -72,7 +72,7 @@ def test_cutting_out_copies_the_window_mirrored() -> None:
 def test_the_centre_is_in_the_middle() -> None:
     change = centre_window((10, 12), (4, 4))
     assert (change.left, change.top, change.width, change.height) == (3, 4, 4, 4)
-    assert (cut_out(RGB, centre_window((10, 12), (10, 12))) == RGB).all()
+    assert (crop_and_mirror(RGB, centre_window((10, 12), (10, 12))) == RGB).all()
 
 
 @pytest.mark.parametrize(

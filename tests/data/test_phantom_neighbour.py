@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from restain.cli import app
 from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSlide
 from restain.errors import ConfigError
+from restain.image import RGB
 
-RGB = NDArray[np.uint8]
 SIDE_PX, MPP = 240, 2.0
 
 

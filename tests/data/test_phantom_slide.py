@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from restain.cli import app
 from restain.data.phantom import PhantomSlide
 from restain.errors import ConfigError, OutputError, RestainError
-
-RGB = NDArray[np.uint8]
+from restain.image import RGB
 
 
 @pytest.fixture(scope="module")

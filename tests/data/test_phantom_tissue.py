@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restain.data.phantom import KINDS, Section, Tissue, Window
-from restain.data.phantom.cells import TUMOUR, Cells
+from restain.data.phantom.cells import TUMOUR, Population
 from restain.data.phantom.noise import Noise
 from restain.data.phantom.territories import divide
 
@@ -80,7 +80,7 @@ def test_pixels_go_to_the_cell_with_the_nearest_outline(section: Section) -> Non
     np.testing.assert_allclose(found.distance[owned], distances.min(0)[owned], rtol=1e-4)
 
 
-def _distance(cells: Cells, index: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _distance(cells: Population, index: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Distance from a cell's centre in its own outline, infinite beyond its reach; the slow definition."""
     dx, dy = x - cells.x[index], y - cells.y[index]
     cos, sin = np.cos(float(cells.angle[index])), np.sin(float(cells.angle[index]))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
-from restain.losses.similarity import SCALE_WEIGHTS, ms_ssim, smallest_px, ssim, ssim_loss
+from restain.losses.similarity import SCALE_WEIGHTS, ms_ssim, ms_ssim_smallest_px, ssim, ssim_loss
 from restain.metrics import similarity as metrics
 from restain.randomness import generator
 
@@ -60,7 +60,7 @@ def test_ms_ssim_limits() -> None:
 
 
 def test_smaller_images_hold_fewer_scales() -> None:
-    assert [smallest_px(scales) for scales in (1, 3, 4, 5)] == [11, 41, 81, 161]
+    assert [ms_ssim_smallest_px(scales) for scales in (1, 3, 4, 5)] == [11, 41, 81, 161]
     virtual, real = images(2, size=41)
     assert ms_ssim(virtual, real, scales=3).shape == (2,)
     with pytest.raises(ShapeError, match="MS-SSIM needs sides of 81 px; an image of 41×41 px is too small"):

@@ -14,8 +14,8 @@ from restain.metrics.comparison import notes
 from restain.metrics.expression import dab_divergence
 from restain.metrics.nuclei import nuclei_metrics
 from restain.metrics.structure import haematoxylin_correlation, matched_nuclei
-from restain.quantify import Marker, Settings, quantify_image
-from restain.stains import STAIN_VECTORS, beer_lambert, rgb_to_hed
+from restain.quantify import QuantifySettings, quantify_image
+from restain.stains import STAIN_VECTORS, Marker, beer_lambert, rgb_to_hed
 
 
 def test_haematoxylin_correlates_with_itself_under_any_other_stain() -> None:
@@ -30,7 +30,7 @@ def test_haematoxylin_correlates_with_itself_under_any_other_stain() -> None:
 
 def test_nuclei_match_when_each_is_the_others_nearest() -> None:
     pair = draw_pair(3, PhantomSettings(size_px=192))
-    cells = quantify_image(pair.ihc_aligned, Settings(0.5)).cells
+    cells = quantify_image(pair.ihc_aligned, QuantifySettings(0.5)).cells
     assert matched_nuclei(cells, cells, 1) == len(cells)
     assert matched_nuclei(cells, cells.chosen(np.arange(len(cells)) < 5), 1) == 5
     assert matched_nuclei(cells, cells.chosen(np.zeros(len(cells), bool)), 1) == 0
@@ -41,7 +41,7 @@ def test_evaluate_counts_cells_and_shared_nuclei(tmp_path: Path) -> None:
     for index, pair in enumerate(pairs):
         for folder, image in (("he", pair.he), ("aligned", pair.ihc_aligned)):
             save_image(tmp_path / folder / f"{index}.png", image)
-    extra = nuclei_metrics(Settings(0.5, "nuclear"))
+    extra = nuclei_metrics(QuantifySettings(0.5, "nuclear"))
     found = evaluate(tmp_path / "aligned", tmp_path / "aligned", he=tmp_path / "he", extra=extra)
     assert extra.keys() <= found.figures.keys()
     for score in ("positive_cells", "h_score", "allred"):
@@ -57,7 +57,7 @@ def test_the_limits_of_the_classes_are_in_the_protocol_of_every_score() -> None:
         ("nuclear", "1+, 2+ and 3+ from 0.2, 0.4 and 0.6 OD"),
         ("membrane", "stained from 0.15 OD within 4 µm, 1+ from 20% of 16 directions, 2+ from 60%, 3+ from 0.5 OD too"),
     ):
-        metrics = nuclei_metrics(Settings(0.5, marker))
+        metrics = nuclei_metrics(QuantifySettings(0.5, marker))
         assert {metric.protocol.get("classes") for name, metric in metrics.items() if name != "nuclei_f1"} == {words}
         assert "classes" not in metrics["nuclei_f1"].protocol, "it counts nuclei of any class"
 
@@ -65,7 +65,7 @@ def test_the_limits_of_the_classes_are_in_the_protocol_of_every_score() -> None:
 @pytest.mark.parametrize(("marker", "scores"), [("nuclear", 3), ("membrane", 3)])
 def test_scores_of_virtual_and_real_are_those_of_quantify(tmp_path: Path, marker: Marker, scores: int) -> None:
     """Virtual tiles are the real ones with half of every density, so every score falls."""
-    settings, tiles = Settings(0.5, marker), []
+    settings, tiles = QuantifySettings(0.5, marker), []
     for seed in (3, 5, 7):
         pair = draw_pair(seed, PhantomSettings(size_px=192, marker=marker))
         save_image(tmp_path / "real" / f"{seed}.png", pair.ihc_aligned)
@@ -92,7 +92,7 @@ def test_tiles_finer_than_half_a_micrometre_are_measured_at_half_a_micrometre(tm
     for name, rgb in (("coarse", pair.ihc_aligned), ("fine", fine)):
         save_image(tmp_path / name / "a.png", rgb)
     scores = {
-        name: evaluate(tmp_path / name, tmp_path / name, extra=nuclei_metrics(Settings(mpp, "nuclear"))).columns
+        name: evaluate(tmp_path / name, tmp_path / name, extra=nuclei_metrics(QuantifySettings(mpp, "nuclear"))).columns
         for name, mpp in (("coarse", 0.5), ("fine", 0.25))
     }
     assert scores["fine"]["h_score_real"].item() == pytest.approx(scores["coarse"]["h_score_real"].item(), abs=5)
@@ -104,11 +104,11 @@ def test_tiles_without_cells_are_left_out_and_counted(tmp_path: Path) -> None:
         save_image(tmp_path / "real" / f"{seed}.png", pair.ihc_aligned)
         blank = np.full_like(pair.he, 255)
         save_image(tmp_path / "virtual" / f"{seed}.png", blank if seed == 5 else pair.ihc_aligned)
-    found = evaluate(tmp_path / "virtual", tmp_path / "real", extra=nuclei_metrics(Settings(0.5, "nuclear")))
+    found = evaluate(tmp_path / "virtual", tmp_path / "real", extra=nuclei_metrics(QuantifySettings(0.5, "nuclear")))
     assert found.figures["h_score_error"].value == 0
     note = "Positive nuclei (Ki67 index), H-score, Allred score: undefined on 1 of 3 tiles."
     assert note in found.notes
-    other = evaluate(tmp_path / "real", tmp_path / "real", extra=nuclei_metrics(Settings(0.5, "nuclear")))
+    other = evaluate(tmp_path / "real", tmp_path / "real", extra=nuclei_metrics(QuantifySettings(0.5, "nuclear")))
     assert f"one: {note}" in notes({"one": found, "two": other})
     assert found.notes[0] in notes({"one": found, "two": other})
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from restain.errors import ShapeError
-from restain.networks.norm import Convolution
+from restain.networks.norm import ConvLayer
 from restain.networks.unet import UNet, UNetConfig
 
 
@@ -23,7 +23,7 @@ def test_the_published_size() -> None:
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.down.modules()) == 6
     dropped = [any(isinstance(layer, nn.Dropout) for layer in stage) for stage in network.up]
     assert dropped == [False, True, True, True, False, False, False]
-    biased = [isinstance(layer.bias, nn.Parameter) for layer in network.modules() if isinstance(layer, Convolution)]
+    biased = [isinstance(layer.bias, nn.Parameter) for layer in network.modules() if isinstance(layer, ConvLayer)]
     assert biased == [False] * 15 + [True]
 
 

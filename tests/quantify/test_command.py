@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from restain.cli import app
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.errors import InputError, MissingError
-from restain.image import load_image, save_image, to_tensor, to_uint8
+from restain.image import RGB, load_image, save_image, to_tensor, to_uint8
 from restain.polygons import Roi
-from restain.quantify.density import RGB, densities
-from restain.quantify.files import Report, Source, load_rois, quantify_source
-from restain.quantify.tiles import Settings
+from restain.quantify.density import densities
+from restain.quantify.files import MeasuredImage, Report, load_rois, quantify_source
+from restain.quantify.tiles import QuantifySettings
 from restain.stains import STAIN_VECTORS, from_unit, optical_density, to_unit
 
 
@@ -151,7 +151,9 @@ def test_no_region_is_called_as_the_whole_image(tmp_path: Path) -> None:
     path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": [square(0, 0)]}, name="all")
     with pytest.raises(InputError, match="a region is named 'all', as the tables name the whole image; rename it"):
         load_rois(path)
-    whole = quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), rois=[_box("all")])
+    whole = quantify_source(
+        MeasuredImage("s", (64, 64), _white), QuantifySettings(0.5), tmp_path, Report(), rois=[_box("all")]
+    )
     assert whole.area_um2 == 64 * 64 / 4
 
 
@@ -190,7 +192,7 @@ def test_the_densities_of_a_tile_serve_all_its_regions(tmp_path: Path, monkeypat
     counted = Mock(wraps=densities)
     monkeypatch.setattr("restain.quantify.tiles.densities", counted)
     regions = [_box(str(number), number) for number in range(5)]
-    quantify_source(Source("s", (64, 64), _white), Settings(0.5), tmp_path, Report(), rois=regions)
+    quantify_source(MeasuredImage("s", (64, 64), _white), QuantifySettings(0.5), tmp_path, Report(), rois=regions)
     counted.assert_called_once()
 
 
@@ -202,7 +204,7 @@ def test_an_image_that_fails_half_way_leaves_no_rows(tmp_path: Path) -> None:
 
     report = Report()
     with pytest.raises(InputError, match="damaged there"):
-        quantify_source(Source("s", (64, 640), read), Settings(0.5), tmp_path, report, tile_px=64)
+        quantify_source(MeasuredImage("s", (64, 640), read), QuantifySettings(0.5), tmp_path, report, tile_px=64)
     assert not report.tiles
     assert not report.regions
 

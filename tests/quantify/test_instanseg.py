@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from restain.cli import app
 from restain.errors import InputError
 from restain.image import save_image
-from restain.quantify import Settings, quantify_image
+from restain.quantify import QuantifySettings, quantify_image
 from restain.quantify.instanseg import load_instanseg
 
 
@@ -52,7 +52,7 @@ def test_nuclei_come_back_where_they_are_at_any_resolution(
     (tmp_path / "quadrants").mkdir()
     torch.jit.script(Quadrants()).save(tmp_path / "quadrants" / "instanseg.pt")
     monkeypatch.setenv("INSTANSEG_BIOIMAGEIO_PATH", str(tmp_path))
-    found = quantify_image(rgb, Settings(0.25, "nuclear", segmenter=load_instanseg("quadrants", "cpu")(0.25)))
+    found = quantify_image(rgb, QuantifySettings(0.25, "nuclear", segmenter=load_instanseg("quadrants", "cpu")(0.25)))
     assert found.labels.shape == (96, 112)
     assert found.labels.dtype == np.int32
     places = sorted(zip(found.cells.y.tolist(), found.cells.x.tolist(), strict=True))

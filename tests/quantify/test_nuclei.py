@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError
 from restain.image import to_uint8
-from restain.quantify import Settings, find_nuclei, quantify_image, quantify_tiles
+from restain.quantify import QuantifySettings, find_nuclei, quantify_image, quantify_tiles
 from restain.quantify.outlines import outlines
 from restain.stains import STAIN_VECTORS, beer_lambert, from_unit
 
@@ -34,7 +34,7 @@ GRID = [(x, y) for x in range(25, 150, 28) for y in range(25, 150, 28)]
 
 
 def test_discs_are_found_where_they_are() -> None:
-    found = quantify_image(drawn(0.5 * discs(GRID, 6), np.zeros((SIDE, SIDE))), Settings(MPP, "nuclear"))
+    found = quantify_image(drawn(0.5 * discs(GRID, 6), np.zeros((SIDE, SIDE))), QuantifySettings(MPP, "nuclear"))
     assert sorted(zip(np.rint(found.cells.x), np.rint(found.cells.y), strict=True)) == sorted(GRID)
     np.testing.assert_allclose(
         found.cells.area_um2**0.5, (np.pi * 9) ** 0.5, rtol=0.15
@@ -65,7 +65,7 @@ def test_each_label_is_one_piece_and_numbers_have_no_gaps() -> None:
 @pytest.mark.parametrize(("dab", "intensity"), [(0.1, 0), (0.35, 1), (0.65, 2), (1.0, 3)])
 def test_nuclear_dab_is_measured(dab: float, intensity: int) -> None:
     nuclei = discs(GRID, 6)
-    cells = quantify_image(drawn(0.3 * nuclei, dab * nuclei), Settings(MPP, "nuclear")).cells
+    cells = quantify_image(drawn(0.3 * nuclei, dab * nuclei), QuantifySettings(MPP, "nuclear")).cells
     assert len(cells) == len(GRID)
     assert set(cells.intensity.tolist()) == {intensity}
 
@@ -77,7 +77,7 @@ def test_membranes_are_scored_by_completeness_and_density(part: float, dab: floa
     for cx, cy in GRID:
         around = (np.arctan2(y - cy, x - cx) / (2 * np.pi) + 0.5) < part
         ring = np.maximum(ring, np.clip(2 - np.abs(np.hypot(x - cx, y - cy) - 10), 0, 1) * around)
-    cells = quantify_image(drawn(0.5 * discs(GRID, 6), dab * ring), Settings(MPP, "membrane")).cells
+    cells = quantify_image(drawn(0.5 * discs(GRID, 6), dab * ring), QuantifySettings(MPP, "membrane")).cells
     assert len(cells) == len(GRID)
     assert set(cells.intensity.tolist()) == {intensity}
     np.testing.assert_allclose(cells.completeness, part, atol=0.15)
@@ -86,7 +86,7 @@ def test_membranes_are_scored_by_completeness_and_density(part: float, dab: floa
 def test_amounts_are_those_that_were_put_on() -> None:
     dab = np.zeros((64, 64))
     dab[:32, :16] = 0.6
-    counted = quantify_image(drawn(np.zeros((64, 64)), dab), Settings(MPP)).tally()
+    counted = quantify_image(drawn(np.zeros((64, 64)), dab), QuantifySettings(MPP)).tally()
     row = counted.row("membrane")
     assert row["positive_area_fraction"] == pytest.approx(1 / 8)
     assert row["dab_mean_positive"] == pytest.approx(0.6, abs=0.02)
@@ -97,7 +97,7 @@ def test_amounts_are_those_that_were_put_on() -> None:
 def test_the_frame_counts_a_nucleus_on_a_border_once() -> None:
     """Two images side by side: what the border cuts is counted in one of them."""
     both = drawn(0.5 * discs([(80, 40), (80, 100), (30, 60), (120, 60)], 6), np.zeros((SIDE, SIDE)))
-    counts = [quantify_image(half, Settings(MPP)).tally().cells for half in (both[:, :80], both[:, 80:])]
+    counts = [quantify_image(half, QuantifySettings(MPP)).tally().cells for half in (both[:, :80], both[:, 80:])]
     assert sum(counts) == 4
 
 
@@ -107,7 +107,7 @@ def test_tiles_count_as_one_piece(tile_px: int) -> None:
     side = 256
     nuclei = discs(rng.uniform(0, side, (150, 2)), 5, side)
     image = drawn(0.4 * nuclei, 0.4 * nuclei * (np.arange(side) < 128))
-    settings = Settings(MPP, "nuclear")
+    settings = QuantifySettings(MPP, "nuclear")
     whole = quantify_image(image, settings)
     tiles = list(
         quantify_tiles(
@@ -146,14 +146,14 @@ def test_outlines_enclose_the_area_of_their_labels() -> None:
 def test_nothing_is_found_where_nothing_is() -> None:
     white = np.full((64, 64, 3), 255, np.uint8)
     assert find_nuclei(white, MPP).max() == 0
-    assert len(quantify_image(white, Settings(MPP)).cells) == 0
+    assert len(quantify_image(white, QuantifySettings(MPP)).cells) == 0
 
 
 def test_another_segmenter_may_stand_in() -> None:
     labels = np.zeros((64, 64), np.int32)
     labels[10:20, 10:20], labels[40:50, 30:44] = 3, 7
     image = drawn(np.zeros((64, 64)), 0.5 * (labels > 0))
-    found = quantify_image(image, Settings(MPP, "nuclear", segmenter=lambda rgb: labels))
+    found = quantify_image(image, QuantifySettings(MPP, "nuclear", segmenter=lambda rgb: labels))
     assert found.cells.label.tolist() == [3, 7]
     assert found.cells.intensity.tolist() == [2, 2]
     assert len(found.outlines()) == 2
@@ -162,8 +162,8 @@ def test_another_segmenter_may_stand_in() -> None:
 def test_what_cannot_be_measured_is_refused() -> None:
     white = np.full((64, 64, 3), 255, np.uint8)
     with pytest.raises(InputError, match="fewer than 6 px across"):
-        quantify_image(white, Settings(2.0))
+        quantify_image(white, QuantifySettings(2.0))
     with pytest.raises(InputError, match="out of range"):
-        Settings(0.0)
+        QuantifySettings(0.0)
     with pytest.raises(InputError, match="expected 'nuclear' or 'membrane'"):
-        Settings(0.5, "cytoplasm")  # type: ignore[arg-type]  # what is tested
+        QuantifySettings(0.5, "cytoplasm")  # type: ignore[arg-type]  # what is tested

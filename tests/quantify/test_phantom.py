@@ -9,9 +9,10 @@ from scipy.spatial import KDTree
 
 from restain.data.phantom import PhantomSettings, draw_pair
 from restain.data.phantom.pair import PhantomCells
-from restain.quantify import Cells, Marker, Settings, quantify_image
+from restain.quantify import Cells, QuantifySettings, quantify_image
 from restain.quantify.scores import positive_fraction
 from restain.quantify.tally import LEAST_POSITIVE, Tally
+from restain.stains import Marker
 
 SEEDS = range(40, 44)
 
@@ -22,7 +23,7 @@ def test_counts_and_positivity_are_those_that_were_drawn(marker: Marker) -> None
     total, cells, positive = Tally(), 0, 0
     for seed in SEEDS:
         pair = draw_pair(seed, PhantomSettings(size_px=384, marker=marker))
-        measured = quantify_image(pair.ihc_aligned, Settings(0.5, marker))
+        measured = quantify_image(pair.ihc_aligned, QuantifySettings(0.5, marker))
         counted = measured.tally()
         truth = pair.cells.positive
         assert _right(measured.cells, pair.cells) > 0.8

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from restain.image import to_tensor
-from restain.registration.field import Affine, Box, Field, field_of
+from restain.registration.field import Affine, Field, Raster, field_of
 from restain.registration.warp import places_on, warp
 from restain.stains import from_unit, hed_to_rgb
 from tests.registration.islands import MPP, Islands
@@ -53,13 +53,13 @@ class Section:
         tissue = (tissue > -0.5 * tissue.std()) * 1.0
         brown = ndimage.gaussian_filter((rng.uniform(size=nuclei.shape) > 0.999) * 1.0, 6) * 30
         zero = np.zeros_like(nuclei)
-        self.box = Box(0, 0, size_px, size_px, 1.0)
+        self.box = Raster(0, 0, size_px, size_px, 1.0)
         self.he = _drawn(nuclei * tissue, 0.4 * tissue, zero)
         self.ihc = _drawn(0.8 * nuclei * tissue, zero, 0.05 * tissue + brown * tissue)
 
     def displaced(self, field: Field) -> Tensor:
         """The IHC as it lies where p in the H&E goes on at p + d(p)."""
-        back = field.inverse(Box(-64, -64, self.box.width + 128, self.box.height + 128, 1.0))
+        back = field.inverse(Raster(-64, -64, self.box.width + 128, self.box.height + 128, 1.0))
         image = ((self.ihc[0].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
         return to_tensor(warp(image, self.box, places_on(back, self.box))[0])
 

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from restain.registration.field import Affine, Box, Floats
+from restain.image import RGB
+from restain.registration.field import Affine, Floats, Raster
 from restain.registration.warp import places_on
 
-RGB = NDArray[np.uint8]
 MPP = 4.0
 SIDE_PX = 420
 
@@ -46,7 +45,7 @@ class Islands:
         """As IHC; `back` takes places on its slide to places on that of the H&E, µm; `size` is width, height in px."""
         layers = self.layers
         if back is not None:
-            x, y = places_on(back, Box(0, 0, *size, MPP)) / MPP - 0.5
+            x, y = places_on(back, Raster(0, 0, *size, MPP)) / MPP - 0.5
             layers = np.stack([ndimage.map_coordinates(layer, [y, x], order=1, cval=0) for layer in layers])
         return light(0.7 * layers[0], 0.1 * layers[1], layers[2])
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from restain.cli import app
 from restain.data.layouts import find_layout
 from restain.errors import OutputError
-from restain.image import load_image
+from restain.image import RGB, load_image
 from restain.registration.cut import cut_slides
 from restain.registration.data_set import CutJob, cut_data_set
 from restain.registration.jobs import SlidePair, one_pair
@@ -21,7 +20,6 @@ from restain.registration.slides import Demands
 from restain.registration.tiling import CutSettings, residual_of
 from tests.registration.islands import MPP, Islands, turned
 
-RGB = NDArray[np.uint8]
 SaveSlide = Callable[[str, RGB], Path]
 SETTINGS = CutSettings(mpp=MPP, size_px=64, step_px=64, least_tissue=0.7)
 DEMANDS = Demands(mirror=False, any_scale=False)

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from restain.errors import ShapeError
-from restain.registration.field import Affine, Box, Field, Floats, basis, composed, field_of, slopes
+from restain.registration.field import Affine, Field, Floats, Raster, basis, composed, field_of, slopes
 
-BOX = Box(100.0, -40.0, 96, 64, 0.5)
+BOX = Raster(100.0, -40.0, 96, 64, 0.5)
 
 
 def some_field(seed: int = 0, strength: float = 1.0) -> Field:
@@ -43,7 +43,7 @@ def test_inside_a_field_is_the_spline_of_scipy() -> None:
 
 def test_on_a_box_it_is_the_same_as_at_the_pixels_centres() -> None:
     field = some_field()
-    around = Box(80.0, -60.0, 50, 41, 2.0)  # reaches beyond the control points
+    around = Raster(80.0, -60.0, 50, 41, 2.0)  # reaches beyond the control points
     points = np.stack(np.meshgrid(around.columns, around.rows), -1).reshape(-1, 2)
     np.testing.assert_allclose(field.on(around).reshape(2, -1).T, field.displacement(points), atol=1e-12)
 
@@ -107,7 +107,7 @@ def test_the_inverse_of_a_gentle_inverse_is_the_field() -> None:
         return points + np.stack([np.sin(2 * x + y), np.cos(2 * y - x)], 1)
 
     field = field_of(gentle, BOX, zero.spacing)
-    wide = Box(left - 10, top - 10, 136, 104, 0.5)
+    wide = Raster(left - 10, top - 10, 136, 104, 0.5)
     twice = field.inverse(wide).inverse(BOX)
     points = some_points()
     np.testing.assert_allclose(twice(points), field(points), atol=1e-2)

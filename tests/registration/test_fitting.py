@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from restain.errors import InputError
-from restain.registration.field import Affine, Box, Field
+from restain.registration.field import Affine, Field, Raster
 from restain.registration.fitting import Matches, bending, design_matrix, fit_field
 
-BOX = Box(0.0, 0.0, 512, 384, 0.5)
+BOX = Raster(0.0, 0.0, 512, 384, 0.5)
 TURN = Affine(np.array([[0.99, -0.05, 9.0], [0.05, 1.01, -6.0]]))
 
 

@@ -2,13 +2,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from restain.registration.field import Affine, Box, Field, field_of
+from restain.registration.field import Affine, Field, Raster, field_of
 from restain.registration.matching import Structure, correlation, highest, match_blocks
 
-BOX = Box(0.0, 0.0, 160, 128, 1.0)
+BOX = Raster(0.0, 0.0, 160, 128, 1.0)
 
 
-def some_structure(box: Box, seed: int = 0) -> Structure:
+def some_structure(box: Raster, seed: int = 0) -> Structure:
     noise = np.random.default_rng(seed).normal(size=(box.height, box.width))
     values = ndimage.gaussian_filter(noise, 2.5)
     return Structure(torch.from_numpy(values / values.std()).float(), torch.ones(box.height, box.width), box)

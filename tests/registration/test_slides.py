@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from restain.errors import InputError
+from restain.image import RGB
 from restain.registration.field import Affine, Floats
 from restain.registration.fitting import Matches
 from restain.registration.overview import Overview, look, shared_tissue
@@ -18,7 +18,6 @@ from restain.registration.slides import Demands, register
 from restain.slides.reader import open_slide
 from tests.registration.islands import MPP, SIDE_PX, Islands, light, turned
 
-RGB = NDArray[np.uint8]
 SaveSlide = Callable[[str, RGB], Path]
 
 

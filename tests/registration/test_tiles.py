@@ -3,7 +3,7 @@ import torch
 
 from restain.registration.channels import Channels, shared_channels
 from restain.registration.coarse import matched_blocks, turn_and_shift
-from restain.registration.field import Affine, Box, Field, field_of
+from restain.registration.field import Affine, Field, Raster, field_of
 from restain.registration.refine import refined
 from restain.registration.tiles import align_tile
 from tests.registration.conftest import Section
@@ -102,4 +102,4 @@ def test_channels_at_their_own_places_are_themselves() -> None:
     np.testing.assert_allclose(inside, 1, atol=1e-5)
     outside = channels.at(np.full((2, 1, 1), -50.0))
     assert float(np.abs(outside[0]).max()) == 0
-    assert Box(0, 0, 9, 7, 2.5) == channels.box
+    assert Raster(0, 0, 9, 7, 2.5) == channels.box

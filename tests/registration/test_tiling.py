@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from restain.errors import ConfigError
-from restain.registration.field import Affine, Box, Floats
+from restain.image import RGB
+from restain.registration.field import Affine, Floats, Raster
 from restain.registration.overview import Overview, Shared
 from restain.registration.tiling import CutSettings, places_between, plan_tiles, read_warped, residual_of
 from restain.registration.transform import Scan
@@ -17,7 +17,6 @@ from restain.registration.warp import places_on
 from restain.slides.reader import open_slide
 from tests.registration.islands import MPP, SIDE_PX, Islands, turned
 
-RGB = NDArray[np.uint8]
 SaveSlide = Callable[[str, RGB], Path]
 
 
@@ -27,7 +26,7 @@ def wavy(points: Floats) -> Floats:
 
 
 def test_places_between_are_those_of_every_pixel() -> None:
-    box = Box(100, 50, 75, 130, 0.5)
+    box = Raster(100, 50, 75, 130, 0.5)
     np.testing.assert_allclose(places_between(wavy, box), places_on(wavy, box), atol=0.01)
     linear = turned(30, scale=1.3)
     np.testing.assert_allclose(places_between(linear, box), places_on(linear, box), atol=1e-9)
@@ -36,7 +35,7 @@ def test_places_between_are_those_of_every_pixel() -> None:
 def test_a_warped_read_is_that_of_scipy(islands: Islands, save_slide: SaveSlide) -> None:
     rgb = islands.ihc()
     lie = turned(25)
-    box = Box(500, 600, 96, 80, MPP)
+    box = Raster(500, 600, 96, 80, MPP)
     with open_slide(save_slide("ihc", rgb)) as slide:
         found, covered = read_warped(slide, places_between(lie, box), MPP)
     x, y = places_on(lie, box) / MPP - 0.5
@@ -48,7 +47,7 @@ def test_a_warped_read_is_that_of_scipy(islands: Islands, save_slide: SaveSlide)
 
 
 def test_what_lies_beyond_the_slide_is_told(islands: Islands, save_slide: SaveSlide) -> None:
-    box = Box(-100, 40, 64, 64, MPP)
+    box = Raster(-100, 40, 64, 64, MPP)
     with open_slide(save_slide("ihc", islands.ihc())) as slide:
         _, covered = read_warped(slide, places_between(Affine.identity(), box), MPP)
         assert covered[:, 25:].all()

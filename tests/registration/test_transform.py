@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restain.errors import InputError, MissingError
-from restain.registration.field import Affine, Box, Field
+from restain.registration.field import Affine, Field, Raster
 from restain.registration.transform import Scan, Transform, load_transform, read_transform
 
 HE, IHC = Scan("a.svs", (2000, 1000), 0.5), Scan("b.ndpi", (3000, 4000), 0.25)
@@ -22,7 +22,7 @@ def similarity(degrees: float, mirror: bool, scale: float) -> Affine:
 
 
 def bend() -> Field:
-    zero = Field.zero(Box(0, 0, 2000, 1000, 0.5), 120)
+    zero = Field.zero(Raster(0, 0, 2000, 1000, 0.5), 120)
     return Field(np.random.default_rng(1).normal(0, 8, zero.coefficients.shape), zero.origin, zero.spacing)
 
 

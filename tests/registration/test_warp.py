@@ -2,13 +2,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from restain.registration.field import Affine, Box, Field, field_of
+from restain.registration.field import Affine, Field, Raster, field_of
 from restain.registration.warp import places_on, source_limits, warp
 
-BOX = Box(10.0, 20.0, 40, 30, 0.5)
+BOX = Raster(10.0, 20.0, 40, 30, 0.5)
 
 
-def some_image(box: Box, seed: int = 0) -> NDArray[np.uint8]:
+def some_image(box: Raster, seed: int = 0) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).uniform(0, 255, (box.height, box.width, 3))
     return ndimage.gaussian_filter(noise, (2, 2, 0)).round().astype(np.uint8)
 
@@ -32,7 +32,7 @@ def test_a_shift_by_whole_pixels_moves_them_and_says_what_is_not_covered() -> No
 
 
 def test_an_image_at_another_scale_is_drawn_at_the_scale_of_the_box() -> None:
-    fine = Box(10.0, 20.0, 80, 60, 0.25)
+    fine = Raster(10.0, 20.0, 80, 60, 0.25)
     x, y = np.meshgrid(fine.columns, fine.rows)
     ramp = np.stack([4 * x, 4 * y, x + y], -1).round().astype(np.uint8)
     drawn, covered = warp(ramp, fine, places_on(Affine.identity(), BOX))

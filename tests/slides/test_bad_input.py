@@ -10,13 +10,12 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from numpy.typing import NDArray
 
 from restain.cli import main
+from restain.image import RGB
 from restain.slides.spool import Spool
 
 MakeSlide = Callable[..., Path]
-RGB = NDArray[np.uint8]
 
 
 class Ended(NamedTuple):

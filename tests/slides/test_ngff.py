@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from restain.slides.codec import Codec
-from restain.slides.layout import Layout, Position
 from restain.slides.ngff import job_of_ngff, write_ngff
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.tiff import Description
 
 tensorstore = pytest.importorskip("tensorstore", reason="the independent reader of Zarr is not installed")
@@ -23,23 +23,23 @@ def image() -> NDArray[np.uint8]:
 
 @pytest.fixture
 def written(image: NDArray[np.uint8], tmp_path: Path) -> Path:
-    layout, codec = Layout((420, 300), 32), Codec("lossless")
+    pyramid, codec = Pyramid((420, 300), 32), Codec("lossless")
 
     def tiles(level: int) -> list[tuple[Position, bytes]]:
         small = image[:: 2**level, :: 2**level]
         found = []
-        for position in layout.positions(level):
+        for position in pyramid.positions(level):
             if (position.row + position.column) % 5 == 4:
                 continue  # glass
-            box = layout.box(position)
+            box = pyramid.box(position)
             rgb = small[box.slices]
             padded = np.pad(rgb, ((0, 32 - rgb.shape[0]), (0, 32 - rgb.shape[1]), (0, 0)), mode="edge")
             found.append((position, codec.encode(np.ascontiguousarray(padded))))
         return found
 
-    levels = [tiles(level) for level in range(len(layout.levels))]
+    levels = [tiles(level) for level in range(len(pyramid.levels))]
     description = Description("drawn", 0.5, "virtual HER2", (10.0, 20.0), {"job": "a job"})
-    write_ngff(tmp_path / "drawn.ome.zarr", layout, codec, levels, GLASS, description)
+    write_ngff(tmp_path / "drawn.ome.zarr", pyramid, codec, levels, GLASS, description)
     return tmp_path / "drawn.ome.zarr"
 
 
@@ -50,16 +50,16 @@ def opened(folder: Path, level: int) -> NDArray[np.uint8]:
 
 def test_another_reader_finds_every_pixel(written: Path, image: NDArray[np.uint8]) -> None:
     expected = image.copy()
-    layout = Layout((420, 300), 32)
-    for position in layout.positions(0):
+    pyramid = Pyramid((420, 300), 32)
+    for position in pyramid.positions(0):
         if (position.row + position.column) % 5 == 4:
-            expected[layout.box(position).slices] = GLASS
+            expected[pyramid.box(position).slices] = GLASS
     assert np.array_equal(opened(written, 0), expected.transpose(2, 0, 1))
 
 
 def test_every_level_is_there_and_half_as_large(written: Path) -> None:
-    layout = Layout((420, 300), 32)
-    for level, (width, height) in enumerate(layout.levels):
+    pyramid = Pyramid((420, 300), 32)
+    for level, (width, height) in enumerate(pyramid.levels):
         assert opened(written, level).shape == (3, height, width)
 
 
@@ -79,7 +79,7 @@ def test_metadata_are_those_of_version_0_5(written: Path) -> None:
         scale, translation = dataset["coordinateTransformations"]
         assert scale["type"] == "scale"
         assert translation["type"] == "translation"
-        width, height = Layout((420, 300), 32).levels[level]
+        width, height = Pyramid((420, 300), 32).levels[level]
         # all levels begin at one edge, that of the first pixel, and end within a pixel of one another
         for axis, count, start, extent in ((1, height, 20.0, 150.0), (2, width, 10.0, 210.0)):
             step = scale["scale"][axis]

@@ -7,17 +7,15 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image
 
 from restain.errors import InputError, MissingError
-from restain.image import save_image
+from restain.image import RGB, save_image
 from restain.slides.reader import Slide, open_slide
 from restain.slides.sources import ImageSource, OpenSlideSource, Source, TiffSource, ome_mpp
 from restain.slides.tiling import Box
 
 MakeSlide = Callable[..., Path]
-RGB = NDArray[np.uint8]
 SIZE = (600, 430)
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from restain.errors import InputError, MissingError
-from restain.image import load_image
+from restain.image import RGB, load_image
 from restain.polygons import Roi
 from restain.slides.codec import Codec
 from restain.slides.reader import open_slide
@@ -26,7 +26,6 @@ from restain.staining.slide import stain_slide
 from restain.trust.slide import SlideMaps
 
 MakeSlide = Callable[..., Path]
-RGB = NDArray[np.uint8]
 PLAIN = SlideSettings(tile_px=128, codec=Codec("lossless"))
 RING = [(330, 160), (470, 180), (440, 280), (345, 270)]
 """Inside the drawn tissue, across several tiles."""

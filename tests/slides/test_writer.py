@@ -7,16 +7,15 @@ import openslide
 import pytest
 import pyvips
 import tifffile
-from numpy.typing import NDArray
 from PIL import ImageCms
 
 from restain.errors import InputError, OutputError, ShapeError
+from restain.image import RGB
 from restain.slides.codec import Codec, Compression
-from restain.slides.layout import Layout, Position
+from restain.slides.pyramid import Position, Pyramid
 from restain.slides.tiff import Description
 from restain.slides.writer import BACKGROUND, SlideWriter, write_slide
 
-RGB = NDArray[np.uint8]
 SIZE, TILE = (333, 210), 64
 LEVELS = [(333, 210), (167, 105), (84, 53), (42, 27)]
 MPP = 0.4567
@@ -97,18 +96,18 @@ def test_background_is_stored_once(tmp_path: Path) -> None:
 
 
 def test_order_and_interruption_make_no_difference(tmp_path: Path) -> None:
-    layout, description = Layout(SIZE, TILE), Description("s", MPP)
+    pyramid, description = Pyramid(SIZE, TILE), Description("s", MPP)
     whole = tmp_path / "whole.ome.tif"
     write_slide(whole, SIZE, cut, description, tile_px=TILE)
     pieces = tmp_path / "pieces.ome.tif"
-    positions = [position for position in layout.positions(0) if position[1:] != (0, 0)]
+    positions = [position for position in pyramid.positions(0) if position[1:] != (0, 0)]
     for some in (positions[:1:-2], positions[1::2] + positions[:2]):
-        with SlideWriter(pieces, layout, description, job="one") as writer:
+        with SlideWriter(pieces, pyramid, description, job="one") as writer:
             for position in some:
-                box = layout.box(position)
+                box = pyramid.box(position)
                 writer.put([writer.encode(position, picture()[box.slices])])
         assert not pieces.exists()
-    with SlideWriter(pieces, layout, description, job="one") as writer:
+    with SlideWriter(pieces, pyramid, description, job="one") as writer:
         assert writer.finished() == set(positions)
         writer.finish()
     assert not pieces.with_name("pieces.ome.tif.spool").exists()
@@ -118,18 +117,18 @@ def test_order_and_interruption_make_no_difference(tmp_path: Path) -> None:
 
 
 def test_tiles_of_another_job_are_thrown_away(tmp_path: Path) -> None:
-    layout, description = Layout(SIZE, TILE), Description("s", MPP)
-    with SlideWriter(tmp_path / "s.ome.tif", layout, description, job="one") as writer:
+    pyramid, description = Pyramid(SIZE, TILE), Description("s", MPP)
+    with SlideWriter(tmp_path / "s.ome.tif", pyramid, description, job="one") as writer:
         writer.put([writer.encode(Position(0, 0, 0), picture()[:TILE, :TILE])])
-    with SlideWriter(tmp_path / "s.ome.tif", layout, description, Codec(quality=50), job="one") as writer:
+    with SlideWriter(tmp_path / "s.ome.tif", pyramid, description, Codec(quality=50), job="one") as writer:
         assert not writer.finished()
 
 
 def test_two_writers_of_one_slide_do_not_mix(tmp_path: Path) -> None:
-    layout, description = Layout(SIZE, TILE), Description("s", MPP)
-    first = SlideWriter(tmp_path / "s.ome.tif", layout, description, job="one")
+    pyramid, description = Pyramid(SIZE, TILE), Description("s", MPP)
+    first = SlideWriter(tmp_path / "s.ome.tif", pyramid, description, job="one")
     with first, pytest.raises(OutputError, match=r"s\.ome\.tif is being written by another process"):
-        SlideWriter(tmp_path / "s.ome.tif", layout, description, job="one")
+        SlideWriter(tmp_path / "s.ome.tif", pyramid, description, job="one")
 
 
 def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
@@ -154,11 +153,11 @@ def test_a_result_that_cannot_be_replaced_keeps_its_tiles(tmp_path: Path) -> Non
 
 
 def test_wrong_tiles_and_sizes_are_refused(tmp_path: Path) -> None:
-    writer = SlideWriter(tmp_path / "s.ome.tif", Layout(SIZE, TILE), Description("s", MPP))
+    writer = SlideWriter(tmp_path / "s.ome.tif", Pyramid(SIZE, TILE), Description("s", MPP))
     with writer, pytest.raises(ShapeError, match="expected 64 x 64 x 3 uint8, got 32 x 64 x 3 uint8"):
         writer.encode(Position(0, 0, 0), picture()[:32, :64])
     with pytest.raises(InputError, match="multiples of 16"):
-        Layout(SIZE, 100)
+        Pyramid(SIZE, 100)
     with pytest.raises(InputError, match="expected 1 to 100"):
         Codec(quality=0)
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from restain.errors import InputError, OutputError, RestainError, ShapeError
-from restain.image import load_image, save_image, to_tensor, to_uint8
+from restain.image import RGB, load_image, save_image, to_tensor, to_uint8
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.staining import images
-from restain.staining.images import RGB, stain, stain_files
+from restain.staining.images import stain, stain_files
 
 INSTANCE = Generator(GeneratorConfig(width=2, blocks=1)).eval()
 

@@ -8,11 +8,10 @@ import numpy as np
 import openslide
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from restain.checkpoint import save_checkpoint
 from restain.errors import InputError
-from restain.image import to_tensor, to_uint8
+from restain.image import RGB, to_tensor, to_uint8
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import freeze, instance_norms
 from restain.networks.stainer import Stainer
@@ -20,12 +19,10 @@ from restain.networks.unet import UNet, UNetConfig
 from restain.slides.codec import Codec
 from restain.staining.images import stain
 from restain.staining.model import load_model
-from restain.staining.policies import POLICIES, Norm, SharedNorm
+from restain.staining.policies import POLICIES, NormPolicy, SharedNorm
 from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import load_statistics
-
-RGB = NDArray[np.uint8]
 
 
 def photo(height: int, width: int) -> RGB:
@@ -67,7 +64,7 @@ def test_a_smaller_halo_of_a_unet_is_not_enough() -> None:
 
 
 @pytest.mark.parametrize("norm", POLICIES.values())
-def test_a_unet_has_no_statistics_to_share(norm: Norm) -> None:
+def test_a_unet_has_no_statistics_to_share(norm: NormPolicy) -> None:
     rgb = photo(60, 70)
     assert not instance_norms(UNET)
     assert np.array_equal(stain(UNET, rgb, tile_px=16, norm=norm), stain(UNET, rgb, tile_px=16))
@@ -83,7 +80,7 @@ def test_a_frozen_unet_is_a_copy_unless_it_is_frozen_already() -> None:
 
 
 @pytest.mark.parametrize("norm", POLICIES.values())
-def test_three_downsamplings_under_every_norm(norm: Norm) -> None:
+def test_three_downsamplings_under_every_norm(norm: NormPolicy) -> None:
     rgb = photo(100, 70)
     assert stain(INSTANCE, rgb, tile_px=32, halo_px=16, norm=norm).shape == rgb.shape
     assert stain(INSTANCE, photo(8, 8)).shape == (8, 8, 3)

@@ -14,11 +14,10 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
-from numpy.typing import NDArray
 from PIL import ImageCms
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.image import to_tensor, to_uint8
+from restain.image import RGB, to_tensor, to_uint8
 from restain.networks.norm import freeze
 from restain.slides.codec import Codec
 from restain.slides.identity import job_of
@@ -32,7 +31,6 @@ from restain.staining.statistics import load_statistics
 from restain.trust.slide import SlideMaps
 
 MakeSlide = Callable[..., Path]
-RGB = NDArray[np.uint8]
 PLAIN = SlideSettings(tile_px=128, codec=Codec("lossless"))
 ALL = replace(PLAIN, tissue_mask=False)
 
@@ -248,7 +246,7 @@ FULL = """
 import resource, sys
 from restain.errors import RestainError
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-from restain.slides.layout import Position
+from restain.slides.pyramid import Position
 from restain.slides.spool import Spool
 from pathlib import Path
 spool = Spool(Path(sys.argv[1]), "job")

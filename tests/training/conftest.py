@@ -10,7 +10,7 @@ import torch
 
 from restain.image import save_image, to_uint8
 from restain.training import Recipe, fit, load_recipe
-from restain.training.toml import merged, write_table
+from restain.training.toml import merged, write_toml
 
 SMALL: dict[str, dict[str, Any]] = {
     "reconstruct": {"data": {"crop_px": 16}, "model": {"width": 1}},
@@ -66,7 +66,7 @@ def write_recipe(tmp_path: Path) -> Write:
         training = {"steps": 6, "save_every_steps": 2, "log_every_steps": 2, "sample_every_steps": 0}
         basis = {"method": name, "data": {"batch_size": 2}, "training": training | {"precision": "float32"}}
         path = tmp_path / f"{name}.toml"
-        path.write_text(write_table(merged(merged(basis, SMALL[name]), sections)))
+        path.write_text(write_toml(merged(merged(basis, SMALL[name]), sections)))
         return path
 
     return write

@@ -13,7 +13,7 @@ from restain.training import Recipe, load_recipe, train
 from restain.training.config import Pretrained, identity
 from restain.training.run import build
 from restain.training.shelf import packaged_recipes
-from restain.training.toml import write_table
+from restain.training.toml import write_toml
 
 RECIPES = list(packaged_recipes().values())
 DEMO = Path(__file__).resolve().parents[2] / "restain/demo/vsmt.toml"
@@ -55,7 +55,7 @@ def test_every_recipe_is_what_its_name_says_and_steps(path: Path) -> None:
 def test_a_run_can_be_repeated_from_the_recipe_in_its_folder(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     resolved = tmp_path / "recipe.toml"
-    resolved.write_text(write_table(recipe.table()))
+    resolved.write_text(write_toml(recipe.table()))
     assert load_recipe(resolved) == recipe
 
 

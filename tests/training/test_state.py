@@ -9,7 +9,15 @@ from torch import nn
 from torch.optim import Adam
 
 from restain.errors import CheckpointError, NonFiniteLossError, OutputError
-from restain.training.state import Saved, check_finite, load_state, load_weights, read_saved, save_state, steps_done
+from restain.training.state import (
+    Saved,
+    check_finite,
+    load_method_weights,
+    load_state,
+    read_saved,
+    save_state,
+    steps_done,
+)
 
 
 def learner(seed: int, size: int = 3) -> tuple[nn.Module, dict[str, Adam]]:
@@ -72,7 +80,7 @@ def test_any_flipped_bit_in_what_was_learned_is_found(tmp_path: Path) -> None:
             damaged = bytearray(whole)
             damaged[place + 4 + bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
-            for read in (lambda: load_state(path, *learner(0)), lambda: load_weights(path, learner(0)[0])):
+            for read in (lambda: load_state(path, *learner(0)), lambda: load_method_weights(path, learner(0)[0])):
                 with pytest.raises(CheckpointError, match=r"state.pt .*differ from what was saved"):
                     read()
     path.write_bytes(whole)

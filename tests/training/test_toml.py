@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restain.errors import ConfigError, MissingError
-from restain.training.toml import flat, merged, override, read_table, write_table
+from restain.training.toml import flat, merged, override, read_toml, write_toml
 
 KEYS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,8}", fullmatch=True)
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
@@ -23,7 +23,7 @@ TABLES = st.recursive(
 
 @given(TABLES)
 def test_what_is_written_reads_back_the_same(table: dict[str, Any]) -> None:
-    assert tomllib.loads(write_table(table)) == table
+    assert tomllib.loads(write_toml(table)) == table
 
 
 @given(TABLES, TABLES)
@@ -63,14 +63,14 @@ def test_a_malformed_setting_is_shown_how(setting: str) -> None:
 
 def test_a_missing_file_and_one_that_is_not_toml_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"none.toml: no such recipe"):
-        read_table(tmp_path / "none.toml")
+        read_toml(tmp_path / "none.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("method = vsmt\n")
     with pytest.raises(ConfigError, match=r"bad.toml: not valid TOML: .*line 1"):
-        read_table(bad)
+        read_toml(bad)
     bad.write_bytes(b"method = '\xff'")
     with pytest.raises(ConfigError, match="not valid TOML"):
-        read_table(bad)
+        read_toml(bad)
 
 
 DEEP = {
@@ -86,7 +86,7 @@ DEEP = {
 def test_what_is_nested_deeper_than_any_setting_is_refused(case: str, tmp_path: Path) -> None:
     (tmp_path / "deep.toml").write_text(DEEP[case])
     with pytest.raises(ConfigError, match=r"deep.toml: not valid TOML: .* deep"):
-        read_table(tmp_path / "deep.toml")
+        read_toml(tmp_path / "deep.toml")
 
 
 def test_settings_nested_too_deep_are_text_or_refused() -> None:
@@ -97,19 +97,19 @@ def test_settings_nested_too_deep_are_text_or_refused() -> None:
 
 def test_a_byte_order_mark_is_not_part_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_bytes("\ufeffmethod = 'cut'\r\n".encode())
-    assert read_table(tmp_path / "r.toml") == {"method": "cut"}
+    assert read_toml(tmp_path / "r.toml") == {"method": "cut"}
 
 
 def test_numbers_of_thousands_of_digits_and_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("seed = " + "1" * 5000)
     with pytest.raises(ConfigError, match=r"r.toml: not valid TOML"):
-        read_table(path)
+        read_toml(path)
     assert override({}, ["seed=" + "1" * 5000])[0]["seed"] == "1" * 5000, "then it is text, and no number"
     path.write_bytes(b"# " + b"x" * 2**21)
     with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
-        read_table(path)
+        read_toml(path)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(MissingError, match="no such recipe"):
-        read_table(path)
+        read_toml(path)

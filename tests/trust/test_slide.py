@@ -9,11 +9,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from restain.errors import InputError
-from restain.image import load_image
+from restain.image import RGB, load_image
 from restain.slides.codec import Codec
 from restain.slides.reader import open_slide
 from restain.staining import sitting
@@ -30,7 +29,6 @@ from restain.trust.familiarity import FEATURES, Familiarity
 from restain.trust.slide import SlideMaps, SlideTrust, map_trust
 
 MakeSlide = Callable[..., Path]
-RGB = NDArray[np.uint8]
 SETTINGS = SlideSettings(tile_px=128, codec=Codec("lossless"))
 ALL = replace(SETTINGS, tissue_mask=False)
 PART = replace(ALL, region=(300, 140, 250, 150))

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
 from restain.cli import app
+from restain.image import RGB
 from restain.polygons import Roi
 from restain.quantify.tally import Tally
-from restain.quantify.tiles import Settings, quantify_tiles
+from restain.quantify.tiles import QuantifySettings, quantify_tiles
 from restain.slides.reader import open_slide
 from restain.staining.model import load_model
 from restain.staining.slide import stain_slide
@@ -26,7 +26,6 @@ from restain.viewer.opening import result_of
 
 Client = Any  # see conftest.py
 
-RGB = NDArray[np.uint8]
 LookAt = Callable[[View], Client]
 
 
@@ -155,7 +154,7 @@ def test_figures_are_those_of_quantify(view: View, look_at: LookAt, tmp_path: Pa
     out, _ = finished_pixels(view, tmp_path / "finished")
     region, total = Roi("region", [[np.array(polygon)]]), Tally()
     with open_slide(out) as slide:
-        settings = Settings(slide.mpp)
+        settings = QuantifySettings(slide.mpp)
         for tile in quantify_tiles(lambda place, size: slide.read(place, size, slide.mpp), slide.size, settings):
             total += tile.tally(region.mask(tile.location, tile.rgb.shape[1::-1]))
     assert answer.json()["figures"] == total.row("membrane")

@@ -10,10 +10,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.noise import Coordinates, Floats, Lattice, Noise, smoothstep
+from restain.data.phantom.noise import Amounts, Coordinates, Lattice, Noise, smoothstep
 from restain.randomness import derive_seed
 
-Box = tuple[float, float, float, float]
+Bounds = tuple[float, float, float, float]
 """Left, top, right and bottom in µm."""
 
 SURVEY_PITCH_UM = 4.0
@@ -61,7 +61,9 @@ class Anatomy:
         frame_um: tissue ends inside this box, with a wavy edge; None: nowhere.
     """
 
-    def __init__(self, seed: int, coverage: float, island_um: float = ISLAND_UM, frame_um: Box | None = None) -> None:
+    def __init__(
+        self, seed: int, coverage: float, island_um: float = ISLAND_UM, frame_um: Bounds | None = None
+    ) -> None:
         def noise(name: str, pitch_um: float, depth_um: float | None = None) -> Noise:
             return Noise(derive_seed(seed, "phantom", name), pitch_um, depth_um)
 
@@ -81,13 +83,13 @@ class Anatomy:
         self.crimp = noise("crimp", 9, 20)
         self.crowds, self.softness, self.clones = noise("crowds", 30), noise("softness", 45), noise("clones", 45)
 
-    def survey(self, box_um: Box, z: float) -> Survey:
+    def survey(self, box_um: Bounds, z: float) -> Survey:
         """Map the regions of a box and of what lies up to 12 µm around it, `z` µm below the plane."""
         left, top, right, bottom = box_um
         columns, rows = _lattice_range(left, right), _lattice_range(top, bottom)
         xs, ys = columns * SURVEY_PITCH_UM, rows * SURVEY_PITCH_UM
 
-        def lattice(values: Floats) -> Lattice:
+        def lattice(values: Amounts) -> Lattice:
             return Lattice(values.astype(np.float32)[1:-1, 1:-1], int(columns[1]), int(rows[1]), SURVEY_PITCH_UM)
 
         x = xs[None, :] + 9.0 * self.warp_x.grid(xs, ys, z)
@@ -124,7 +126,7 @@ class Anatomy:
             activity=lattice(self.level + 0.16 * self.clones.grid(xs, ys)),
         )
 
-    def depth_in_frame(self, frame_um: Box, xs: Coordinates, ys: Coordinates) -> Floats:
+    def depth_in_frame(self, frame_um: Bounds, xs: Coordinates, ys: Coordinates) -> Amounts:
         """Depth in µm inside a box whose sides are wavy, at every crossing of `xs` and `ys`."""
         left, top, right, bottom = frame_um
         across, down = np.minimum(xs - left, right - xs), np.minimum(ys - top, bottom - ys)
@@ -138,7 +140,7 @@ def _lattice_range(low_um: float, high_um: float) -> NDArray[np.int64]:
     return np.arange(int(np.floor(low_um / SURVEY_PITCH_UM)) - 5, int(np.floor(high_um / SURVEY_PITCH_UM)) + 7)
 
 
-def _depth(field: Floats, least_slope: float) -> Floats:
+def _depth(field: Amounts, least_slope: float) -> Amounts:
     """Turn a field that is positive inside into a signed depth in µm, true near the border."""
     down, right = np.gradient(field, SURVEY_PITCH_UM)
     return np.asarray(field / np.maximum(np.hypot(down, right), least_slope), np.float32)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.anatomy import Box, Survey
+from restain.data.phantom.anatomy import Bounds, Survey
 from restain.data.phantom.noise import (
+    Amounts,
     Coordinates,
-    Floats,
     Hashes,
     Lattice,
     hash_lattice,
@@ -44,7 +44,7 @@ REACH_UM = 32.0
 _LEAST_CUT = 0.6  # a nucleus that the section grazes, leaving less than this share of its radius, is not seen
 
 
-class Layout(NamedTuple):
+class CellLattice(NamedTuple):
     """The lattice of one kind of cell."""
 
     pitch_um: float
@@ -53,34 +53,34 @@ class Layout(NamedTuple):
     """Distance from one cell of a pile to the next."""
 
 
-LAYOUTS = (Layout(9.6, 0.58, 11.0), Layout(17.0, 0.9, 8.0), Layout(7.4, 0.8, 7.5))
+LATTICES = (CellLattice(9.6, 0.58, 11.0), CellLattice(17.0, 0.9, 8.0), CellLattice(7.4, 0.8, 7.5))
 """Of tumour, stroma and lymphocytes."""
 
 
 @dataclass(frozen=True)
-class Cells:
+class Population:
     """The cells of one section, one array entry each. Lengths in µm, from the origin of the tissue."""
 
     kind: NDArray[np.int64]
     x: Coordinates
     y: Coordinates
-    long_um: Floats
+    long_um: Amounts
     """Half the length of the cell."""
-    short_um: Floats
+    short_um: Amounts
     """Half the width of the cell."""
-    angle: Floats
+    angle: Amounts
     """Direction of the length, radians from the x axis towards the y axis."""
-    nucleus: Floats
+    nucleus: Amounts
     """Size of the nucleus as cut by the section, as a share of the cell; 0 where it is missed."""
-    looks: Floats
+    looks: Amounts
     """Tumour cells: 0 small, dark, bland to 1 large, pale, with nucleolus and pink cytoplasm. 0 for all others."""
-    expression: Floats
+    expression: Amounts
     """How much marker the cell carries; positive above `POSITIVE_EXPRESSION`."""
     chance: Hashes
     """The cell's own random number."""
 
     @property
-    def nucleus_radius_um(self) -> Floats:
+    def nucleus_radius_um(self) -> Amounts:
         """Radius of the circle with the area of the nucleus as cut."""
         return np.asarray(np.sqrt(self.long_um * self.short_um) * self.nucleus, np.float32)
 
@@ -89,20 +89,20 @@ class Cells:
         """Whether each cell is positive."""
         return np.asarray((self.kind == TUMOUR) & (self.expression > POSITIVE_EXPRESSION))
 
-    def chosen(self, which: NDArray[np.bool_]) -> "Cells":
+    def chosen(self, which: NDArray[np.bool_]) -> "Population":
         """The cells where `which` holds."""
-        return Cells(**{name: values[which] for name, values in vars(self).items()})
+        return Population(**{name: values[which] for name, values in vars(self).items()})
 
 
-def populate(seed: int, survey: Survey, box_um: Box, z: float) -> Cells:
+def populate(seed: int, survey: Survey, box_um: Bounds, z: float) -> Population:
     """List the cells that can be seen in a box (left, top, right, bottom), in an order that no window changes."""
     kinds = [_population(seed, kind, survey, box_um, z) for kind in (TUMOUR, STROMA, LYMPHOCYTE)]
-    return Cells(**{name: np.concatenate([vars(cells)[name] for cells in kinds]) for name in vars(kinds[0])})
+    return Population(**{name: np.concatenate([vars(cells)[name] for cells in kinds]) for name in vars(kinds[0])})
 
 
-def _population(seed: int, kind: int, survey: Survey, box_um: Box, z: float) -> Cells:
+def _population(seed: int, kind: int, survey: Survey, box_um: Bounds, z: float) -> Population:
     """List the cells of one kind."""
-    layout = LAYOUTS[kind]
+    layout = LATTICES[kind]
     x, y, chance, cut = _pile(derive_seed(seed, "phantom", "cells", kind), layout, box_um, z)
     place = uniform(chance, 1)
     epithelium, lumen = survey.epithelium.sample(x, y), survey.lumen.sample(x, y)
@@ -125,7 +125,7 @@ def _population(seed: int, kind: int, survey: Survey, box_um: Box, z: float) -> 
         long_um, short_um, angle, share = _stroma(survey, x, y, chance)
     else:
         long_um, short_um, angle, share = _lymphocyte(chance)
-    return Cells(
+    return Population(
         kind=np.full(x.shape, kind, np.int64),
         x=x,
         y=y,
@@ -139,7 +139,7 @@ def _population(seed: int, kind: int, survey: Survey, box_um: Box, z: float) -> 
     )
 
 
-def _pile(key: int, layout: Layout, box_um: Box, z: float) -> tuple[Coordinates, Coordinates, Hashes, Floats]:
+def _pile(key: int, layout: CellLattice, box_um: Bounds, z: float) -> tuple[Coordinates, Coordinates, Hashes, Amounts]:
     """Cut the piles of a lattice: place and random number of the cell in each, and how wide it is cut (0 to 1)."""
     left, top, right, bottom = box_um
     row_um = layout.pitch_um * 0.87
@@ -158,11 +158,11 @@ def _pile(key: int, layout: Layout, box_um: Box, z: float) -> tuple[Coordinates,
     return x[seen], y[seen], chance[seen], cut[seen]
 
 
-Shape = tuple[Floats, Floats, Floats, float]
+Shape = tuple[Amounts, Amounts, Amounts, float]
 """Half length, half width, angle, and the whole nucleus as a share of the cell."""
 
 
-def _tumour(survey: Survey, x: Coordinates, y: Coordinates, chance: Hashes, looks: Floats) -> Shape:
+def _tumour(survey: Survey, x: Coordinates, y: Coordinates, chance: Hashes, looks: Amounts) -> Shape:
     """Polygonal in nests; in the wall of a gland columnar, pointing to the lumen."""
     wall = smoothstep(-26, -12, survey.lumen.sample(x, y))
     inwards = _direction(survey.epithelium, x, y)
@@ -193,7 +193,7 @@ def _lymphocyte(chance: Hashes) -> Shape:
     return radius * stretch, radius / stretch, np.float32(np.pi) * uniform(chance, 8), 0.9
 
 
-def _direction(region: Lattice, x: Coordinates, y: Coordinates) -> Floats:
+def _direction(region: Lattice, x: Coordinates, y: Coordinates) -> Amounts:
     """Angle in which a coordinate of the survey rises fastest."""
     right = region.sample(x + 1.0, y) - region.sample(x - 1.0, y)
     down = region.sample(x, y + 1.0) - region.sample(x, y - 1.0)

@@ -6,13 +6,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.noise import Coordinates, Floats, Noise
+from restain.data.phantom.noise import Amounts, Coordinates, Noise
 from restain.data.phantom.render import ihc_substance
 from restain.data.phantom.tissue import Tissue, Window
-
-RGB = NDArray[np.uint8]
-Place = tuple[int, int, int, int]
-"""A window: x, y, width and height in px."""
+from restain.image import RGB
 
 CONTROL_STRIP = 0.22
 """Width of the strip of glass for control tissue, as a share of the slide's height."""
@@ -49,7 +46,9 @@ class Marks:
         self._black_um = tuple(rng.uniform(low, high, 2) * size_um) if black_edge else (0.0, 0.0)
         self._size_um, self._right, self._bottom = size_um, *rng.integers(0, 2, 2)
 
-    def on(self, rgb: RGB | None, glass: tuple[int, int, int], place: Place, mpp: float) -> RGB | None:
+    def on(
+        self, rgb: RGB | None, glass: tuple[int, int, int], place: tuple[int, int, int, int], mpp: float
+    ) -> RGB | None:
         """Draw them over a window, given as H x W x 3 or None for bare glass; None again where nothing is drawn."""
         x, y, width, height = place
         xs, ys = (np.arange(x, x + width) + 0.5) * mpp, (np.arange(y, y + height) + 0.5) * mpp
@@ -69,10 +68,10 @@ class Marks:
         rows = (height - ys if self._bottom else ys) < down
         return np.asarray(columns[None, :] | rows[:, None])
 
-    def _ink_cover(self, xs: Coordinates, ys: Coordinates) -> Floats | None:
+    def _ink_cover(self, xs: Coordinates, ys: Coordinates) -> Amounts | None:
         """How much of the light the ink takes, H x W, or None where there is no ink."""
         near = self._pen_um
-        cover: Floats | None = None
+        cover: Amounts | None = None
         for line in self._lines:
             for start, end in pairwise(line):
                 low, high = np.minimum(start, end) - near, np.maximum(start, end) + near
@@ -88,8 +87,8 @@ class Marks:
 
 
 def control_piece(
-    tissue: Tissue, strip_um: tuple[float, float, float, float], place: Place, mpp: float
-) -> Floats | None:
+    tissue: Tissue, strip_um: tuple[float, float, float, float], place: tuple[int, int, int, int], mpp: float
+) -> Amounts | None:
     """What is to be stained of the control tissue in a window of the IHC slide, 2 x H x W; None where there is none.
 
     Args:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from restain.data.phantom.marks import CONTROL_STRIP, Marks, control_piece
-from restain.data.phantom.noise import Floats, Noise
+from restain.data.phantom.noise import Amounts, Noise
 from restain.data.phantom.render import camera_noise, draw_staining, ihc_substance, photograph
-from restain.data.phantom.slide import RGB, PhantomSlide, levels_of_glass
+from restain.data.phantom.slide import PhantomSlide, levels_of_glass
 from restain.data.phantom.tissue import Tissue, Window
 from restain.errors import ConfigError
+from restain.image import RGB
 from restain.randomness import derive_seed
 
 Points = NDArray[np.float64]
@@ -184,7 +185,7 @@ class PhantomNeighbour:
         survey = self.slide.tissue.anatomy.survey((x, y, x + 1, y + 1), 0.0)
         return bool(survey.tissue.sample(np.array([x]), np.array([y]))[0] > _DEEP_UM)
 
-    def _substance(self, x: int, y: int, width: int, height: int) -> Floats:
+    def _substance(self, x: int, y: int, width: int, height: int) -> Amounts:
         """What is to be stained in a window, 2 x H x W."""
         he_x, he_y = self._origins(x, y, width, height)
         tissue = self._tissue

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+Amounts = NDArray[np.floating]
 """Values of a field, float32."""
 Coordinates = NDArray[np.floating]
 """Places in µm, float64."""
@@ -33,13 +33,13 @@ def hash_lattice(key: int, columns: NDArray[np.int64], rows: NDArray[np.int64]) 
     return scramble(columns.astype(np.uint64) * _STEP + rows_hashed)
 
 
-def uniform(hashes: Hashes, draw: int = 0) -> Floats:
+def uniform(hashes: Hashes, draw: int = 0) -> Amounts:
     """Turn hashes into numbers in [0, 1); every `draw` gives others."""
     again = scramble(hashes + np.uint64(draw * int(_STEP) % 2**64)) if draw else hashes
     return (again >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
-def normal(hashes: Hashes, draw: int = 0) -> Floats:
+def normal(hashes: Hashes, draw: int = 0) -> Amounts:
     """Turn hashes into numbers of mean 0 and deviation 1, none beyond 3.5 (a sum of four uniform ones)."""
     total = np.zeros(hashes.shape, np.float32)
     for part in range(4):
@@ -47,7 +47,7 @@ def normal(hashes: Hashes, draw: int = 0) -> Floats:
     return np.asarray((total - 2) * np.float32(np.sqrt(3)))
 
 
-def smoothstep(low: float, high: float, values: Floats) -> Floats:
+def smoothstep(low: float, high: float, values: Amounts) -> Amounts:
     """Rise smoothly from 0 where `values` <= `low` to 1 where `values` >= `high`; fall where `low` > `high`."""
     t = np.clip((values - low) * (1 / (high - low)), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
@@ -56,12 +56,12 @@ def smoothstep(low: float, high: float, values: Floats) -> Floats:
 class Lattice(NamedTuple):
     """Values on a square lattice: `values[j, i]` stands at ((column + i)·pitch, (row + j)·pitch)."""
 
-    values: Floats
+    values: Amounts
     column: int
     row: int
     pitch_um: float
 
-    def grid(self, xs: Coordinates, ys: Coordinates) -> Floats:
+    def grid(self, xs: Coordinates, ys: Coordinates) -> Amounts:
         """Interpolate by cubic B-splines at every crossing of `xs` and `ys` (µm): len(ys) x len(xs)."""
         columns, column_weights = _taps(xs / self.pitch_um, self.column)
         rows, row_weights = _taps(ys / self.pitch_um, self.row)
@@ -72,7 +72,7 @@ class Lattice(NamedTuple):
             total += weight[:, None] * across[rows + tap]
         return total
 
-    def sample(self, x: Coordinates, y: Coordinates) -> Floats:
+    def sample(self, x: Coordinates, y: Coordinates) -> Amounts:
         """Interpolate by cubic B-splines at points (µm) of any shape."""
         columns, column_weights = _taps(x / self.pitch_um, self.column)
         rows, row_weights = _taps(y / self.pitch_um, self.row)
@@ -95,11 +95,11 @@ class Noise:
     def __init__(self, key: int, pitch_um: float, depth_um: float | None = None) -> None:
         self.key, self.pitch_um, self.depth_um = key, pitch_um, depth_um
 
-    def grid(self, xs: Coordinates, ys: Coordinates, z: float = 0.0) -> Floats:
+    def grid(self, xs: Coordinates, ys: Coordinates, z: float = 0.0) -> Amounts:
         """Values at every crossing of `xs` and `ys` (µm, ascending), `z` µm below the plane."""
         return self._lattice(xs, ys, z).grid(xs, ys)
 
-    def sample(self, x: Coordinates, y: Coordinates, z: float = 0.0) -> Floats:
+    def sample(self, x: Coordinates, y: Coordinates, z: float = 0.0) -> Amounts:
         """Values at points (µm) of any shape, `z` µm below the plane."""
         if np.size(x) == 0:
             return np.zeros(np.shape(x), np.float32)
@@ -117,7 +117,7 @@ class Noise:
         return Lattice(values * _UNIT_VARIANCE, int(columns[0]), int(rows[0]), self.pitch_um)
 
 
-def streaks(key: int, u: Floats, v: Floats) -> Floats:
+def streaks(key: int, u: Amounts, v: Amounts) -> Amounts:
     """Look up a random texture of lattice distance 1, mean 0 and deviation about 0.7; it repeats every 256."""
     texture = normal(hash_lattice(key, np.arange(256)[None, :], np.arange(256)[:, None])).ravel()
     below_u, below_v = np.floor(u), np.floor(v)
@@ -135,7 +135,7 @@ def _floor(value: float) -> int:
     return int(np.floor(value))
 
 
-def _taps(position: Coordinates, first: int) -> tuple[NDArray[np.int64], tuple[Floats, ...]]:
+def _taps(position: Coordinates, first: int) -> tuple[NDArray[np.int64], tuple[Amounts, ...]]:
     """Index of the first of four lattice points around each position, and the weights of the four."""
     below = np.floor(position)
     t = (position - below).astype(np.float32)

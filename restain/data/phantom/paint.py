@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from restain.data.phantom.anatomy import Survey
-from restain.data.phantom.cells import LYMPHOCYTE, TUMOUR, Cells
-from restain.data.phantom.noise import Coordinates, Floats, Noise, smoothstep, streaks, uniform
+from restain.data.phantom.cells import LYMPHOCYTE, TUMOUR, Population
+from restain.data.phantom.noise import Amounts, Coordinates, Noise, smoothstep, streaks, uniform
 from restain.data.phantom.territories import Territories, divide
 from restain.randomness import derive_seed
 
@@ -14,40 +14,42 @@ from restain.randomness import derive_seed
 class Layers(NamedTuple):
     """What lies in each pixel of a window, H x W each; 0 is nothing, about 1 is much."""
 
-    chromatin: Floats
+    chromatin: Amounts
     """What haematoxylin stains."""
-    protein: Floats
+    protein: Amounts
     """What eosin stains."""
-    marker: Floats
+    marker: Amounts
     """What DAB stains."""
 
 
 class _Texture(NamedTuple):
     """Noise for everything that is never smooth, fine to coarse, H x W each."""
 
-    grain: Floats
-    clumps: Floats
-    wobble: Floats
-    mottle: Floats
+    grain: Amounts
+    clumps: Amounts
+    wobble: Amounts
+    mottle: Amounts
 
 
 class _Ground(NamedTuple):
     """What a pixel is part of, H x W each: 0 to 1, or a depth in µm."""
 
-    tissue: Floats
+    tissue: Amounts
     """1 in the tissue, lumens and clefts counted in."""
-    solid: Floats
+    solid: Amounts
     """1 where the tissue is not hollow."""
-    body: Floats
+    body: Amounts
     """1 in nests and the walls of glands."""
-    epithelium_um: Floats
-    lumen_um: Floats
+    epithelium_um: Amounts
+    lumen_um: Amounts
 
 
-def paint(seed: int, survey: Survey, cells: Cells, marker: str, xs: Coordinates, ys: Coordinates, z: float) -> Layers:
+def paint(
+    seed: int, survey: Survey, cells: Population, marker: str, xs: Coordinates, ys: Coordinates, z: float
+) -> Layers:
     """Fill every pixel of a window whose pixel centres are the crossings of `xs` and `ys` (µm)."""
 
-    def noise(name: str, pitch_um: float) -> Floats:
+    def noise(name: str, pitch_um: float) -> Amounts:
         return Noise(derive_seed(seed, "phantom", name, round(1000 * z)), pitch_um).grid(xs, ys)  # new in each section
 
     texture = _Texture(noise("grain", 0.55), noise("clumps", 1.0), noise("wobble", 2.2), noise("mottle", 3.5))
@@ -89,8 +91,8 @@ def _ground(survey: Survey, texture: _Texture, xs: Coordinates, ys: Coordinates)
 
 
 def _chromatin(
-    cells: Cells, where: Territories, to_nucleus: Floats, texture: _Texture, xs: Coordinates, ys: Coordinates
-) -> Floats:
+    cells: Population, where: Territories, to_nucleus: Amounts, texture: _Texture, xs: Coordinates, ys: Coordinates
+) -> Amounts:
     """Texture of the nuclei: dark and even in small ones; clear, with a rim and a nucleolus, in active tumour cells."""
     looks = cells.looks  # 0 for cells that are not tumour
     base = np.array([0.66, 0.66, 0.86])[cells.kind] - 0.36 * looks
@@ -103,7 +105,7 @@ def _chromatin(
     return amount + where.spread(spot) * _nucleoli(cells, where, xs, ys)
 
 
-def _nucleoli(cells: Cells, where: Territories, xs: Coordinates, ys: Coordinates) -> Floats:
+def _nucleoli(cells: Population, where: Territories, xs: Coordinates, ys: Coordinates) -> Amounts:
     """One round spot off the centre of each nucleus."""
     turn, shift = 2 * np.pi * uniform(cells.chance, 12), 0.3 * uniform(cells.chance, 13) * cells.nucleus_radius_um
     x, y = cells.x + shift * np.cos(turn), cells.y + shift * np.sin(turn)
@@ -112,14 +114,14 @@ def _nucleoli(cells: Cells, where: Territories, xs: Coordinates, ys: Coordinates
     return smoothstep(1.25, 0.65, np.sqrt(dx * dx + dy * dy).astype(np.float32))
 
 
-def _cytoplasm(ground: _Ground, texture: _Texture, looks: Floats, border_um: Floats) -> Floats:
+def _cytoplasm(ground: _Ground, texture: _Texture, looks: Amounts, border_um: Amounts) -> Amounts:
     """Pinker in active cells and towards the lumen, mottled, with pale vacuoles."""
     amount = (0.25 + 0.30 * looks) * (1 + 0.20 * texture.mottle + 0.16 * texture.clumps + 0.08 * texture.grain)
     amount = amount * (1 - 0.5 * smoothstep(0.9, 1.8, texture.mottle))
     return np.asarray(amount + 0.12 * smoothstep(-3.0, -0.5, ground.lumen_um) + 0.07 * smoothstep(0.9, 0.1, border_um))
 
 
-def _fibres(seed: int, survey: Survey, texture: _Texture, xs: Coordinates, ys: Coordinates) -> Floats:
+def _fibres(seed: int, survey: Survey, texture: _Texture, xs: Coordinates, ys: Coordinates) -> Amounts:
     """Wavy bundles of collagen, with white slits between them where the stroma is loose."""
     across, along = survey.across.grid(xs, ys), survey.along.grid(xs, ys)
     loose = survey.loose.grid(xs, ys)
@@ -130,13 +132,13 @@ def _fibres(seed: int, survey: Survey, texture: _Texture, xs: Coordinates, ys: C
     return np.asarray(np.maximum(bundles, 0.06) * (1 - 0.85 * slits))
 
 
-def _shown(cells: Cells) -> Floats:
+def _shown(cells: Population) -> Amounts:
     """Amount of marker that each cell shows: next to none below the threshold, then rising with its expression."""
     shown = 0.03 + np.where(cells.positive, 0.55 + 0.75 * (cells.expression - 0.5), 0.06 * cells.expression)
     return np.where(cells.kind == TUMOUR, shown, 0).astype(np.float32)
 
 
-def _membrane(ground: _Ground, texture: _Texture, border_um: Floats) -> Floats:
+def _membrane(ground: _Ground, texture: _Texture, border_um: Amounts) -> Amounts:
     """A granular line along every border of a cell, and a blush inside."""
     edge_um = np.minimum(border_um, 0.8 * np.abs(ground.epithelium_um) + 0.3)
     line = smoothstep(1.5, 0.2, edge_um - 0.25 * texture.clumps - 0.2 * texture.grain)

@@ -8,11 +8,12 @@ from scipy import ndimage
 
 from restain.data.phantom.cells import KINDS, TUMOUR
 from restain.data.phantom.displacement import Displacement
-from restain.data.phantom.noise import Floats
+from restain.data.phantom.noise import Amounts
 from restain.data.phantom.render import camera_noise, draw_staining, he_substance, ihc_substance, photograph
-from restain.data.phantom.tissue import Marker, Section, Tissue, Window
+from restain.data.phantom.tissue import Section, Tissue, Window
 from restain.errors import ConfigError
 from restain.randomness import derive_seed
+from restain.stains import Marker
 
 GRADE_LIMITS = (0.1, 0.4, 0.7)
 """Shares of positive tumour cells from which on a tile has grade 1, 2 and 3."""
@@ -54,9 +55,9 @@ class PhantomSettings:
 class PhantomCells:
     """The nuclei that a tile shows, one array entry each; positions in px, 0 at the centre of the first pixel."""
 
-    x: Floats
-    y: Floats
-    radius: Floats
+    x: Amounts
+    y: Amounts
+    radius: Amounts
     """Of the circle with the same area as the nucleus, px."""
     kind: NDArray[np.int64]
     """Index into `KINDS`."""
@@ -129,7 +130,7 @@ def draw_pair(seed: int, settings: PhantomSettings | None = None) -> PhantomPair
     displacement = Displacement(derive_seed(seed, "phantom", "displacement"), size, settings.displacement * size)
     neighbour = _displaced(tissue, window, settings.depth_um, displacement)
 
-    def grain(name: str) -> Floats:
+    def grain(name: str) -> Amounts:
         return camera_noise(derive_seed(seed, "phantom", name), np.arange(size), np.arange(size))
 
     return PhantomPair(
@@ -154,7 +155,7 @@ def _choose_window(tissue: Tissue, size_px: int, rng: np.random.Generator) -> Wi
     return Window(int(x), int(y), size_px, size_px)
 
 
-def _displaced(tissue: Tissue, window: Window, depth_um: float, displacement: Displacement) -> Floats:
+def _displaced(tissue: Tissue, window: Window, depth_um: float, displacement: Displacement) -> Amounts:
     """What is to be stained in the neighbouring section, as it lies on its own slide: 2 x H x W."""
     x, y = displacement.origins()
     left, top = int(np.floor(x.min())), int(np.floor(y.min()))

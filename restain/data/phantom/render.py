@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from restain.data.phantom.noise import Floats, hash_lattice, normal
+from restain.data.phantom.noise import Amounts, hash_lattice, normal
 from restain.data.phantom.paint import Layers
 from restain.stains import beer_lambert
 
@@ -46,22 +46,22 @@ def draw_staining(rng: np.random.Generator, kind: Literal["he", "ihc"]) -> Stain
     )
 
 
-def he_substance(layers: Layers) -> Floats:
+def he_substance(layers: Layers) -> Amounts:
     """What haematoxylin and eosin stain, 2 x H x W."""
     return np.stack([layers.chromatin, layers.protein])
 
 
-def ihc_substance(layers: Layers) -> Floats:
+def ihc_substance(layers: Layers) -> Amounts:
     """What the counterstain, faintly in fibres too, and DAB stain, 2 x H x W."""
     return np.stack([layers.chromatin + np.float32(0.22) * layers.protein, layers.marker])
 
 
-def camera_noise(key: int, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> Floats:
+def camera_noise(key: int, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> Amounts:
     """The camera's noise at every crossing of columns and rows of pixels, in grey levels."""
     return _GRAIN_LEVELS * normal(hash_lattice(key, columns, rows[:, None]))
 
 
-def photograph(substance: Floats, staining: Staining, grain: Floats) -> NDArray[np.uint8]:
+def photograph(substance: Amounts, staining: Staining, grain: Amounts) -> NDArray[np.uint8]:
     """Stain and photograph.
 
     Args:

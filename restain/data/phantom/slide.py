@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.anatomy import Anatomy, Box
+from restain.data.phantom.anatomy import Anatomy, Bounds
 from restain.data.phantom.paint import Layers
 from restain.data.phantom.render import Staining, camera_noise, draw_staining, he_substance, ihc_substance, photograph
-from restain.data.phantom.tissue import Marker, Tissue, Window
+from restain.data.phantom.tissue import Tissue, Window
 from restain.errors import ConfigError
+from restain.image import RGB
 from restain.randomness import derive_seed
-
-RGB = NDArray[np.uint8]
+from restain.stains import Marker
 
 _ISLAND_UM = (60.0, 1000.0)
 """Half the width of an island: an eighth of the slide, within these."""
@@ -96,7 +96,7 @@ class PhantomSlide:
         key = derive_seed(self.seed, "phantom", "slide", name)
         return photograph(substance, staining, camera_noise(key, np.arange(x, x + width), np.arange(y, y + height)))
 
-    def _frame(self, corner: tuple[int, int], mpp: float) -> Box:
+    def _frame(self, corner: tuple[int, int], mpp: float) -> Bounds:
         x, y = corner[0] * mpp, corner[1] * mpp
         return x, y, x + self.size_px * mpp, y + self.size_px * mpp
 

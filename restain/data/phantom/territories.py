@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from restain.data.phantom.cells import Cells
-from restain.data.phantom.noise import Coordinates, Floats
+from restain.data.phantom.cells import Population
+from restain.data.phantom.noise import Amounts, Coordinates
 
 _TERRITORY = np.array([1.75, 1.15, 1.3])
 """How far a cell of each kind reaches, in its own outlines, where no neighbour is in the way."""
@@ -20,17 +20,17 @@ class Territories:
 
     owner: NDArray[np.int64]
     """Index of the cell, or the number of cells where there is none."""
-    distance: Floats
+    distance: Amounts
     """Distance from the owner's centre."""
-    gap: Floats
+    gap: Amounts
     """How much farther the second nearest cell is."""
 
-    def spread(self, values: NDArray[np.floating]) -> Floats:
+    def spread(self, values: NDArray[np.floating]) -> Amounts:
         """Give one value of each cell to its pixels, 0 where there is no cell: H x W."""
         return np.append(values, 0).astype(np.float32)[self.owner]
 
 
-def divide(cells: Cells, xs: Coordinates, ys: Coordinates) -> Territories:
+def divide(cells: Population, xs: Coordinates, ys: Coordinates) -> Territories:
     """Give every crossing of `xs` and `ys` (µm) to the cell whose outline is nearest."""
     nearest = np.full((len(ys), len(xs)), _FAR, np.float32)
     second = nearest.copy()
@@ -57,7 +57,7 @@ def divide(cells: Cells, xs: Coordinates, ys: Coordinates) -> Territories:
     return Territories(owner, distance, np.sqrt(second) - distance)
 
 
-def _ellipses(cells: Cells) -> tuple[Coordinates, Coordinates, Coordinates]:
+def _ellipses(cells: Population) -> tuple[Coordinates, Coordinates, Coordinates]:
     """Coefficients of xx·dx² + xy·dx·dy + yy·dy², which is 1 on each cell's outline."""
     cos, sin = np.cos(cells.angle.astype(np.float64)), np.sin(cells.angle.astype(np.float64))
     a, b = cells.long_um.astype(np.float64) ** -2, cells.short_um.astype(np.float64) ** -2

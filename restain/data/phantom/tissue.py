@@ -1,16 +1,15 @@
 """An endless drawn tissue, of which any window can be drawn without the rest."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from restain.data.phantom.anatomy import ISLAND_UM, Anatomy, Box
-from restain.data.phantom.cells import REACH_UM, Cells, populate
+from restain.data.phantom.anatomy import ISLAND_UM, Anatomy, Bounds
+from restain.data.phantom.cells import REACH_UM, Population, populate
 from restain.data.phantom.noise import Coordinates
 from restain.data.phantom.paint import Layers, paint
-
-Marker = Literal["membrane", "nuclear"]
+from restain.stains import Marker
 
 _BLUR_PX = 0.6  # of the microscope
 _MARGIN_PX = 3  # what that blur needs around a window
@@ -30,7 +29,7 @@ class Section(NamedTuple):
     """A window of tissue, cut."""
 
     layers: Layers
-    cells: Cells
+    cells: Population
     """The cells whose nucleus is seen and has its centre in the window, in µm from the origin of the tissue."""
 
 
@@ -55,7 +54,7 @@ class Tissue:
         mpp: float = 0.5,
         coverage: float = 0.95,
         island_um: float = ISLAND_UM,
-        frame_um: Box | None = None,
+        frame_um: Bounds | None = None,
     ) -> None:
         self.seed, self.marker, self.mpp, self.coverage = seed, marker, mpp, coverage
         self.anatomy = Anatomy(seed, coverage, island_um, frame_um)

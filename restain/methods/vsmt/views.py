@@ -21,7 +21,7 @@ from restain.tensors import full_precision
 ROUNDING = 1e-3
 """What float32 may take from a whole number of waves."""
 
-Transform = Callable[[Tensor, Sequence[Generator]], Tensor]
+BatchTransform = Callable[[Tensor, Sequence[Generator]], Tensor]
 
 
 def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
@@ -122,7 +122,7 @@ def structure_preserving(images: Tensor, generators: Sequence[Generator], settin
         flips=settings.patch_flips,
         erasing=(settings.patch_erasing, settings.patch_erased),
     )
-    changes: list[tuple[float, Transform]] = [
+    changes: list[tuple[float, BatchTransform]] = [
         (settings.hed_jitter, hed),
         (settings.rgb_jitter, rgb),
         (settings.channel_swap, swap_channels),
@@ -143,7 +143,7 @@ def stain_preserving(images: Tensor, generators: Sequence[Generator], settings: 
     itself would be a false negative. Arguments, shapes and errors as in `structure_preserving`.
     """
     _check(images, generators)
-    changes: list[Transform] = [
+    changes: list[BatchTransform] = [
         partial(shuffle_pixels, odds=settings.shuffle_px),
         partial(keep_low_frequencies, cutoff=settings.cutoff, absolute=settings.absolute_low_pass),
         partial(elastic, alpha=settings.strong_alpha),
@@ -301,7 +301,7 @@ def _check(images: Tensor, generators: Sequence[Generator]) -> None:
         raise ShapeError(f"expected one generator per image, got {len(generators)} for {count} images")
 
 
-def _change_some(images: Tensor, generators: Sequence[Generator], places: list[int], change: Transform) -> Tensor:
+def _change_some(images: Tensor, generators: Sequence[Generator], places: list[int], change: BatchTransform) -> Tensor:
     """Apply a change to some images of a batch, with their own generators."""
     if not places:
         return images

@@ -17,7 +17,7 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Pyramid:
     """A pyramid of width x height px in tiles of `tile_px`, a multiple of 16 as TIFF asks."""
 
     size: tuple[int, int]
