@@ -25,6 +25,8 @@ _SMALLEST_UM2 = 10_000.0
 """Specks smaller than a square of 100 µm are dust."""
 _COLOUR = (12 / 255, 40 / 255)
 """The threshold of colourfulness lies between: below is glass, above is tissue, whatever the histogram looks like."""
+_PALE_SHARE = 0.5
+"""Pale tissue is worth a lower threshold if it covers this share of what is strongly coloured; blurred edges, 0.2."""
 _STRIP = 512
 """Rows of the mask for which distances are in memory together."""
 _DARK = 0.15
@@ -93,12 +95,29 @@ def tissue_of(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
     """
     low, high = (limit(rgb, axis=2).astype(np.float32) / 255 for limit in (np.min, np.max))
     colour = ndimage.gaussian_filter((high - low) * (high > _DARK), _BLUR_UM / mpp)
-    mask = colour > np.clip(otsu(colour), *_COLOUR)
+    mask = colour > _threshold(colour)
     mask = ~_grow(~_grow(mask, _GAP_UM / mpp), _GAP_UM / mpp)  # closed
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
     return _grow((areas * mpp**2 >= _SMALLEST_UM2)[labels], _MARGIN_UM / mpp)
+
+
+def _threshold(colour: NDArray[np.float32]) -> float:
+    """Colourfulness that parts glass from tissue.
+
+    Pen or strongly stained control tissue can draw the threshold above pale tissue. Where much lies between glass and
+    such a threshold, what lies below is parted anew.
+    """
+    low, high = _COLOUR
+    threshold = otsu(colour)
+    while threshold > high:
+        strong, rest = int((colour >= threshold).sum()), colour[colour < threshold]
+        lower = max(otsu(rest), low) if rest.size else threshold
+        if (rest >= lower).sum() < _PALE_SHARE * strong:
+            break
+        threshold, colour = lower, rest
+    return float(np.clip(threshold, low, high))
 
 
 def otsu(values: NDArray[np.float32]) -> float:

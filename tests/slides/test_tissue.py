@@ -39,6 +39,23 @@ def test_dust_shadows_and_noise_are_no_tissue() -> None:
     assert not tissue_of(rgb, 8.0).any()
 
 
+@pytest.mark.parametrize("strong_rows", [0, 20])
+def test_pale_tissue_is_found_beside_strongly_stained_control(strong_rows: int) -> None:
+    rgb = np.random.default_rng(0).normal(236, 1, (200, 200, 3)).clip(0, 255).astype(np.uint8)
+    rgb[60:150, 40:160] = (205, 212, 222)
+    rgb[:strong_rows, 40:160] = (150, 80, 30)
+    found = tissue_of(rgb, 8.0)
+    assert found[60:150, 40:160].all()
+    assert not found[45:52, :20].any()
+
+
+def test_blurred_edges_of_strong_tissue_do_not_lower_the_threshold() -> None:
+    rgb = np.full((200, 200, 3), 236, np.uint8)
+    rgb[40:160, 40:160] = (150, 80, 140)
+    colour = ndimage.gaussian_filter((rgb.max(axis=2) - rgb.min(axis=2)).astype(np.float32) / 255, 1.5)
+    assert tissue._threshold(colour) == pytest.approx(min(otsu(colour), 40 / 255))
+
+
 @pytest.mark.parametrize("radius", [1.0, 2.5, 5.0])
 def test_growing_in_strips_is_growing_in_one_piece(radius: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tissue, "_STRIP", 7)
