@@ -1,21 +1,38 @@
 """How far from the truth are aligned tiles, and which pairs are believed? On data whose displacement is known.
 
-    python benchmarks/registration_tiles.py DATA [--every 4]
+python benchmarks/registration_tiles.py measure DATA LOG [--every 4]  residual, time, folds; shuffled pairs: believed?
+python benchmarks/registration_tiles.py spoil DATA LOG [--every 8]    blank, blurred, half, mirrored: believed?
 
 DATA has the layout of MIST and, beside its folders, `displacement/NAME.npy` (dx, dy in px, 2 x 64 x 64), as drawn by
-`restain phantom`. Shuffled pairs take the IHC of another tile, and of another field where names tell it (`1_FIELD_2+`).
+`restain phantom`. Where it also has `trainB_aligned`, the H&E is registered with those tiles as well: how far they are
+off is the truth's own error, and the residual is told again without it. Shuffled pairs take the IHC of another tile,
+and of another field where names tell it (`1_FIELD_2+`). LOG takes a line for each pair; the same command resumes.
 """
 
 import argparse
+import json
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from restain.data.layouts import find_layout
-from restain.image import to_tensor
-from restain.registration.field import Field
+from restain.data.partners import PairFiles
+from restain.image import RGB, to_tensor
+from restain.registration.field import Floats, Map
 from restain.registration.tiles import Alignment, align_tile
+
+IN_REGISTER_PX = 0.6
+"""A tile of `*_aligned` is called in register if it is off by less in the median."""
+
+
+def pairs_of(root: Path, every: int) -> list[PairFiles]:
+    """Every n-th pair of a data set."""
+    layout = find_layout(root)
+    return [pair for part in layout.parts for pair in layout.pairs(part)][::every]
 
 
 def field_of_view(name: str) -> str:
@@ -24,41 +41,153 @@ def field_of_view(name: str) -> str:
     return "_".join(parts[1:-1]) or name
 
 
-def missed(field: Field, truth: np.ndarray, side_px: int) -> float:
-    """Median distance between found and true displacement, in px."""
+def true_displacement(pair: PairFiles) -> Floats:
+    """(dx, dy) in px, 2 x 64 x 64."""
+    return np.asarray(np.load(pair.he.parent.parent / "displacement" / f"{pair.name}.npy"), np.float64)
+
+
+def lattice(truth: Floats, side_px: int) -> Floats:
+    """Where the displacement is known, N x 2 in px."""
     points = np.linspace(0.5, side_px - 0.5, truth.shape[-1])
-    places = np.stack(np.meshgrid(points, points), -1).reshape(-1, 2)
-    return float(np.median(np.linalg.norm(field.displacement(places) - truth.reshape(2, -1).T, axis=1)))
+    return np.stack(np.meshgrid(points, points), -1).reshape(-1, 2)
+
+
+def missed(found: Map, truth: Floats, side_px: int, offset: Map = lambda points: points) -> float:
+    """Median distance between where places were found and where they truly lie, in px.
+
+    Args:
+        found: from the H&E to the displaced IHC.
+        truth: from the IHC in register to the displaced IHC, as `true_displacement`.
+        side_px: of the tile.
+        offset: from the H&E to the IHC that is called in register.
+    """
+    points = lattice(truth, side_px)
+    on_aligned = offset(points)
+    places = ((on_aligned - 0.5) / (side_px - 1) * (truth.shape[-1] - 1)).T[::-1]
+    shift = [ndimage.map_coordinates(part, places, order=1, mode="nearest") for part in truth]
+    return float(np.median(np.linalg.norm(found(points) - on_aligned - np.stack(shift, axis=1), axis=1)))
+
+
+def logged(log: Path, key: str) -> dict[str, dict[str, Any]]:
+    """What a log holds, by key."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return {row[key]: row for row in rows}
+
+
+def note(log: Path, row: dict[str, Any]) -> None:
+    """Add a line to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def verdict(found: Alignment) -> dict[str, Any]:
+    """What is written down of a pair."""
+    figures = found.figures
+    return {"believed": not found.why_not, "why": found.why_not, "agreement": round(figures.agreement, 3)}
+
+
+def measure(pairs: Sequence[PairFiles], log: Path) -> None:
+    """Align true and shuffled pairs."""
+    draws = np.random.default_rng(0)
+    before = logged(log, "name")
+    for pair in pairs:
+        others = [other for other in pairs if field_of_view(other.name) != field_of_view(pair.name)]
+        other = others[draws.integers(len(others))]
+        if pair.name in before:
+            continue
+        he, ihc = (to_tensor(image) for image in pair.load())
+        began = time.process_time()
+        found = align_tile(he, ihc)
+        row = {"name": pair.name, "cpu_s": round(time.process_time() - began, 2), **verdict(found)}
+        truth, side_px = true_displacement(pair), he.shape[-1]
+        row["before"] = float(np.median(np.hypot(*truth)))
+        row["residual"] = missed(found.field, truth, side_px)
+        row["determinant"] = found.figures.smallest_determinant
+        if judge := pair.in_register():
+            offset = align_tile(he, to_tensor(judge.load_ihc()))
+            if not offset.why_not:
+                shift = offset.field.displacement(lattice(truth, side_px))
+                row["offset"] = float(np.median(np.linalg.norm(shift, axis=1)))
+                row["residual_without_offset"] = missed(found.field, truth, side_px, offset.field)
+        row["shuffled"] = verdict(align_tile(he, to_tensor(other.load_ihc())))
+        note(log, row)
+    report([row for name, row in logged(log, "name").items() if name in {pair.name for pair in pairs}])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and worst tenth."""
+    if not values:
+        return "no pair"
+    return f"{np.median(values):.2f} px in the median, from {np.quantile(values, 0.9):.2f} in the worst tenth"
+
+
+def report(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what a log of `measure` says."""
+    print(f"{len(rows)} pairs: {spread([row['before'] for row in rows])} before")
+    print(f"residual: {spread([row['residual'] for row in rows])}")
+    print(f"  of those believed: {spread([row['residual'] for row in rows if row['believed']])}")
+    if judged := [row for row in rows if "offset" in row]:
+        print(
+            f"the IHC called in register is off on {len(judged)} believed: {spread([row['offset'] for row in judged])}"
+        )
+        print(f"residual without that: {spread([row['residual_without_offset'] for row in judged])}")
+        register = [row["residual"] for row in judged if row["offset"] < IN_REGISTER_PX]
+        print(f"off by less than {IN_REGISTER_PX} px: {len(register)} pairs; their residual: {spread(register)}")
+    print(f"smallest determinant {min(row['determinant'] for row in rows):.2f}")
+    print(f"CPU seconds per pair: {np.mean([row['cpu_s'] for row in rows]):.2f}")
+    accepted = sum(row["shuffled"]["believed"] for row in rows)
+    believed = sum(row["believed"] for row in rows)
+    print(f"believed: {believed} of {len(rows)} true, {accepted} of {len(rows)} shuffled")
+    for why in sorted({row["why"] for row in rows if row["why"]}):
+        print(f"  refused: {why}")
+
+
+def spoilt(ihc: RGB) -> Iterator[tuple[str, RGB]]:
+    """An IHC in ways that should be refused."""
+    glass = np.quantile(ihc.reshape(-1, 3), 0.98, axis=0).round().astype(np.uint8)
+    yield "blank", np.broadcast_to(glass, ihc.shape).copy()
+    for sigma in (4, 8):
+        yield f"blurred by {sigma} px", ndimage.gaussian_filter(ihc, (sigma, sigma, 0))
+    for share in (0.5, 0.7):
+        covered = ihc.copy()
+        covered[:, : round(share * ihc.shape[1])] = glass
+        yield f"{share:.0%} covered", covered
+    yield "mirrored", np.ascontiguousarray(ihc[:, ::-1])
+    yield "as it is", ihc
+
+
+def spoil(pairs: Sequence[PairFiles], log: Path) -> None:
+    """Align pairs whose IHC is spoilt."""
+    before = logged(log, "what")
+    for pair in pairs:
+        he, ihc = pair.load()
+        for way, image in spoilt(ihc):
+            if f"{pair.name} {way}" not in before:
+                found = align_tile(to_tensor(he), to_tensor(image))
+                note(log, {"what": f"{pair.name} {way}", "way": way, **verdict(found)})
+    rows = logged(log, "what").values()
+    for way in dict.fromkeys(row["way"] for row in rows):
+        own = [row for row in rows if row["way"] == way]
+        print(f"{way}: {sum(row['believed'] for row in own)} of {len(own)} believed")
+        starts = [str(row["why"]).partition(":")[0] for row in own if row["why"]]
+        for start in sorted(set(starts), key=starts.count, reverse=True)[:3]:
+            example = next(row["why"] for row in own if str(row["why"]).startswith(start))
+            print(f"  {starts.count(start)} times, such as: {example}")
+
+
+VERBS: dict[str, Callable[[Sequence[PairFiles], Path], None]] = {"measure": measure, "spoil": spoil}
 
 
 def main() -> None:
-    """Print residuals, times, determinants, and how many true and shuffled pairs are believed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=list(VERBS))
     parser.add_argument("root", type=Path)
+    parser.add_argument("log", type=Path)
     parser.add_argument("--every", type=int, default=1, help="take every n-th pair")
-    options = parser.parse_args()
-    layout = find_layout(options.root)
-    pairs = [pair for part in layout.parts for pair in layout.pairs(part)][:: options.every]
-    base = pairs[0].he.parent.parent
-    draws = np.random.default_rng(0)
-    residuals, seconds, true, shuffled = [], [], list[Alignment](), list[Alignment]()
-    for pair in pairs:
-        he, ihc = (to_tensor(image) for image in pair.load())
-        began = time.process_time()
-        true.append(align_tile(he, ihc))
-        seconds.append(time.process_time() - began)
-        truth = np.load(base / "displacement" / f"{pair.name}.npy").astype(float)
-        residuals.append(missed(true[-1].field, truth, he.shape[-1]))
-        others = [other for other in pairs if field_of_view(other.name) != field_of_view(pair.name)]
-        shuffled.append(align_tile(he, to_tensor(others[draws.integers(len(others))].load_ihc())))
-    believed = [residual for residual, found in zip(residuals, true, strict=True) if not found.why_not]
-    worst = np.quantile(residuals, 0.9)
-    print(f"{len(pairs)} pairs: residual {np.median(residuals):.2f} px in the median, from {worst:.2f}")
-    print(f"in the worst tenth; of those believed {np.median(believed):.2f} and {np.quantile(believed, 0.9):.2f}")
-    print(f"smallest determinant {min(found.figures.smallest_determinant for found in true):.2f}")
-    print(f"CPU seconds per pair: {np.mean(seconds):.2f}")
-    accepted = sum(not found.why_not for found in shuffled)
-    print(f"believed: {len(believed)} of {len(true)} true, {accepted} of {len(shuffled)} shuffled")
+    given = parser.parse_args()
+    VERBS[given.what](pairs_of(given.root, given.every), given.log)
 
 
 if __name__ == "__main__":
