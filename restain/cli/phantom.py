@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from restain.data.phantom import PhantomNeighbour, PhantomSettings, PhantomSlide
+    from restain.slides.tiff import Description
 
 TILES = "Pairs of tiles"
 SLIDES = "A whole slide"
@@ -159,30 +160,36 @@ def _draw_slides(
     from restain.slides.tiff import Description
     from restain.slides.writer import write_slide
 
-    side, marker = (slide.size_px, slide.size_px), f"{slide.tissue.marker} IHC"
-    wanted = [(he, "H&E", beside.he if beside else slide.he, slide.he_glass, side, slide.tissue.mpp)]
+    provenance = {"software": f"restain {version('restain')}", "drawn": str(slide)}
+    if beside is not None:
+        provenance["neighbour"] = str(beside.settings)
+    side, mpp, marker = (slide.size_px, slide.size_px), slide.tissue.mpp, f"{slide.tissue.marker} IHC"
+
+    def described(stain: str, mpp: float) -> Description:
+        return Description(f"drawn tissue, {stain}", mpp, stain, provenance=provenance)
+
+    wanted = [(he, described("H&E", mpp), beside.he if beside else slide.he, slide.he_glass, side)]
     if ihc is not None:
-        wanted.append((ihc, marker, slide.ihc, slide.ihc_glass, side, slide.tissue.mpp))
+        wanted.append((ihc, described(marker, mpp), slide.ihc, slide.ihc_glass, side))
     if neighbour is not None and beside is not None:
-        wanted.append((neighbour, marker, beside.ihc, beside.glass, beside.size, beside.mpp))
+        wanted.append((neighbour, described(marker, beside.mpp), beside.ihc, beside.glass, beside.size))
     _refuse_names({"--slide": he, "--ihc": ihc, "--neighbour": neighbour})
+    whole = [_is_drawn(path, size, description) for path, description, _, _, size in wanted]
     job = f"phantom {version('restain')} {slide}" + (f" {beside.settings}" if beside else "")
-    tiles = [_tiles_of(size) for *_, size, _ in wanted]
+    tiles = [0 if is_whole else _tiles_of(size) for is_whole, (*_, size) in zip(whole, wanted, strict=True)]
     with _progress() as progress:
         task = progress.add_task("tiles", total=sum(tiles))
-        for nth, (path, stain, tile, glass, size, mpp) in enumerate(wanted):
+        for nth, (path, description, tile, glass, size) in enumerate(wanted):
 
             def show(done: int, _: int, before: int = sum(tiles[:nth])) -> None:
                 rate = progress.tasks[0].speed or 0
                 progress.update(task, completed=before + done, description=f"tiles, {rate:.1f} per second")
 
-            provenance = {"software": f"restain {version('restain')}", "drawn": str(slide)}
-            if beside is not None:
-                provenance["neighbour"] = str(beside.settings)
-            description = Description(f"drawn tissue, {stain}", mpp, stain, provenance=provenance)
-            write_slide(
-                path, size, tile, description, background=glass, job=f"{job} {path.name} {stain}", on_progress=show
-            )
+            if whole[nth]:
+                typer.echo(f"{path} was drawn before; it stays.", err=True)
+                continue
+            key = f"{job} {path.name} {description.stain}"
+            write_slide(path, size, tile, description, background=glass, job=key, on_progress=show)
     typer.echo("\n".join(str(path) for path, *_ in wanted))
     if neighbour is not None and beside is not None:
         for path in _write_truth(he, neighbour, slide, beside):
@@ -190,18 +197,32 @@ def _draw_slides(
 
 
 def _refuse_names(given: dict[str, Path | None]) -> None:
-    """Make sure that every slide has a name of its own that is free."""
+    """Make sure that every slide has a name of its own."""
     taken: dict[Path, str] = {}
     for option, path in given.items():
         if path is None:
             continue
         if not path.name.lower().endswith((".ome.tif", ".ome.tiff")):
             raise OutputError(f"{path}: a slide is an OME-TIFF; give a name that ends in .ome.tif")
-        if path.exists():
-            raise OutputError(f"{path} exists; choose another name, or remove it")
         if other := taken.get(path.resolve()):
             raise OutputError(f"{other} and {option} are both {path}; give each a file of its own")
         taken[path.resolve()] = option
+
+
+def _is_drawn(path: Path, size: tuple[int, int], description: "Description") -> bool:
+    """Whether a slide was drawn just so before, by a run that was stopped at another one.
+
+    Raises:
+        OutputError: there is another file.
+    """
+    from restain.slides.sources import image_description
+    from restain.slides.tiff import ome_xml
+
+    if not path.exists():
+        return False
+    if image_description(path) != ome_xml(size, description).decode("ascii"):
+        raise OutputError(f"{path} exists and is another slide; choose another name, or remove it")
+    return True
 
 
 def _tiles_of(size: tuple[int, int]) -> int:

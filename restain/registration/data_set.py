@@ -3,18 +3,18 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from restain.errors import OutputError, RestainError
+from restain.errors import OutputError
 from restain.image import atomic_path, make_folder
 from restain.registration.cut import SLIDES, TILES, CutReport, cut_slides, read_tiles, tile_path
 from restain.registration.jobs import SlidePair
 from restain.registration.slides import Demands
 from restain.registration.tiling import CutSettings
 from restain.workers.lock import locked
-from restain.workers.pool import Pool, TaskError
+from restain.workers.pool import Pool, Processes
 
 LIST = "pairs.csv"
 SETTINGS = "cut.json"
@@ -60,7 +60,7 @@ def cut_data_set(
         pairs: the slides.
         job: how they are cut.
         pool: where; None: one after the other in this process.
-        on_event: is told how far each is, as far as that is known: without a pool tile by tile.
+        on_event: is told when each begins and, without a pool, how far it is, tile by tile.
         on_done: is told what became of each, a report or why it failed.
 
     Raises:
@@ -68,46 +68,36 @@ def cut_data_set(
     """
     make_folder(job.root)
     outcome = CutOutcome()
-
-    def begin(index: int) -> None:
-        if on_event:
-            on_event(pairs[index], "at work", 0, 0)
-
+    told = on_event or (lambda *_: None)
+    tile_by_tile = on_event if pool is None else None  # it may not pickle
     with locked(job.root, f"{job.root} is being cut by another process; wait for it, or choose another place"):
         _refuse_other_settings(job)
-        results: Iterator[tuple[int, CutReport | str | TaskError]]
-        if pool is None:
-            results = ((index, attempt(pair, job, on_event)) for index, pair in enumerate(pairs))
-        else:
-            results = pool.each(attempt, [(pair, job) for pair in pairs], on_begin=begin)
+        results = (pool or Processes()).each(
+            cut_pair,
+            [(pair, job, tile_by_tile) for pair in pairs],
+            on_begin=lambda index: told(pairs[index], "at work", 0, 0),
+        )
         for index, result in results:
-            if isinstance(result, TaskError):
-                result = str(result)
             if isinstance(result, CutReport):
                 outcome.reports.append(result)
             else:
-                outcome.failures[pairs[index].name] = result
+                outcome.failures[pairs[index].name] = str(result)
             if on_done:
-                on_done(pairs[index], result)
+                on_done(pairs[index], result if isinstance(result, CutReport) else str(result))
         _write_list(pairs, job)
     return outcome
 
 
-def attempt(pair: SlidePair, job: CutJob, on_event: OnEvent | None = None) -> CutReport | str:
-    """Cut one pair of slides of many; whatever goes wrong becomes words, so that the others go on."""
+def cut_pair(pair: SlidePair, job: CutJob, on_event: OnEvent | None = None) -> CutReport:
+    """Cut one pair of slides of many."""
 
     def tell(doing: str, done: int, total: int) -> None:
         if on_event:
             on_event(pair, doing, done, total)
 
-    try:
-        return cut_slides(
-            pair, job.root, job.settings, job.demands, inverse=job.inverse, threads=job.threads, on_progress=tell
-        )
-    except RestainError as error:
-        return str(error)
-    except Exception as error:  # a night of work must not end with one odd slide
-        return f"unexpected {type(error).__name__}: {error}; alone, it shows where from"
+    return cut_slides(
+        pair, job.root, job.settings, job.demands, inverse=job.inverse, threads=job.threads, on_progress=tell
+    )
 
 
 def _refuse_other_settings(job: CutJob) -> None:

@@ -100,6 +100,17 @@ def dicom_series(path: Path) -> str | None:
         return None
 
 
+def image_description(path: Path) -> str:
+    """What a TIFF says of itself, such as its OME-XML; empty where it says nothing or cannot be opened."""
+    import openslide
+
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return str(slide.properties.get("tiff.ImageDescription", ""))
+    except openslide.OpenSlideError:
+        return ""
+
+
 def _profile(slide: Any) -> bytes | None:
     """The colour profile, or None where there is none or Little CMS does not understand it."""
     try:

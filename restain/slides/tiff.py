@@ -81,7 +81,7 @@ def write_tiff(
     directories.append(
         small | {273: ("long8", [_append(file, data)]), 278: ("long", [height]), 279: ("long8", [len(data)])}
     )
-    directories[0][270] = ("ascii", _ome_xml(pyramid.size, description) + b"\0")
+    directories[0][270] = ("ascii", ome_xml(pyramid.size, description) + b"\0")
     directories[0][305] = ("ascii", f"restain {version('restain')}".encode() + b"\0")
     following, offsets = 0, list[int]()
     for tags in reversed(directories):
@@ -164,7 +164,7 @@ def _append(file: BinaryIO, data: bytes) -> int:
     return offset
 
 
-def _ome_xml(size: tuple[int, int], description: Description) -> bytes:
+def ome_xml(size: tuple[int, int], description: Description) -> bytes:
     """The OME metadata, in ASCII."""
     root = ET.Element("OME", xmlns=_SCHEMA, Creator=f"restain {version('restain')}")
     root.set("xmlns:xsi", "http://www.w3.org/2001/XMLSchema-instance")

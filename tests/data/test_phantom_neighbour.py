@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from restain.cli import app
 from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSlide
-from restain.errors import ConfigError
+from restain.errors import ConfigError, OutputError
 from restain.image import RGB
 
 SIDE_PX, MPP = 240, 2.0
@@ -136,3 +136,19 @@ def test_the_command_writes_both_slides_and_the_truth(tmp_path: Path) -> None:
     for files in (anhir, [tmp_path / "ihc.landmarks.csv"]):
         error = landmark_error(found, read_landmarks(files, found.he, found.ihc))
         assert error.um.max() < 0.1
+
+
+def test_a_run_stopped_between_two_slides_resumes_and_other_slides_are_not_touched(tmp_path: Path) -> None:
+    he, ihc = tmp_path / "he.ome.tif", tmp_path / "ihc.ome.tif"
+    words = ["phantom", "--slide", str(he), "--neighbour", str(ihc), "--size", "100", "--mpp", "2", "--bend", "5"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    ihc.unlink()
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "he.ome.tif" in result.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    other = CliRunner().invoke(app, [*words, "--seed", "5"])
+    assert isinstance(other.exception, OutputError)
+    assert "he.ome.tif exists" in str(other.exception)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
