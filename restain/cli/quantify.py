@@ -53,7 +53,7 @@ def command(
 
     from restain.errors import RestainError
     from restain.image import make_folder
-    from restain.quantify.files import MeasuredImage, Report, load_rois, quantify_source
+    from restain.quantify.files import MeasuredImage, QuantifyReport, load_rois, quantify_file, save_tables
     from restain.quantify.instanseg import load_instanseg
     from restain.quantify.tiles import QuantifySettings, fit_mpp
     from restain.slides.reader import open_slide
@@ -65,7 +65,7 @@ def command(
     segmenter = load_instanseg() if nuclei == "instanseg" else lambda _: None
     vectors = _common_vectors([job.source for job in jobs], mpp) if stain_vectors == "estimated" else None
     make_folder(out)
-    report = Report()
+    reports: list[QuantifyReport] = []
     failures: list[RestainError] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -75,25 +75,20 @@ def command(
             try:
                 with open_slide(job.source, mpp) as slide:
                     finest = fit_mpp(slide.mpp)
-                    source = MeasuredImage(
+                    image = MeasuredImage(
                         name, slide.size_at(finest), partial(_read, slide, finest), slide.scale(finest)
                     )
-                    progress.update(task, total=source.size[0] * source.size[1])
-                    quantify_source(
-                        source,
-                        QuantifySettings(finest, marker, nucleus_um, segmenter(finest), vectors),
-                        out,
-                        report,
-                        rois=drawn,
-                        tile_px=tile_px,
-                        on_pixels=partial(progress.advance, task),
-                    )
+                    progress.update(task, total=image.size[0] * image.size[1])
+                    settings = QuantifySettings(finest, marker, nucleus_um, segmenter(finest), vectors)
+                    advance = partial(progress.advance, task)
+                    report = quantify_file(image, settings, out, rois=drawn, tile_px=tile_px, on_pixels=advance)
+                reports.append(report)
             except RestainError as error:
                 failures.append(error)
             progress.remove_task(task)
-    if report.regions:
-        report.save(out)
-    for note in report.notes:
+    if reports:
+        save_tables(out, reports)
+    for note in (note for report in reports for note in report.notes):
         typer.echo(note, err=True)
     for failure in failures:
         typer.echo(f"restain: not measured: {failure}", err=True)

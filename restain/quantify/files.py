@@ -1,7 +1,7 @@
-"""Measures one image or slide and writes its cells and overlay; collects the rows of the tables."""
+"""Measures one image or slide, writes its cells and overlay, and returns its rows of the tables."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from restain.errors import InputError
@@ -28,23 +28,28 @@ class MeasuredImage:
     """How many px of the whole image one px that is measured is wide; for coordinates of cells and regions."""
 
 
-@dataclass
-class Report:
-    """The rows of `regions.csv` and `tiles.csv`, and what to know about them."""
+@dataclass(frozen=True)
+class QuantifyReport:
+    """The measurements of one image."""
 
-    regions: list[dict[str, object]] = field(default_factory=list)
-    tiles: list[dict[str, object]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What a reader of the rows should know; one sentence each."""
+    whole: Tally
+    """Of the whole image."""
+    regions: Sequence[Mapping[str, object]]
+    """Rows of `regions.csv`: the whole image, then each region of interest."""
+    tiles: Sequence[Mapping[str, object]]
+    """Rows of `tiles.csv`."""
+    notes: Sequence[str]
+    """One sentence each, such as on regions outside the image."""
 
-    def save(self, out: Path) -> None:
-        """Write both tables.
 
-        Raises:
-            OutputError: a file cannot be written.
-        """
-        write_csv(out / "regions.csv", self.regions)
-        write_csv(out / "tiles.csv", self.tiles)
+def save_tables(out: Path, reports: Sequence[QuantifyReport]) -> None:
+    """Write `regions.csv` and `tiles.csv` for all images together.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    write_csv(out / "regions.csv", [row for report in reports for row in report.regions])
+    write_csv(out / "tiles.csv", [row for report in reports for row in report.tiles])
 
 
 def load_rois(path: Path) -> list[Roi]:
@@ -59,63 +64,56 @@ def load_rois(path: Path) -> list[Roi]:
     return rois
 
 
-def quantify_source(
-    source: MeasuredImage,
+def quantify_file(
+    image: MeasuredImage,
     settings: QuantifySettings,
     out: Path,
-    report: Report,
     *,
     rois: Sequence[Roi] = (),
     tile_px: int = 1024,
     on_pixels: Callable[[int], None] = lambda _: None,
-) -> Tally:
-    """Measure an image tile by tile; write `NAME.geojson` and `NAME.overlay.png`, and add its rows to the report.
+) -> QuantifyReport:
+    """Measure an image tile by tile, and write `NAME.geojson` and `NAME.overlay.png`.
 
     Args:
-        source: the image.
+        image: the image.
         settings: how to measure.
         out: folder of the results.
-        report: gets a row for the whole image, one for each region of interest, and one for each tile; none where the
-            image fails.
-        rois: parts of the image that are summed up on their own.
+        rois: parts of the image that are also measured separately.
         tile_px: side of a tile.
         on_pixels: called after each tile with its pixels.
-
-    Returns:
-        The tally of the whole image.
 
     Raises:
         InputError: the image cannot be read, or its pixels are too coarse for the nuclei.
         OutputError: a file cannot be written.
     """
-    overlay = Overlay(source.size)
+    overlay = Overlay(image.size)
     whole = Tally()
     parts = {roi.name: Tally() for roi in rois}
     tiles: list[dict[str, object]] = []
-    with geojson_file(out / f"{source.name}.geojson") as cells:
-        for tile in quantify_tiles(source.read, source.size, settings, tile_px):
+    with geojson_file(out / f"{image.name}.geojson") as cells:
+        for tile in quantify_tiles(image.read, image.size, settings, tile_px):
             height, width = tile.rgb.shape[:2]
             counted = tile.tally()
             whole += counted
             for roi in rois:
-                if roi.may_touch(tile.location, (width, height), source.scale):
-                    parts[roi.name] += tile.tally(roi.mask(tile.location, (width, height), source.scale))
+                if roi.may_touch(tile.location, (width, height), image.scale):
+                    parts[roi.name] += tile.tally(roi.mask(tile.location, (width, height), image.scale))
             x, y = tile.location
-            place = {"image": source.name, "x": x, "y": y, "width": width, "height": height}
+            place = {"image": image.name, "x": x, "y": y, "width": width, "height": height}
             tiles.append({**place, **counted.row(settings.marker)})
-            add_cells(cells, tile, source.scale)
+            add_cells(cells, tile, image.scale)
             overlay.add(tile)
             on_pixels(width * height)
-    save_image(out / f"{source.name}.overlay.png", overlay.picture)
-    width, height = (round(side * source.scale) for side in source.size)
-    report.notes.extend(
-        f"{source.name}: nothing of region '{name}' lies in the image of {width} × {height} px; its row is empty"
+    save_image(out / f"{image.name}.overlay.png", overlay.picture)
+    width, height = (round(side * image.scale) for side in image.size)
+    notes = [
+        f"{image.name}: region '{name}' lies outside the image of {width} × {height} px; its row is empty"
         for name, counted in parts.items()
         if not counted.area_um2
-    )
-    report.tiles.extend(tiles)
-    report.regions.extend(
-        {"image": source.name, "region": name, **counted.row(settings.marker)}
+    ]
+    regions = [
+        {"image": image.name, "region": name, **counted.row(settings.marker)}
         for name, counted in ((WHOLE, whole), *parts.items())
-    )
-    return whole
+    ]
+    return QuantifyReport(whole, regions, tiles, notes)

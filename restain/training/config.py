@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from restain.data.augment import Augment
 from restain.training.toml import TomlTable, flat
@@ -54,8 +54,8 @@ class DataConfig(RecipeSection):
     """How pairs are changed at random: mirrored together, the H&E's colours jittered."""
     unpaired: bool = False
     """Draw the IHC independently of the H&E, with a crop of its own; in a recipe file, the default is the method's."""
-    loaders: Annotated[int, Field(ge=0, le=256, validation_alias=AliasChoices("loaders", "workers"))] = 0
-    """Processes that read images ahead; 0 reads in the training process. Older recipes call it `workers`."""
+    loaders: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that read images ahead; 0 reads in the training process."""
     stain: str | None = None
     """Name of the stain, as HER2; kept in the checkpoint."""
     mpp: Annotated[float, Field(ge=0.05, le=10)] | None = None

@@ -16,7 +16,7 @@ from restain.errors import InputError, MissingError
 from restain.image import RGB, load_image, save_image, to_tensor, to_uint8
 from restain.polygons import Roi
 from restain.quantify.density import densities
-from restain.quantify.files import MeasuredImage, Report, load_rois, quantify_source
+from restain.quantify.files import MeasuredImage, load_rois, quantify_file
 from restain.quantify.tiles import QuantifySettings
 from restain.stains import STAIN_VECTORS, from_unit, optical_density, to_unit
 
@@ -98,13 +98,13 @@ def test_a_region_outside_the_image_is_told(tile: Path, tmp_path: Path) -> None:
     said = run(
         tile, "--out", tmp_path / "out", "--marker", "nuclear", "--mpp", 0.25, "--regions", tmp_path / "two.geojson"
     )
-    assert "tile: nothing of region 'far' lies in the image of 192 × 192 px; its row is empty" in said
+    assert "region 'far' lies outside the image of 192 × 192 px" in said
     assert "'in'" not in said
 
 
 def test_an_image_that_fails_leaves_no_bar(tile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[int] = []
-    monkeypatch.setattr("restain.quantify.files.quantify_source", Mock(side_effect=InputError("damaged there")))
+    monkeypatch.setattr("restain.quantify.files.quantify_file", Mock(side_effect=InputError("damaged there")))
     monkeypatch.setattr("rich.progress.Progress.stop", lambda progress: left.append(len(progress.tasks)))
     words = ["quantify", str(tile), "--out", str(tmp_path / "out"), "--marker", "nuclear", "--mpp", "0.5"]
     assert "not measured: damaged there" in CliRunner().invoke(app, words).output
@@ -151,10 +151,9 @@ def test_no_region_is_called_as_the_whole_image(tmp_path: Path) -> None:
     path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": [square(0, 0)]}, name="all")
     with pytest.raises(InputError, match="a region is named 'all', as the tables name the whole image; rename it"):
         load_rois(path)
-    whole = quantify_source(
-        MeasuredImage("s", (64, 64), _white), QuantifySettings(0.5), tmp_path, Report(), rois=[_box("all")]
-    )
-    assert whole.area_um2 == 64 * 64 / 4
+    image = MeasuredImage("s", (64, 64), _white)
+    report = quantify_file(image, QuantifySettings(0.5), tmp_path, rois=[_box("all")])
+    assert report.whole.area_um2 == 64 * 64 / 4
 
 
 @pytest.mark.parametrize("points", range(3))
@@ -192,21 +191,19 @@ def test_the_densities_of_a_tile_serve_all_its_regions(tmp_path: Path, monkeypat
     counted = Mock(wraps=densities)
     monkeypatch.setattr("restain.quantify.tiles.densities", counted)
     regions = [_box(str(number), number) for number in range(5)]
-    quantify_source(MeasuredImage("s", (64, 64), _white), QuantifySettings(0.5), tmp_path, Report(), rois=regions)
+    quantify_file(MeasuredImage("s", (64, 64), _white), QuantifySettings(0.5), tmp_path, rois=regions)
     counted.assert_called_once()
 
 
-def test_an_image_that_fails_half_way_leaves_no_rows(tmp_path: Path) -> None:
+def test_an_image_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     def read(location: tuple[int, int], size: tuple[int, int]) -> RGB:
         if location[1]:
             raise InputError("damaged there")
         return _white(location, size)
 
-    report = Report()
     with pytest.raises(InputError, match="damaged there"):
-        quantify_source(MeasuredImage("s", (64, 640), read), QuantifySettings(0.5), tmp_path, report, tile_px=64)
-    assert not report.tiles
-    assert not report.regions
+        quantify_file(MeasuredImage("s", (64, 640), read), QuantifySettings(0.5), tmp_path, tile_px=64)
+    assert not list(tmp_path.iterdir())
 
 
 def _white(_: tuple[int, int], size: tuple[int, int]) -> RGB:
