@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from restain.errors import CheckpointError, ConfigError, InputError, MissingError
+from restain.errors import CheckpointError, ConfigError, InputError, MissingError, OutputError
 from restain.image import atomic_path
-from restain.models import find_model
+from restain.models import find_model, packaged_models
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.budget import within
 from restain.networks.generator import Generator, GeneratorConfig
@@ -126,30 +126,50 @@ def add_to_checkpoint(path: Path, extra: Mapping[str, Any]) -> CheckpointInfo:
 
     Raises:
         MissingError, CheckpointError: as in `load_checkpoint`.
-        OutputError: the file cannot be written; it stays as it was.
+        OutputError: the file cannot be written, or belongs to the package; it stays as it was.
     """
+    check_changeable(path)
     info, weights = read_weights(path)
     info = info.model_copy(update={"extra": {**info.extra, **extra}})
     _write(path, weights, info)
     return info
 
 
-def read_info(path: Path) -> CheckpointInfo:
-    """What a checkpoint says of itself, without reading the weights.
+def check_changeable(path: Path) -> None:
+    """Check that a checkpoint is not one of the package's, which stay as they are.
 
     Raises:
-        MissingError: there is no such file.
+        OutputError: it is.
+    """
+    found = find_model(path)
+    if found.resolve() in (model.weights for model in packaged_models().values()):
+        raise OutputError(f"{path} comes with restain and is not changed; copy {found} and give the copy")
+
+
+def read_info(path: Path | str) -> CheckpointInfo:
+    """What a checkpoint says of itself, without reading the weights.
+
+    Args:
+        path: a checkpoint, or the name of a model of the package, such as `colon-panck`.
+
+    Raises:
+        MissingError: there is no such file or model.
         CheckpointError: it is damaged, cut short, something else, or from a newer restain.
     """
+    path = find_model(path)
     with _opened(path) as file:
         return _header(path, file.metadata())
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> tuple[Network, CheckpointInfo]:
+def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> tuple[Network, CheckpointInfo]:
     """Rebuild the network of a checkpoint, as it was trained.
 
+    Args:
+        path: a checkpoint, or the name of a model of the package.
+        device: where to.
+
     Raises:
-        MissingError: there is no such file.
+        MissingError: there is no such file or model.
         CheckpointError: it is damaged, cut short, something else, or from a newer restain.
     """
     info, weights = read_weights(path)
@@ -214,7 +234,7 @@ def load_generator(
         CheckpointError: as in `load_checkpoint`, or it holds another kind of network.
         InputError: the published test of a network without batch norm is asked for.
     """
-    network, info = load_checkpoint(find_model(path), device)
+    network, info = load_checkpoint(path, device)
     if not isinstance(network, Stainer):
         raise CheckpointError(
             f"{path} holds the {info.kind} of '{info.method}', which stains nothing; give a generator"
@@ -238,12 +258,13 @@ def fold_spectral_norm(generator: Generator) -> Generator:
     return generator.train(training)
 
 
-def read_weights(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+def read_weights(path: Path | str) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """What a checkpoint says of itself, and its tensors by name.
 
     Raises:
         MissingError, CheckpointError: as in `load_checkpoint`.
     """
+    path = find_model(path)
     with _opened(path) as file:
         info = _header(path, file.metadata())
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict

@@ -1,5 +1,6 @@
 """Writes a generator as ONNX, for programs that have no PyTorch."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ from restain.image import atomic_path
 from restain.networks.stainer import Stainer
 
 TOLERANCE = 1e-4
-"""How far the exported network may be from PyTorch, in [-1, 1]."""
+"""How far the exported network may be from PyTorch, in [-1, 1], unless rounding alone takes PyTorch further."""
+
+ROUNDINGS = 8
+"""How many times PyTorch's own rounding the difference may be: both round, each in its own order. Instance norm after
+spectral norm raises rounding, in a fresh VSMT generator to 3e-4 on noise."""
+
+GREY_LEVEL = 1 / 127.5
+"""The largest difference that rounding excuses."""
 
 _TRACED = (2, 64, 96)
 _COMPARED = ((1, 64, 64), (2, 96, 72))
@@ -57,16 +65,20 @@ def export_onnx(generator: Stainer, path: Path) -> float:
     with atomic_path(path) as temporary:
         program.save(temporary, external_data=False)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        difference = 0.0
+        exact = copy.deepcopy(generator).double()
+        difference = rounding = 0.0
         for n, images in enumerate(_COMPARED):
             he = np.random.default_rng(n).uniform(-1, 1, _fitting(images, multiple)).astype(np.float32)
             with torch.inference_mode():
                 expected = generator(torch.from_numpy(he)).numpy()
+                unrounded = exact(torch.from_numpy(he).double()).numpy()
             (virtual,) = session.run(None, {"he": he})
             difference = max(difference, float(np.abs(virtual - expected).max()))
-        if not difference <= TOLERANCE:
+            rounding = max(rounding, float(np.abs(expected - unrounded).max()))
+        allowed = max(TOLERANCE, min(ROUNDINGS * rounding, GREY_LEVEL))
+        if not difference <= allowed:
             raise CheckpointError(
-                f"{path}: the exported network differs from PyTorch by {difference:.1e}, more than {TOLERANCE:.0e}; "
+                f"{path}: the exported network differs from PyTorch by {difference:.1e}, more than {allowed:.0e}; "
                 "nothing was written, try another version of torch or onnxruntime"
             )
     return difference

@@ -18,13 +18,14 @@ def command(
     data: Annotated[Path, typer.Option(help="The pairs it was trained on, with validation tiles.", metavar="DIR")],
 ) -> None:
     """Store in a checkpoint what its training H&E looks like, so that `restain stain --trust` marks what is unlike."""
-    from restain.checkpoint import add_to_checkpoint, read_info
+    from restain.checkpoint import add_to_checkpoint, check_changeable, read_info
     from restain.data.layouts import find_layout
     from restain.data.pairs import PairedTiles
     from restain.stains import to_unit
     from restain.trust.familiarity import USUAL, fit_familiarity
 
-    read_info(model)  # a wrong file is told before the tiles are read
+    read_info(model)  # a wrong file is reported before the tiles are read
+    check_changeable(model)
     held_out = {"val", "test"}.intersection(find_layout(data).parts)
 
     def tiles(split: "Split") -> "Iterator[Tensor]":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from restain.checkpoint import load_generator, read_info
+from restain.models import find_model
 from restain.networks.stainer import Stainer
 
 
@@ -31,11 +32,16 @@ class Model:
         return next(self.generator.parameters()).device
 
 
-def load_model(path: Path, device: str | torch.device = "cpu") -> Model:
+def load_model(path: Path | str, device: str | torch.device = "cpu") -> Model:
     """Load a generator for staining slides.
+
+    Args:
+        path: a checkpoint, or the name of a model of the package.
+        device: where to.
 
     Raises:
         MissingError, CheckpointError: as in `load_generator`.
     """
+    path = find_model(path)
     info = read_info(path)
     return Model(load_generator(path, device), info.sha256, info.mpp, info.stain, path.name, info.extra)
