@@ -33,7 +33,11 @@ def command(
     html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.", metavar="FILE")] = None,
     cases: Annotated[
         str | None,
-        typer.Option(help="Regular expression for the case in a tile's name: intervals over cases.", metavar="REGEX"),
+        typer.Option(
+            help="Regular expression that finds the case in a tile's name, for intervals over cases.",
+            metavar="REGEX",
+            show_default="cases from pairs.csv beside the real images, if there is one",
+        ),
     ] = None,
     marker: Annotated[
         Literal["nuclear", "membrane"] | None,
@@ -102,6 +106,9 @@ def command(
     methods = _names(virtual)
     tiles = _pairs(methods, real, he, case)
     _say_what_is_passed_over(*methods.values(), real)
+    origin = f"what {cases} finds in a name" if cases else ""
+    if not case:
+        case, origin = _listed_cases(real, [tile.name for tile in next(iter(tiles.values()))])
     if html is not None:
         if html.is_dir():
             raise OutputError(f"--html {html} is a folder; expected a file, such as {html / 'report.html'}")
@@ -133,7 +140,7 @@ def command(
     if not cells:
         typer.echo("Left out: scores of cells. Say where positive cells are brown with --marker, and give --mpp.")
     if html is not None:
-        write_report(html, found, {"Preset": preset, **({"Cases": f"what {cases} finds in a name"} if cases else {})})
+        write_report(html, found, {"Preset": preset, **({"Cases": origin} if case else {})})
         typer.echo(f"{html} is the report.")
     if out is not None:
         place_of_json = out / "evaluation.json" if len(methods) == 1 else f"{out}/*/evaluation.json"
@@ -160,6 +167,26 @@ def _pairs(
         held = " but ".join(f"{folder} holds {words}" for words, folder in formats.items())
         raise InputError(f"{held}; methods in one table need one format, so save them alike or measure them apart")
     return found
+
+
+def _listed_cases(real: Path, names: list[str]) -> "tuple[Callable[[str], str] | None, str]":
+    """The cases that `pairs.csv` gives, and where they come from."""
+    from restain.data.cases import cases_in_list, find_list
+    from restain.errors import RestainError
+
+    listed = find_list(real)
+    if listed is None:
+        return None, ""
+    try:
+        case = cases_in_list(listed, real, names)
+        reason = f"it does not give a case for every image in {real}"
+    except RestainError as error:
+        case, reason = None, str(error)
+    if case:
+        typer.echo(f"Intervals are over the cases in {listed}.", err=True)
+    else:
+        typer.echo(f"Intervals are over tiles: the cases in {listed} are not used, because {reason}.", err=True)
+    return case, f"from {listed.name}"
 
 
 def _say_what_is_passed_over(*folders: Path) -> None:

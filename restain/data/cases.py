@@ -1,8 +1,11 @@
-"""Which case (a patient, a slide) a tile belongs to: read off its name, or as a list of pairs says."""
+"""Which case (a patient, a slide) a tile belongs to, by its name or by a list of pairs."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
+from restain.data.layouts import LIST_NAME
+from restain.data.pairs_csv import read_pairs
 from restain.data.partners import PairFiles
 from restain.errors import InputError
 
@@ -13,6 +16,37 @@ def cases_by_list(files: Sequence[PairFiles]) -> Callable[[str], str] | None:
     by_name = {name: case for name, case in cases if case is not None}
     complete = all(pair.case is not None for pair in files) and len(by_name) == len(cases)
     return by_name.__getitem__ if files and complete else None
+
+
+def find_list(folder: Path) -> Path | None:
+    """The `pairs.csv` of a folder of images: in it, or in one of the two folders above."""
+    folder = folder.resolve()
+    return next(
+        (path for path in (where / LIST_NAME for where in (folder, *folder.parents[:2])) if path.is_file()), None
+    )
+
+
+def cases_in_list(path: Path, folder: Path, names: Collection[str]) -> Callable[[str], str] | None:
+    """The cases of the images in a folder, as a list of pairs gives them.
+
+    Args:
+        path: the list.
+        folder: of one side of the pairs.
+        names: of the images, without ending.
+
+    Returns:
+        From a name to its case; None where the list gives none for some image.
+
+    Raises:
+        MissingError, InputError: as in `read_pairs`.
+    """
+    folder, found = folder.resolve(), dict[str, str]()
+    for pairs in read_pairs(path).parts.values():
+        for pair in pairs:
+            for file in (pair.he, pair.ihc):
+                if pair.case is not None and file.parent.resolve() == folder:
+                    found[file.stem] = pair.case
+    return found.__getitem__ if found.keys() >= set(names) else None
 
 
 def cases_by_pattern(pattern: str) -> Callable[[str], str]:

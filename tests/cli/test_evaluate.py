@@ -165,3 +165,23 @@ def test_tiles_without_borders_have_no_seams_to_look_for(
     assert stop.value.code == 0
     words = "Left out: Seams at borders of tiles of 16 px: virtual (1 = none): needs sides of 17 px"
     assert words in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("cases", "over"), [("a,b", "over 2 cases"), ("a,", "over tiles")])
+def test_cases_come_from_the_list_beside_the_real_images(
+    tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cases: str, over: str
+) -> None:
+    for index in range(2):
+        save_image(tiles.parent / "he" / f"{index}.png", np.full((16, 16, 3), 100, np.uint8))
+    rows = [f"he/{index}.png,tiles/{index}.png,{case}" for index, case in enumerate(cases.split(","))]
+    (tiles.parent / "pairs.csv").write_text("\n".join(["he,ihc,case", *rows]))
+    out = tiles.parent / "out"
+    monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual {tiles} --real {tiles} --out {out}".split())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    said = capsys.readouterr().err
+    assert str(tiles.parent / "pairs.csv") in said
+    figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["figures"]
+    assert (over == "over 2 cases") == ("over 2 cases" in figures["psnr"]["protocol"]["interval"])
+    assert over in " ".join(said.split()) or over == "over 2 cases"
