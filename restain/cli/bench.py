@@ -5,30 +5,35 @@ from typing import Annotated
 
 import typer
 
+from restain.cli.options import ExtractorsOption, SettingsOption, TrainingDeviceOption
+
 
 def command(
     recipes: Annotated[
         list[str],
         typer.Argument(
             help="Rows of the table: recipes by name or file, with an optional title before and settings after.",
+            show_default=False,
             metavar="[NAME=]RECIPE[,SECTION.KEY=VALUE…]…",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of paired tiles, with a held-out part.", metavar="DIR")],
-    out: Annotated[Path, typer.Option(help="Folder of the bench; run the same command to resume.", metavar="DIR")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of paired tiles, with a held-out part.", metavar="DIR", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the bench; run the same command to resume.", metavar="DIR", show_default=False),
+    ],
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Length of each training, without auxiliary models.",
+            help="Length of each training, not counting auxiliary models.",
             metavar="steps=N|minutes=M",
             show_default="from each recipe",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting that overrides every recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
-    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row, each with its own seed.")] = 3,
+    settings: SettingsOption = None,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -42,20 +47,21 @@ def command(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Row that the others are compared with.", metavar="NAME", show_default="the first"),
+        typer.Option(help="Row to compare the others with.", metavar="NAME", show_default="the first"),
     ] = None,
-    extractor: Annotated[
-        list[str] | None,
-        typer.Option(help="A network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
-    ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, on all GPUs in turn.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+    extractor: ExtractorsOption = None,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, spread over the GPUs.")] = 1,
+    device: TrainingDeviceOption = "auto",
     ray: Annotated[
         str | None,
-        typer.Option(help="Train on a Ray cluster; local: on this machine alone.", metavar="ADDRESS|local"),
+        typer.Option(
+            help="Train on Ray: the address of a cluster, or local for this machine.",
+            metavar="ADDRESS|local",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Train methods under one budget with several seeds, stain the held-out tiles, measure, and write one table."""
+    """Compare methods: train each with several seeds under one budget, stain the held-out tiles, and measure."""
     from rich.console import Console
 
     from restain.bench import Budget, read_rows, run_bench

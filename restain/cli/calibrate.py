@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="Checkpoint of a generator; its header is extended.", metavar="FILE")],
-    data: Annotated[Path, typer.Option(help="The pairs it was trained on, with validation tiles.", metavar="DIR")],
+    model: Annotated[
+        Path,
+        typer.Option(help="Checkpoint of a generator; its header is extended.", metavar="FILE", show_default=False),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="Data set that it was trained on, with validation tiles.", metavar="DIR", show_default=False),
+    ],
 ) -> None:
-    """Store in a checkpoint what its training H&E looks like, so that `restain stain --trust` marks what is unlike."""
+    """Store in a checkpoint what its training H&E looks like, so that --trust marks unfamiliar tissue."""
     from restain.checkpoint import add_to_checkpoint, check_changeable, read_info
     from restain.data.layouts import find_layout
     from restain.data.pairs import PairedTiles

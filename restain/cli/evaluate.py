@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from restain.cli.options import CELLS, CasesOption, DeviceOption, ExtractorsOption, NucleusOption, StainVectorsOption
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
     from restain.metrics import Metric
     from restain.metrics.tiles import TilePair
+
+
+NETWORKS = "FID, KID and LPIPS"
+SEAMS = "Seams"
 
 
 def command(
@@ -25,70 +31,83 @@ def command(
         typer.Option(help="Folder of real images, same names and sizes.", metavar="DIR", show_default=False),
     ],
     he: Annotated[
-        Path | None, typer.Option(help="Folder of the H&E images, for structure and the report.", metavar="DIR")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for evaluation.json; not written by default.", metavar="DIR")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML page.", metavar="FILE")] = None,
-    cases: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
-            help="Regular expression that finds the case in a tile's name, for intervals over cases.",
-            metavar="REGEX",
-            show_default="cases from pairs.csv beside the real images, if there is one",
+            help="Folder of the H&E images, for metrics of structure and for the report.",
+            metavar="DIR",
+            show_default=False,
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.json.", metavar="DIR", show_default="not written"),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="File for the report, one HTML page.", metavar="FILE", show_default="not written"),
+    ] = None,
+    cases: CasesOption = None,
     marker: Annotated[
         Literal["nuclear", "membrane"] | None,
         typer.Option(
-            help="Count cells too, which are brown as with Ki67 and ER, or as with HER2; needs --mpp.",
+            help="Count cells too, with DAB in the nucleus (Ki67, ER) or on the membrane (HER2); needs --mpp.",
             show_default="cells are not counted",
+            rich_help_panel=CELLS,
         ),
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of the tiles, for --marker.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of the tiles, for --marker.", show_default=False, rich_help_panel=CELLS
+        ),
     ] = None,
-    nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
+    nucleus_um: NucleusOption = 6.0,
     seams: Annotated[
         int | None,
         typer.Option(
-            help="Measure seams in images that were stained in tiles of this side.",
+            help="Measure seams in images that were stained in tiles of this side, in px.",
             metavar="TILE_PX",
             min=4,
             show_default="not measured",
+            rich_help_panel=SEAMS,
         ),
     ] = None,
-    stain_vectors: Annotated[
-        Literal["reference", "estimated"],
-        typer.Option(help="Colours of the stains: Ruifrok & Johnston's, or estimated from the real images."),
-    ] = "reference",
+    stain_vectors: StainVectorsOption = "reference",
     preset: Annotated[
-        str, typer.Option(help="How FID and KID are computed: default, paper-1024 or torch-fidelity.")
+        str,
+        typer.Option(
+            help="How FID and KID are computed: default, paper-1024 or torch-fidelity.", rich_help_panel=NETWORKS
+        ),
     ] = "default",
     inception_weights: Annotated[
         Path | None,
-        typer.Option(help="Inception's weight file for FID and KID.", metavar="FILE", show_default="torch's cache"),
+        typer.Option(
+            help="File of Inception's weights, for FID and KID.",
+            metavar="FILE",
+            show_default="torch's cache",
+            rich_help_panel=NETWORKS,
+        ),
     ] = None,
     lpips_weights: Annotated[
-        Path | None, typer.Option(help="Folder of LPIPS's weight files.", metavar="DIR", show_default="torch's cache")
+        Path | None,
+        typer.Option(
+            help="Folder of the weights for LPIPS.",
+            metavar="DIR",
+            show_default="torch's cache",
+            rich_help_panel=NETWORKS,
+        ),
     ] = None,
-    extractor: Annotated[
-        list[str] | None,
-        typer.Option(help="Another network for FID and KID, as module:attribute=weights.", metavar="ENTRY"),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
-    ] = None,
+    extractor: ExtractorsOption = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Measure virtual images against the real ones of the same name: likeness, amount and place of DAB, cells."""
+    """Compare virtual images with real ones of the same name: similarity, amount and place of DAB, and cells."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from restain.cli.device import usable_device
     from restain.cli.entries import entry
     from restain.cli.figures import print_figures
+    from restain.cli.progress import progress_bar
     from restain.data.cases import cases_by_pattern
     from restain.errors import OutputError
     from restain.image import make_folder
@@ -115,8 +134,7 @@ def command(
         make_folder(html.parent)
     vectors = stain_vectors_of(real) if stain_vectors == "estimated" else None
     found = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar(counted=True) as progress:
         for name, folder in methods.items():
             task = progress.add_task(escape(name), total=None)
             found[name] = evaluate(

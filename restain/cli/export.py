@@ -5,20 +5,22 @@ from typing import Annotated
 
 import typer
 
+from restain.cli.options import ModelOption
+
 
 def command(
-    model: Annotated[Path, typer.Option(help="Checkpoint of a generator.", metavar="FILE", show_default=False)],
-    onnx: Annotated[Path, typer.Option(help="The ONNX file to write.", metavar="OUT", show_default=False)],
+    model: ModelOption,
+    onnx: Annotated[Path, typer.Option(help="ONNX file to write.", metavar="FILE", show_default=False)],
     norm: Annotated[
         Path | None,
         typer.Option(
-            help="Statistics file of a stained slide, to build in; then it can stain tile by tile.",
+            help="File of statistics to build in, so that the network can stain tile by tile.",
             metavar="FILE",
-            show_default="each image its own",
+            show_default="statistics of each image",
         ),
     ] = None,
 ) -> None:
-    """Write a generator as ONNX, with free batch, height and width (multiples of 4 or more)."""
+    """Export a generator to ONNX, with dynamic batch, height and width."""
     from restain.checkpoint import load_generator, read_info
     from restain.checkpoint.onnx import export_onnx
     from restain.networks.norm import freeze

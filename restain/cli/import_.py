@@ -1,4 +1,4 @@
-"""`restain import`: a published weight file to a checkpoint."""
+"""`restain import`: a published weight file to a restain checkpoint."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,24 +7,24 @@ import typer
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="A PyTorch weight file (*.pth).", metavar="FILE", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The checkpoint to write (*.safetensors).", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="PyTorch weight file (*.pth).", metavar="FILE", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (*.safetensors).", metavar="FILE", show_default=False)],
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel of the training images, such as 0.466.")
     ] = None,
-    stain: Annotated[str | None, typer.Option(help="What the virtual stain shows, such as HER2.")] = None,
+    stain: Annotated[str | None, typer.Option(help="Name of the virtual stain, such as HER2.")] = None,
     key: Annotated[
         str | None,
         typer.Option(
-            help="Where in the file the weights are, such as netG or state.model.", show_default="the usual places"
+            help="Key of the weights in the file, such as netG or state.model.", show_default="the usual places"
         ),
     ] = None,
     kind: Annotated[
         Literal["generator", "autoencoder"],
-        typer.Option(help="Type of network, if names are ambiguous: required for VSMT's autoencoders."),
+        typer.Option(help="Kind of network; needed for VSMT's autoencoders, whose names are ambiguous."),
     ] = "generator",
 ) -> None:
-    """Convert published weights (pix2pix, CycleGAN, CUT, ASP, PSPStain, SIM-GAN, VSMT, …) to a checkpoint."""
+    """Convert published weights (pix2pix, CycleGAN, CUT, ASP, PSPStain, SIM-GAN, VSMT, …) to a restain checkpoint."""
     from restain.checkpoint import import_published
     from restain.errors import OutputError
 

@@ -10,7 +10,7 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint (*.safetensors), or the name of one that comes with restain.",
+            help="Checkpoint (*.safetensors), or the name of a model that comes with restain.",
             metavar="FILE|NAME",
             show_default=False,
         ),

@@ -5,25 +5,23 @@ from typing import Annotated
 
 import typer
 
+from restain.cli.options import CasesOption
+
 
 def command(
     root: Annotated[
         Path,
         typer.Argument(
-            help="The data set's folder, or a CSV file that lists its pairs.", metavar="ROOT", show_default=False
+            help="Folder of the data set, or a CSV file that lists its pairs.", metavar="ROOT", show_default=False
         ),
     ],
-    cases: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression for the case in a tile's name; its first group, if any.", metavar="REGEX"
-        ),
-    ] = None,
+    cases: CasesOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for check.json and worst.png; not written by default.")
+        Path | None,
+        typer.Option(help="Folder for check.json and worst.png.", metavar="DIR", show_default="not written"),
     ] = None,
 ) -> None:
-    """Look for shared cases, tiles of the same tissue, swapped stains, wrong scale, blur and misaligned pairs."""
+    """Check a data set for shared cases, repeated tissue, swapped stains, wrong scale, blur and misaligned pairs."""
     import numpy as np
     from rich.console import Console
     from rich.markup import escape

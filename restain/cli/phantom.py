@@ -1,15 +1,15 @@
 """`restain phantom`: pairs of drawn tiles with a known truth, or a drawn slide."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from restain.cli.options import MarkerOption
+from restain.cli.progress import progress_bar
 from restain.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from restain.data.phantom import PhantomNeighbour, PhantomSettings, PhantomSlide
     from restain.slides.tiff import Description
 
@@ -23,32 +23,30 @@ _LANDMARKS = 100
 
 def command(
     out: Annotated[
-        Path | None, typer.Argument(help="A new or empty folder, for pairs.", metavar="[OUT]", show_default=False)
+        Path | None, typer.Argument(help="New or empty folder for pairs of tiles.", metavar="[OUT]", show_default=False)
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option(min=1, help="How many pairs.", show_default=False, rich_help_panel=TILES)
+        int | None, typer.Option(min=1, help="Number of pairs.", show_default=False, rich_help_panel=TILES)
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Side of a tile or of the slide in px, at least 64.", show_default="512, of a slide 20000"),
+        typer.Option(help="Side of a tile or of the slide, in px, at least 64.", show_default="512; 20000 for a slide"),
     ] = None,
-    marker: Annotated[
-        Literal["membrane", "nuclear"], typer.Option(help="Where positive cells are brown: as HER2, or as Ki67 and ER.")
-    ] = "membrane",
+    marker: MarkerOption = "membrane",
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel, 0.1 to 2.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same tissue.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same one draws the same tissue.")] = 0,
     displacement: Annotated[
         float,
-        typer.Option(help="Longest displacement of the IHC, as a share of the side, 0 to 0.25.", rich_help_panel=TILES),
+        typer.Option(help="Largest displacement of the IHC, as a share of the side, 0 to 0.25.", rich_help_panel=TILES),
     ] = 48 / 512,
     validation: Annotated[
         float,
-        typer.Option(help="Pairs kept for validation: a share below 1, or a number of pairs.", rich_help_panel=TILES),
+        typer.Option(help="Pairs kept for validation: a share below 1, or a number.", rich_help_panel=TILES),
     ] = 0.2,
     slide: Annotated[
         Path | None,
         typer.Option(
-            help="Draw one slide instead of pairs, islands of tissue in H&E, to this *.ome.tif.",
+            help="Draw an H&E slide with islands of tissue instead of pairs, to this *.ome.tif.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=SLIDES,
@@ -57,7 +55,7 @@ def command(
     ihc: Annotated[
         Path | None,
         typer.Option(
-            help="The true IHC of the same section, in register, to this *.ome.tif.",
+            help="Draw the true IHC of the same section, registered with the H&E, to this *.ome.tif.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=SLIDES,
@@ -69,7 +67,7 @@ def command(
     neighbour: Annotated[
         Path | None,
         typer.Option(
-            help="The neighbouring section as IHC on a slide of its own, to this *.ome.tif, with its true transform.",
+            help="Draw the neighbouring section as an IHC slide, to this *.ome.tif, with its true transform.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=NEIGHBOUR,
@@ -77,32 +75,41 @@ def command(
     ] = None,
     neighbour_mpp: Annotated[
         float | None,
-        typer.Option(help="Its micrometres per pixel.", show_default="as the H&E's", rich_help_panel=NEIGHBOUR),
+        typer.Option(
+            help="Micrometres per pixel of the neighbour.", show_default="as the H&E", rich_help_panel=NEIGHBOUR
+        ),
     ] = None,
     turn: Annotated[
-        float, typer.Option(help="By how many degrees it is turned, clockwise.", rich_help_panel=NEIGHBOUR)
+        float, typer.Option(help="Rotation of the neighbour, in degrees clockwise.", rich_help_panel=NEIGHBOUR)
     ] = 4.0,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Lay it on the slide with its other side up.", rich_help_panel=NEIGHBOUR)
+        bool,
+        typer.Option(
+            "--mirror", help="Mirror the neighbour, as if its section lay upside down.", rich_help_panel=NEIGHBOUR
+        ),
     ] = False,
     scale: Annotated[
         float,
         typer.Option(
-            help="How many times too large its tissue is by what its file says, 0.25 to 4.", rich_help_panel=NEIGHBOUR
+            help="Factor by which the resolution in the neighbour's file is wrong, 0.25 to 4.",
+            rich_help_panel=NEIGHBOUR,
         ),
     ] = 1.0,
     bend: Annotated[
-        float, typer.Option(help="Longest shift of its smooth bend in µm, about.", rich_help_panel=NEIGHBOUR)
+        float,
+        typer.Option(help="Largest shift of the neighbour's smooth deformation, in µm.", rich_help_panel=NEIGHBOUR),
     ] = 40.0,
-    control: Annotated[bool, typer.Option("--control", help="Add control tissue.", rich_help_panel=NEIGHBOUR)] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="Add control tissue to the neighbour.", rich_help_panel=NEIGHBOUR)
+    ] = False,
     pen: Annotated[
-        bool, typer.Option("--pen", help="Draw on both slides with a pen.", rich_help_panel=NEIGHBOUR)
+        bool, typer.Option("--pen", help="Add pen marks to both slides.", rich_help_panel=NEIGHBOUR)
     ] = False,
     black_edge: Annotated[
-        bool, typer.Option("--black-edge", help="Give its scan a black edge.", rich_help_panel=NEIGHBOUR)
+        bool, typer.Option("--black-edge", help="Add a black edge to the neighbour's scan.", rich_help_panel=NEIGHBOUR)
     ] = False,
 ) -> None:
-    """Draw pairs of H&E and IHC tiles in the layout of MIST, or whole slides; cells, stain and transform are known."""
+    """Draw synthetic tissue: pairs of H&E and IHC tiles in the layout of MIST, or whole slides, with the truth."""
     from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSettings, PhantomSlide
 
     if slide is not None:
@@ -129,18 +136,10 @@ def command(
         _draw_pairs(out, pairs, _held_out(validation, pairs), seed, settings)
 
 
-def _progress() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
 def _draw_pairs(out: Path, pairs: int, held_out: int, seed: int, settings: "PhantomSettings") -> None:
     from restain.data.phantom import write_pairs
 
-    with _progress() as progress:
+    with progress_bar(counted=True) as progress:
         task = progress.add_task("pairs", total=pairs)
 
         def show(done: int, total: int) -> None:
@@ -177,7 +176,7 @@ def _draw_slides(
     whole = [_is_drawn(path, size, description) for path, description, _, _, size in wanted]
     job = f"phantom {version('restain')} {slide}" + (f" {beside.settings}" if beside else "")
     tiles = [0 if is_whole else _tiles_of(size) for is_whole, (*_, size) in zip(whole, wanted, strict=True)]
-    with _progress() as progress:
+    with progress_bar(counted=True) as progress:
         task = progress.add_task("tiles", total=sum(tiles))
         for nth, (path, description, tile, glass, size) in enumerate(wanted):
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from restain.cli.options import CELLS, MarkerOption, NucleusOption, OutFolderOption, OverwriteOption, StainVectorsOption
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,37 +22,30 @@ def command(
         list[Path],
         typer.Argument(help="IHC images, slides, and folders of images.", metavar="INPUT", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR", show_default=False)],
-    marker: Annotated[
-        Literal["nuclear", "membrane"],
-        typer.Option(help="Where positive cells are brown: as Ki67 and ER, or as HER2.", show_default=False),
-    ],
+    out: OutFolderOption,
+    marker: MarkerOption,
     mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel of the inputs.", show_default="from slides; required for images"),
+        typer.Option(help="Micrometres per pixel of the inputs.", show_default="from the slides; required for images"),
     ] = None,
-    nucleus_um: Annotated[float, typer.Option(help="Diameter of a typical nucleus, in micrometres.")] = 6.0,
+    nucleus_um: NucleusOption = 6.0,
     nuclei: Annotated[
         Literal["classical", "instanseg"],
         typer.Option(
-            help="How nuclei are found: without a trained model, or by InstanSeg (pip: restain\\[instanseg])."
+            help="How to find nuclei: classical needs no model; instanseg is installed with restain\\[instanseg].",
+            rich_help_panel=CELLS,
         ),
     ] = "classical",
-    stain_vectors: Annotated[
-        Literal["reference", "estimated"],
-        typer.Option(help="Colours of the stains: Ruifrok & Johnston's, or estimated from all inputs together."),
-    ] = "reference",
+    stain_vectors: StainVectorsOption = "reference",
     regions: Annotated[
         Path | None,
-        typer.Option(help="GeoJSON of regions to measure separately, in px of the image.", metavar="FILE"),
+        typer.Option(help="GeoJSON of regions to measure separately, in px of the whole image.", metavar="FILE"),
     ] = None,
-    tile_px: Annotated[int, typer.Option(min=64, help="Side of a tile; memory grows with it.")] = 1024,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
+    tile_px: Annotated[int, typer.Option(min=64, help="Side of a tile, in px; memory grows with it.")] = 1024,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Count cells and measure DAB in IHC images and slides: CSV tables, cells as GeoJSON for QuPath, and pictures."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Count cells and measure DAB in IHC images and slides; write tables, cells for QuPath, and overlays."""
+    from restain.cli.progress import progress_bar
     from restain.errors import RestainError
     from restain.image import make_folder
     from restain.quantify.files import MeasuredImage, QuantifyReport, load_rois, quantify_file, save_tables
@@ -67,8 +62,7 @@ def command(
     make_folder(out)
     reports: list[QuantifyReport] = []
     failures: list[RestainError] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         for number, job in enumerate(jobs, start=1):
             name = job.target.relative_to(out).with_suffix("").as_posix()
             task = progress.add_task(f"{name}, {number} of {len(jobs)}", total=None)

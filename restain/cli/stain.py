@@ -6,66 +6,52 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from restain.cli.options import (
+    TILES,
+    DeviceOption,
+    HaloOption,
+    ModelOption,
+    NormOption,
+    OutFolderOption,
+    OverwriteOption,
+)
+
 if TYPE_CHECKING:
     from restain.networks.stainer import Stainer
     from restain.staining.policies import NormPolicy
     from restain.trust.images import ImageMaps
 
-LARGE = "Images larger than a tile"
 ADVANCED = "Less common"
 
 
 def command(
     inputs: Annotated[
-        list[Path], typer.Argument(help="H&E images and folders of them.", metavar="INPUT", show_default=False)
+        list[Path], typer.Argument(help="H&E images, and folders of them.", metavar="INPUT", show_default=False)
     ],
-    model: Annotated[
-        Path,
-        typer.Option(
-            help="Checkpoint of a generator, or the name of one that comes with restain (restain models).",
-            metavar="FILE|NAME",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR", show_default=False)],
+    model: ModelOption,
+    out: OutFolderOption,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Write a map of where not to believe the result; 7 more passes.")
+        bool, typer.Option("--trust", help="Map where the result is unreliable; takes 7 more passes.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
-    ] = None,
-    norm: Annotated[
-        str,
-        typer.Option(
-            help="Statistics that normalise the tiles: slide (shared by all tiles), dense (they change smoothly "
-            "from tile to tile), tile (each its own; leaves seams), or a file of statistics.",
-            metavar="slide|dense|tile|FILE",
-            rich_help_panel=LARGE,
-        ),
-    ] = "slide",
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
+    norm: NormOption = "slide",
     tile_px: Annotated[
-        int, typer.Option(help="Side of a tile; larger images are stained in tiles.", min=1, rich_help_panel=LARGE)
+        int,
+        typer.Option(help="Side of a tile, in px; larger images are stained in tiles.", min=1, rich_help_panel=TILES),
     ] = 1024,
-    halo_px: Annotated[
-        int | None,
-        typer.Option(
-            help="Margin read around each tile, in px.",
-            show_default="the reach of the generator",
-            rich_help_panel=LARGE,
-        ),
-    ] = None,
+    halo_px: HaloOption = None,
     published_test: Annotated[
         bool,
         typer.Option(
             "--published-test",
-            help="pix2pix and PyramidP2P as their authors test them: batch norm by the image at hand, dropout on. "
+            help="Run pix2pix and PyramidP2P as their authors test them: batch norm from the image itself, dropout on. "
             "For images up to one tile.",
             rich_help_panel=ADVANCED,
         ),
     ] = False,
 ) -> None:
-    """Stain H&E images virtually, to PNGs of the same name; for whole slides see `restain stain-slides`."""
+    """Stain H&E images virtually and write PNGs of the same names; for whole slides, see `restain stain-slides`."""
     from restain.checkpoint import load_generator, read_info
     from restain.cli.device import usable_device
     from restain.cli.progress import progress_bar

@@ -7,15 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from restain.cli.options import (
+    SPEED,
+    TILES,
+    Bfloat16Option,
+    DeviceOption,
+    HaloOption,
+    ModelMppOption,
+    ModelOption,
+    NormOption,
+    OverwriteOption,
+    SlideMppOption,
+)
+
 if TYPE_CHECKING:
     from restain.staining.settings import SlideSettings
     from restain.staining.slide import Extra
     from restain.workers.pool import Pool
 
 WHAT = "What is stained"
-TILES = "Tiles and normalisation"
 RESULT = "Result"
-SPEED = "Speed"
 MANY = "Many slides"
 
 
@@ -23,42 +34,27 @@ def command(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="H&E slides, folders of them, or a CSV of slides; an image counts as a slide too.",
+            help="H&E slides, folders of them, or a CSV of slides; plain images count as slides too.",
             metavar="INPUT",
             show_default=False,
         ),
     ],
-    model: Annotated[
-        Path,
-        typer.Option(
-            help="Checkpoint of a generator, or the name of one that comes with restain (restain models).",
-            metavar="FILE|NAME",
-            show_default=False,
-        ),
-    ],
+    model: ModelOption,
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for the results, or for one slide a file that ends in .ome.tif or .ome.zarr.",
+            help="Folder for the results; for one slide, also a file that ends in .ome.tif or .ome.zarr.",
             metavar="DIR|FILE",
             show_default=False,
         ),
     ],
-    mpp: Annotated[
-        float | None,
-        typer.Option(help="Micrometres per pixel, if the slide has none or wrong ones.", show_default="from the slide"),
-    ] = None,
-    model_mpp: Annotated[
-        float | None,
-        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="from the model"),
-    ] = None,
+    mpp: SlideMppOption = None,
+    model_mpp: ModelMppOption = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Write a map of where not to believe the result; 8 more passes.")
+        bool, typer.Option("--trust", help="Map where the result is unreliable; takes 8 more passes.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
-    ] = None,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = None,
     region: Annotated[
         str | None,
         typer.Option(
@@ -75,37 +71,27 @@ def command(
         ),
     ] = None,
     no_tissue_mask: Annotated[
-        bool, typer.Option("--no-tissue-mask", help="Stain the glass, too.", rich_help_panel=WHAT)
+        bool, typer.Option("--no-tissue-mask", help="Stain the glass too.", rich_help_panel=WHAT)
     ] = False,
-    norm: Annotated[
-        str,
-        typer.Option(
-            help="Statistics that normalise the tiles: slide (shared by all tiles), dense (they change smoothly "
-            "from tile to tile), tile (each its own; leaves seams), or a file of statistics.",
-            metavar="slide|dense|tile|FILE",
-            rich_help_panel=TILES,
-        ),
-    ] = "slide",
+    norm: NormOption = "slide",
     tile_px: Annotated[
-        int, typer.Option(help="Side of a tile; less on a CPU where it takes much memory.", rich_help_panel=TILES)
+        int,
+        typer.Option(help="Side of a tile, in px; halved on a CPU until a pass fits in memory.", rich_help_panel=TILES),
     ] = 1024,
-    halo_px: Annotated[
-        int | None,
-        typer.Option(
-            help="Margin read around each tile, in px.",
-            show_default="the reach of the generator",
-            rich_help_panel=TILES,
-        ),
-    ] = None,
+    halo_px: HaloOption = None,
     format: Annotated[  # noqa: A002  # the option's name
         Literal["ome-tiff", "ome-zarr"],
-        typer.Option(help="Of the results in a folder; one result's is that of its name.", rich_help_panel=RESULT),
+        typer.Option(
+            help="Format of the results in a folder; a single file has the format of its name.", rich_help_panel=RESULT
+        ),
     ] = "ome-tiff",
     compression: Annotated[
         Literal["jpeg", "compact", "lossless"],
-        typer.Option(help="JPEG in RGB, JPEG with colour at half size, or deflate.", rich_help_panel=RESULT),
+        typer.Option(
+            help="jpeg (RGB), compact (JPEG with subsampled colour), or lossless (deflate).", rich_help_panel=RESULT
+        ),
     ] = "jpeg",
-    quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.", rich_help_panel=RESULT)] = 90,
+    quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 100.", rich_help_panel=RESULT)] = 90,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -115,12 +101,7 @@ def command(
             rich_help_panel=SPEED,
         ),
     ] = None,
-    bfloat16: Annotated[
-        bool,
-        typer.Option(
-            "--bfloat16", help="Compute in half precision, for GPUs and CPUs with AMX.", rich_help_panel=SPEED
-        ),
-    ] = False,
+    bfloat16: Bfloat16Option = False,
     engine: Annotated[
         Literal["torch", "openvino"],
         typer.Option(help="Inference engine; openvino is faster on a CPU with --bfloat16.", rich_help_panel=SPEED),
@@ -131,7 +112,7 @@ def command(
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Stain only every n-th slide from the i-th on, to share work between machines.",
+            help="Stain only every N-th slide from the I-th on, to share the work between machines.",
             metavar="I/N",
             show_default=False,
             rich_help_panel=MANY,
@@ -140,14 +121,14 @@ def command(
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Stain on Ray, one GPU or CPU per slide: the address of a cluster, or 'local'.",
+            help="Stain on Ray, one GPU or CPU per slide: the address of a cluster, or local for this machine.",
             metavar="ADDRESS|local",
             show_default=False,
             rich_help_panel=MANY,
         ),
     ] = None,
 ) -> None:
-    """Stain whole slides virtually, to pyramidal OME-TIFFs; run the same command to resume."""
+    """Stain whole slides virtually and write pyramidal OME-TIFFs; run the same command to resume."""
     from restain.errors import InputError
     from restain.models import find_model
     from restain.slides.codec import Codec

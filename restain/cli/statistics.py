@@ -5,34 +5,26 @@ from typing import Annotated
 
 import typer
 
+from restain.cli.options import DeviceOption, ModelMppOption, ModelOption, SlideMppOption
+
 
 def command(
     inputs: Annotated[
         list[Path],
         typer.Argument(help="H&E slides, folders of them, or a CSV of slides.", metavar="INPUT", show_default=False),
     ],
-    model: Annotated[Path, typer.Option(help="Checkpoint of a generator.", metavar="FILE", show_default=False)],
+    model: ModelOption,
     out: Annotated[
         Path,
-        typer.Option(help="File for the statistics, such as study.safetensors.", metavar="FILE", show_default=False),
+        typer.Option(help="File for the statistics, ending in .safetensors.", metavar="FILE", show_default=False),
     ],
-    device: Annotated[
-        str | None, typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available")
-    ] = None,
-    mpp: Annotated[
-        float | None,
-        typer.Option(
-            help="Micrometres per pixel, if the slides have none or wrong ones.", show_default="from each slide"
-        ),
-    ] = None,
-    model_mpp: Annotated[
-        float | None,
-        typer.Option(help="Micrometres per pixel that the model was trained at.", show_default="from the model"),
-    ] = None,
+    device: DeviceOption = None,
+    mpp: SlideMppOption = None,
+    model_mpp: ModelMppOption = None,
     no_tissue_mask: Annotated[bool, typer.Option("--no-tissue-mask", help="Include the glass.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Compute statistics of many slides, so that `restain stain-slides --norm FILE` stains a study alike."""
+    """Compute common statistics of many slides, so that `restain stain-slides --norm FILE` stains them consistently."""
     from rich.console import Console
 
     from restain.cli.device import usable_device

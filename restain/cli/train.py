@@ -5,30 +5,43 @@ from typing import Annotated
 
 import typer
 
+from restain.cli.options import SettingsOption, TrainingDeviceOption
+
 
 def command(
     recipe: Annotated[
         str,
-        typer.Argument(help="Name of a recipe, as `restain recipes` lists them, or a TOML file.", metavar="RECIPE"),
+        typer.Argument(
+            help="Name of a recipe (see restain recipes), or a TOML file.", metavar="RECIPE", show_default=False
+        ),
     ],
     data: Annotated[
         Path,
-        typer.Option(help="Folder of paired tiles, or a CSV file that lists them; only the training part is used."),
+        typer.Option(
+            help="Folder of paired tiles, or a CSV file that lists them; the held-out part is not trained on.",
+            metavar="DIR|FILE",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a stopped run is resumed, a finished one lengthened.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting that overrides the recipe's; repeatable.", metavar="SECTION.KEY=VALUE"),
-    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; a stopped run resumes there.", metavar="DIR", show_default=False)
+    ],
+    settings: SettingsOption = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Length in steps, instead of the recipe's; auxiliary models keep theirs.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Length in steps, instead of the recipe's; auxiliary models keep theirs.",
+            show_default="from the recipe",
+        ),
     ] = None,
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint to start from, or the name of a model of the package: every tensor of the same name "
-            "and shape is taken.",
-            metavar="MODEL",
+            help="Checkpoint to start from, or the name of a model that comes with restain; tensors of equal name and "
+            "shape are taken.",
+            metavar="FILE|NAME",
+            show_default=False,
         ),
     ] = None,
     extractor: Annotated[
@@ -39,9 +52,9 @@ def command(
             show_default="Inception, if in torch's cache",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+    device: TrainingDeviceOption = "auto",
 ) -> None:
-    """Train a method on paired tiles; resume a run that was stopped, or lengthen one that is finished."""
+    """Train a method on paired tiles, resume a stopped run, or lengthen a finished one."""
     from rich.console import Console
 
     from restain.cli.entries import entry

@@ -1,9 +1,11 @@
 """`restain view`: a slide and its virtual stain in the browser."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from restain.cli.options import Bfloat16Option, DeviceOption, MarkerOption, SlideMppOption
 
 ADVANCED = "Less common"
 
@@ -13,19 +15,19 @@ def command(
     model: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Checkpoint that stains it, or a name of `restain models`; repeat for several.",
-            metavar="MODEL",
+            help="Checkpoint of a generator, or the name of a model that comes with restain; repeat for several.",
+            metavar="FILE|NAME",
             show_default=False,
         ),
     ] = None,
     ihc: Annotated[
         Path | None,
-        typer.Option(help="Slide of the neighbouring section with the real stain.", metavar="FILE", show_default=False),
+        typer.Option(help="Slide of the neighbouring section with the real IHC.", metavar="FILE", show_default=False),
     ] = None,
     transform: Annotated[
         Path | None,
         typer.Option(
-            help="Transform from the H&E to that slide, written by `restain pairs cut`.",
+            help="Transform from the H&E to the IHC slide, as `restain pairs cut` writes it.",
             metavar="FILE",
             show_default=False,
         ),
@@ -36,43 +38,29 @@ def command(
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Print the address without opening a browser.")] = False,
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535, show_default="a free one")] = 0,
-    marker: Annotated[
-        Literal["nuclear", "membrane"], typer.Option(help="Where DAB lies on positive cells.")
-    ] = "membrane",
+    marker: MarkerOption = "membrane",
     cells: Annotated[
         Path | None,
         typer.Option(
-            help="GeoJSON from `restain quantify`, drawn over the images.",
+            help="Cells to draw over the images, GeoJSON from `restain quantify`.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=ADVANCED,
         ),
     ] = None,
-    mpp: Annotated[
-        float | None,
-        typer.Option(
-            help="Micrometres per pixel, if the slide has none or wrong ones.",
-            show_default="from the slide",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = None,
-    bfloat16: Annotated[
-        bool, typer.Option("--bfloat16", help="Half precision: faster on CPUs with AMX.", rich_help_panel=ADVANCED)
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Such as cpu, cuda or cuda:1.", show_default="cuda if available", rich_help_panel=ADVANCED),
-    ] = None,
+    mpp: SlideMppOption = None,
+    bfloat16: Bfloat16Option = False,
+    device: DeviceOption = None,
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen at. Any other than this machine's own lets others see the slide who know the "
-            "address that is printed.",
+            help="Address to listen on; with any other than this machine's own, whoever knows the printed address "
+            "can see the slide.",
             rich_help_panel=ADVANCED,
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Look at a slide and its virtual stain in the browser; tiles are stained where you look and kept."""
+    """View a slide and its virtual stain in the browser; tiles are stained where you look, and kept."""
     from restain.cli.device import usable_device
     from restain.errors import InputError
     from restain.models import find_model
