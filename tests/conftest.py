@@ -1,7 +1,9 @@
 """What tests share: golden numbers, development images, a small drawn slide and a generator for it, few threads."""
 
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.codec import Codec
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
+from restain.workers import processes
+from restain.workers.interrupts import SIGNALS
+from restain.workers.ray import Cluster, connected
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +41,40 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("restain")
+
+if "fork" in multiprocessing.get_all_start_methods():
+    # Helpers begin as copies of the tests' process, which has imported everything: seconds less for each of them.
+    processes.START_METHOD = "fork"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let neighbouring tests stay in one process, so that what a module prepares is prepared once."""
+    from xdist.scheduler.worksteal import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Ray cluster of this machine, which takes seconds to begin."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
+    processes.START_METHOD = "spawn"  # copies of what Ray has begun here would not work
+    answers = [signal.getsignal(number) for number in SIGNALS]
+    with connected("local", 2) as found:
+        assert [signal.getsignal(number) for number in SIGNALS] == answers, "Ray does not decide how it is stopped"
+        yield found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs Ray comes last."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def warm() -> None:
+    """Let the first optimiser have imported what it imports, before copies of this process do it one by one."""
+    torch.optim.SGD([torch.zeros(1)], lr=0.0)
 
 
 @pytest.fixture(scope="session")

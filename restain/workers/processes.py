@@ -9,6 +9,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+START_METHOD = "spawn"
+"""How processes begin: with nothing inherited, neither threads nor locks that somebody holds."""
+
 
 def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Call a function in a fresh process, which never outlives this one, however this one ends.
@@ -17,7 +20,7 @@ def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
         work: a function of a module.
         arguments: what it is called with; they must pickle, or be ends of pipes.
     """
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(work, arguments))
+    process = multiprocessing.get_context(START_METHOD).Process(target=_work, args=(work, arguments))
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return process

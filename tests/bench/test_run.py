@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +23,19 @@ from restain.cli import app
 from restain.data.phantom import PhantomSettings, write_pairs
 from restain.errors import ConfigError, InputError, OutputError
 from restain.image import load_image, save_image
+from restain.workers.ray import Cluster
 
 TINY = ("model.width=2", "model.positions=8", "data.crop_px=32", "data.batch_size=1")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pairs")
     write_pairs(root, 6, validation=3, seed=0, settings=PhantomSettings(size_px=64, mpp=1.0))
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rows() -> list[Row]:
     return [
         Row("slow", Path("cut-tiny"), TINY),
@@ -41,8 +43,8 @@ def rows() -> list[Row]:
     ]
 
 
-@pytest.fixture(scope="module")
-def bench(pairs: Path, rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def bench(pairs: Path, rows: list[Row], warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rows, one seed, two cells at a time."""
     out = tmp_path_factory.mktemp("bench") / "out"
     outcome = run_bench(rows, pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, processes=2, device="cpu")
@@ -131,33 +133,40 @@ def test_killed_it_goes_on_and_ends_with_the_same_figures(
     bench: Path, pairs: Path, rows: list[Row], tmp_path: Path
 ) -> None:
     """SIGKILL for the bench and its children as soon as the first training has saved a state."""
-    arguments = [f"slow={rows[0].recipe},{','.join(TINY)}", "--data", str(pairs), "--out", str(tmp_path / "out")]
+    out = tmp_path / "out"
+    arguments = [f"slow={rows[0].recipe},{','.join(TINY)}", "--data", str(pairs), "--out", str(out)]
     command = [sys.executable, "-m", "restain", "bench", *arguments, "--budget", "steps=4", "--seeds", "1"]
     command += ["--tiles", "2", "--device", "cpu"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state, deadline = tmp_path / "out/runs/slow-0/state.pt", time.monotonic() + 120
+    state, deadline = out / "runs/slow-0/state.pt", time.monotonic() + 120
     while not state.is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert state.is_file()
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    ours = json.loads((tmp_path / "out/table.json").read_text())["rows"]["slow"]["figures"]
+    assert not run_bench(rows[:1], pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu").failures
+    ours = json.loads((out / "table.json").read_text())["rows"]["slow"]["figures"]
     whole = json.loads((bench / "cells/slow-0/result.json").read_text())["figures"]
     assert {name: figure["mean"] for name, figure in ours.items()} == {
         name: figure["value"] for name, figure in whole.items()
     }
 
 
-def test_on_ray_it_comes_to_the_same(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
+def test_on_ray_it_comes_to_the_same(
+    bench: Path, pairs: Path, rows: list[Row], tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the cells is done again."""
     out, budget = tmp_path / "out", Budget(steps=4)
-    outcome = run_bench(rows, pairs, out, budget=budget, seeds=1, tiles=2, processes=2, device="cpu", ray="local")
+    shutil.copytree(bench, out)
+    shutil.rmtree(out / "cells/slow-0")
+    shutil.rmtree(out / "runs/slow-0")
+    monkeypatch.setattr("restain.bench.run.connected", lambda *given: nullcontext(cluster))
+    outcome = run_bench(rows, pairs, out, budget=budget, seeds=1, tiles=2, device="cpu", ray="local")
     assert not outcome.failures
-    for name in ("slow-0", "fast-0"):
-        ours, locally = (json.loads((folder / f"cells/{name}/result.json").read_text()) for folder in (out, bench))
-        for key, figure in locally["figures"].items():
-            assert ours["figures"][key]["value"] == pytest.approx(figure["value"], rel=1e-4, abs=1e-4)
+    ours, locally = (json.loads((folder / "cells/slow-0/result.json").read_text()) for folder in (out, bench))
+    assert ours["training"]["seconds"] != locally["training"]["seconds"]
+    for key, figure in locally["figures"].items():
+        assert ours["figures"][key]["value"] == pytest.approx(figure["value"], rel=1e-4, abs=1e-4)
 
 
 def test_minutes_become_steps_once_per_row(pairs: Path, rows: list[Row], tmp_path: Path) -> None:

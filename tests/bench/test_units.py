@@ -4,13 +4,11 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from restain.bench.units import Unit, UnitProgress, run_units
 from restain.errors import InputError
 from restain.workers.pool import Processes
-from restain.workers.ray import connected
 
 
 def well(path: Path, console: Console | None) -> None:
@@ -41,37 +39,3 @@ def test_failures_are_told_apart_and_the_rest_is_done(tmp_path: Path) -> None:
     pids = {(tmp_path / name).read_text() for name in ("first", "last")}
     assert len(pids) == 2
     assert str(os.getpid()) not in pids
-
-
-def odd(console: Console | None) -> None:
-    raise KeyError("nobody")
-
-
-def dying_once(path: Path, console: Console | None) -> None:
-    if not path.exists():
-        path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    path.write_text(str(os.getpid()))
-
-
-def test_on_ray_a_lost_worker_is_replaced_and_failures_are_told(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
-    units = [
-        Unit("first", well, (tmp_path / "first",)),
-        Unit("torn", badly, ()),
-        Unit("odd", odd, ()),
-        Unit("dead", dying, ()),
-        Unit("nearly dead", dying_once, (tmp_path / "again",)),
-    ]
-    progress = UnitProgress(None, len(units))
-    with connected("local", 2) as cluster:
-        assert cluster.device == "cpu"
-        failures = run_units(units, cluster, progress)
-    with pytest.raises(InputError, match="cluster has no GPU"), connected("local", 2, "cuda"):
-        pass
-    assert failures.keys() == {"torn", "odd", "dead"}
-    assert failures["torn"] == "the tile is torn"
-    assert failures["odd"] == "unexpected KeyError: 'nobody'"
-    assert "lost 3 times" in failures["dead"]
-    assert progress.done == 5
-    assert (tmp_path / "first").read_text() != (tmp_path / "again").read_text()

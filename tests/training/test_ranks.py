@@ -1,8 +1,6 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,21 +8,31 @@ import pytest
 import torch
 
 from restain.errors import ConfigError, InputError
+from restain.methods import METHODS
 from restain.training import Recipe, train
 from restain.training.ranks import join
+from restain.workers import processes
+from restain.workers.processes import start_process
+from tests.training.double_precision import doubled, train_all
 
-SCRIPT = Path(__file__).with_name("double_precision.py")
 Write = Callable[..., Path]
 
 
-def run(processes: int, *arguments: Path) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, timeout=170, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def train_in_two(recipes: list[Path], data: Path, out: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    there = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    begun = [start_process(train_all, recipes, data, out, there | rank) for rank in ranks]
+    for process in begun:
+        process.join(170)
+        assert process.exitcode == 0
 
 
+@pytest.mark.skipif(processes.START_METHOD != "fork", reason="the processes would not know of the methods in float64")
 def test_two_processes_learn_what_one_does_with_the_joined_batch(
-    write_recipe: Write, tiles: Path, tmp_path: Path
+    write_recipe: Write, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = ("cut", "asp", "pspstain", "vsmt")
     # dropout differs between processes
@@ -33,10 +41,12 @@ def test_two_processes_learn_what_one_does_with_the_joined_batch(
     recipes = [
         write_recipe(name, data={"batch_size": 4}, training=length, model=exact.get(name, {})) for name in methods
     ]
-    run(1, tiles, tmp_path / "one", *recipes)
+    for method in methods:
+        monkeypatch.setitem(METHODS, method, doubled(METHODS[method]))
+        train(tmp_path / f"{method}.toml", tiles, tmp_path / "one" / method)
     # the auxiliary models have dropout: two processes find those that one has made
     shutil.copytree(tmp_path / "one" / "auxiliary", tmp_path / "two" / "auxiliary")
-    run(2, tiles, tmp_path / "two", *recipes)
+    train_in_two(recipes, tiles, tmp_path / "two")
     for method in methods:
         one, two = tmp_path / "one" / method, tmp_path / "two" / method
         expected, found = (torch.load(out / "state.pt", weights_only=True)["method"] for out in (one, two))

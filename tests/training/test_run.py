@@ -1,10 +1,6 @@
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +22,7 @@ from restain.methods.base import Progress
 from restain.training import Recipe, run, train
 from restain.training.schedule import rate_factor
 from restain.training.state import steps_done
+from restain.workers.processes import start_process
 
 Small = Callable[..., Recipe]
 Write = Callable[..., Path]
@@ -102,20 +99,17 @@ def test_a_process_killed_again_and_again_ends_with_the_same_weights(
     recipe = write_recipe("reconstruct", training={"steps": 60, "save_every_steps": 3, "sample_every_steps": 20})
     expected = digest(train(recipe, tiles, tmp_path / "whole"))
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "restain", "train", recipe, "--data", tiles, "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     state = out / "state.pt"
     for kill in range(2):
         before = state.stat().st_mtime_ns if kill else 0
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
+        process = start_process(train, recipe, tiles, out)
+        while process.is_alive() and (not state.exists() or state.stat().st_mtime_ns == before):
             time.sleep(0.002)
         time.sleep(0.005 * kill)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert 0 < steps_done(state) < 60
-    subprocess.run(command, check=True, env=environment, capture_output=True)
-    assert digest(out / "model.safetensors") == expected
+    assert digest(train(recipe, tiles, out)) == expected
     assert log(out) == log(tmp_path / "whole")
     assert not list(out.glob(".*.*"))
 
