@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
-START_METHOD = "spawn"
+START_METHOD: Literal["spawn", "fork"] = "spawn"
 """How processes begin: with nothing inherited, neither threads nor locks that somebody holds."""
 
 
