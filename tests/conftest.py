@@ -44,7 +44,7 @@ settings.load_profile("restain")
 
 if "fork" in multiprocessing.get_all_start_methods():
     # Helpers begin as copies of the tests' process, which has imported everything: seconds less for each of them.
-    processes.START_METHOD = "fork"
+    processes.CONTEXT = multiprocessing.get_context("fork")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,7 +59,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def cluster() -> Iterator[Cluster]:
     """A Ray cluster of this machine, which takes seconds to begin."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'restain[ray]'")
-    processes.START_METHOD = "spawn"  # copies of what Ray has begun here would not work
+    processes.CONTEXT = multiprocessing.get_context("spawn")  # copies of what Ray has begun here would not work
     answers = [signal.getsignal(number) for number in SIGNALS]
     with connected("local", 2) as found:
         assert [signal.getsignal(number) for number in SIGNALS] == answers, "Ray does not decide how it is stopped"

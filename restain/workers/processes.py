@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal
+from typing import Any
 
-START_METHOD: Literal["spawn", "fork"] = "spawn"
+CONTEXT = multiprocessing.get_context("spawn")
 """How processes begin: with nothing inherited, neither threads nor locks that somebody holds."""
 
 
@@ -20,7 +20,7 @@ def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
         work: a function of a module.
         arguments: what it is called with; they must pickle, or be ends of pipes.
     """
-    process = multiprocessing.get_context(START_METHOD).Process(target=_work, args=(work, arguments))
+    process = CONTEXT.Process(target=_work, args=(work, arguments))
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return process

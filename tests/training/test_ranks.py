@@ -30,7 +30,9 @@ def train_in_two(recipes: list[Path], data: Path, out: Path) -> None:
         assert process.exitcode == 0
 
 
-@pytest.mark.skipif(processes.START_METHOD != "fork", reason="the processes would not know of the methods in float64")
+@pytest.mark.skipif(
+    processes.CONTEXT.get_start_method() != "fork", reason="the processes would not know of the methods in float64"
+)
 def test_two_processes_learn_what_one_does_with_the_joined_batch(
     write_recipe: Write, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
