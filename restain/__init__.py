@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from restain.staining.images import stain as stain
     from restain.staining.slide import stain_slide as stain_slide
     from restain.training import train as train
+    from restain.viewer import show as show
 
 _HOMES = {
     "evaluate": "restain.metrics",
     "load_generator": "restain.checkpoint",
+    "show": "restain.viewer",
     "stain": "restain.staining.images",
     "stain_slide": "restain.staining.slide",
     "train": "restain.training",
 }
 
-__all__ = ["__version__", "evaluate", "load_generator", "quantify", "stain", "stain_slide", "train"]
+__all__ = ["__version__", "evaluate", "load_generator", "quantify", "show", "stain", "stain_slide", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,9 +40,10 @@ def command(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535, show_default="a free one")] = 0,
     marker: MarkerOption = "membrane",
     cells: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Cells to draw over the images, GeoJSON from `restain quantify`.",
+            help="Cells to draw over the image that the file is named after, GeoJSON from `restain quantify`; repeat for "
+            "several.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=ADVANCED,
@@ -78,7 +79,7 @@ def command(
         tuple(map(find_model, model or ())),
         ihc,
         transform,
-        cells,
+        tuple(cells or ()),
         out,
         SlideSettings(mpp=mpp, bfloat16=bfloat16),
         usable_device(device),

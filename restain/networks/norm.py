@@ -7,7 +7,7 @@ what lies within its receptive radius and on nothing else.
 
 import collections.abc
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +26,8 @@ NormLayer = InstanceNorm | BatchNorm
 ConvLayer = nn.Conv2d | nn.ConvTranspose2d
 Slices = tuple[slice, slice]
 """Rows and columns of an image, in px."""
+OnProgress = Callable[[int, int], None]
+"""Called with steps done and in all."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ NormStatistics = Mapping[str, Moments]
 
 @torch.no_grad()
 def joint_statistics(
-    generator: Generator, tiles: Sequence[Tensor], inside: Sequence[Slices] | None = None
+    generator: Generator,
+    tiles: Sequence[Tensor],
+    inside: Sequence[Slices] | None = None,
+    *,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Moments]:
     """Statistics over all tiles together, as if they were one image that goes through the network once.
 
@@ -62,6 +68,7 @@ def joint_statistics(
         inside: what counts of each tile, rows and columns in such multiples; all of it, if not given. Near the edge of
             a tile, features are what padding made of them. Where all tiles of an image see the receptive radius of the
             generator around what counts, the statistics are those of the whole image in one piece.
+        on_progress: called after each tile at each norm.
 
     Returns:
         Moments by the name of the layer; none for a generator without instance norm.
@@ -88,6 +95,8 @@ def joint_statistics(
                 totals.add(features[..., rows, columns])
                 is_small = features.numel() <= generator.config.width * tile.numel() // 6
                 walks[index] = walk if is_small else None
+                if on_progress:
+                    on_progress(passed * len(tiles) + index + 1, len(norms) * len(tiles))
             found[norm] = totals.moments()
     return {name: found[norm] for name, norm in norms.items()}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from restain.errors import InputError
-from restain.networks.norm import freeze
+from restain.networks.norm import OnProgress, freeze
 from restain.slides.tiling import Box
 from restain.staining.model import Model
 from restain.staining.plan import Plan
@@ -16,7 +16,9 @@ from restain.staining.settings import SlideSettings
 from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_statistics, save_statistics
 
 
-def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) -> WindowStainer:
+def network_of(
+    model: Model, plan: Plan, settings: SlideSettings, kept: Path, on_progress: OnProgress | None = None
+) -> WindowStainer:
     """The generator under its norm policy.
 
     Args:
@@ -24,6 +26,7 @@ def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) ->
         plan: of the slide.
         settings: which policy, which engine.
         kept: where the statistics of a slide are kept; those that an earlier run took are taken up again.
+        on_progress: called while statistics are taken, with steps done and in all.
 
     Raises:
         InputError: the engine cannot follow the policy or the device, or the statistics kept are another model's.
@@ -40,7 +43,7 @@ def network_of(model: Model, plan: Plan, settings: SlideSettings, kept: Path) ->
             statistics = norm.statistics
         else:
             if not kept.exists():
-                found = sample_statistics(generator, list(plan.tiles(SAMPLE_PX)), plan.read)
+                found = sample_statistics(generator, list(plan.tiles(SAMPLE_PX)), plan.read, on_progress=on_progress)
                 save_statistics(kept, found, model=model.sha256)
             statistics = load_statistics(kept, model=model.sha256)
         frozen = freeze(generator, statistics)

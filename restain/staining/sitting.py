@@ -19,7 +19,7 @@ from restain.errors import InputError, RestainError
 from restain.folders import beside
 from restain.image import RGB, to_tensor, to_uint8
 from restain.networks.generator import Generator
-from restain.networks.norm import evaluating
+from restain.networks.norm import OnProgress, evaluating
 from restain.slides.identity import content_key, job_key
 from restain.slides.pyramid import Position
 from restain.slides.reader import Slide
@@ -90,13 +90,18 @@ class Sitting:
         """Let go of it; what is finished stays for the next sitting."""
         return self._stack.__exit__(kind, error, trace)
 
-    def prepare(self) -> None:
+    def prepare(self, on_progress: OnProgress | None = None) -> None:
         """Take the statistics of the slide and the colour of its glass; those of an earlier sitting are taken up again.
+
+        Args:
+            on_progress: called while statistics are taken, with steps done and in all.
 
         Raises:
             As `network_of`.
         """
-        self._network = network_of(self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS)
+        self._network = network_of(
+            self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS, on_progress
+        )
         self.writer.background = background_of(self._network, self.work, self.plan, self.writer)
 
     def network(self) -> WindowStainer:

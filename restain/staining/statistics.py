@@ -11,7 +11,7 @@ from restain import randomness
 from restain.errors import InputError, MissingError
 from restain.image import RGB, atomic_path, to_tensor
 from restain.networks.generator import Generator
-from restain.networks.norm import Moments, NormStatistics, instance_norms, joint_statistics
+from restain.networks.norm import Moments, NormStatistics, OnProgress, instance_norms, joint_statistics
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile
 
@@ -30,6 +30,7 @@ def sample_statistics(
     *,
     count: int = SAMPLE_TILES,
     seed: int = 0,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Moments]:
     """Joint statistics of instance norm over a sample of tiles; see `joint_statistics` for what they are.
 
@@ -41,6 +42,7 @@ def sample_statistics(
         read: the pixels of a window, H x W x 3 uint8, all windows may differ in size.
         count: how many of the tiles are taken; all, where there are not more.
         seed: the same seed takes the same tiles.
+        on_progress: as in `joint_statistics`.
 
     Returns:
         Moments by the name of the layer; none for a generator without instance norm.
@@ -52,7 +54,9 @@ def sample_statistics(
         return {}
     chosen = choose(tiles, count, seed)
     windows = [to_tensor(read(tile.window)) for tile in chosen]
-    return joint_statistics(generator, windows, [tile.core.within(tile.window).slices for tile in chosen])
+    return joint_statistics(
+        generator, windows, [tile.core.within(tile.window).slices for tile in chosen], on_progress=on_progress
+    )
 
 
 def choose(tiles: Sequence[Tile], count: int, seed: int = 0) -> list[Tile]:

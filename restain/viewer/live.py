@@ -238,15 +238,24 @@ class LiveStain:
             self._sitting = Sitting(self._model, self._slide, self._out, self._settings)
             self._work = {position: index for index, one in enumerate(self._sitting.work) for position in one.positions}
             with self._sitting:
-                self._sitting.prepare()
+                self._sitting.prepare(self._count)
                 self._begin()
                 while (position := self._next()) is not None:
                     self._stain(position)
+        except _ClosedError:
+            return
         except RestainError as error:
             self._tell("failed", str(error))
         except Exception as error:  # the page must hear of it: nobody reads a thread's traceback
             self._tell("failed", f"staining failed: {error}")
             raise
+
+    def _count(self, done: int, total: int) -> None:
+        """Statistics are being taken; nobody waits for them after the window is closed."""
+        if self._is_closed:
+            raise _ClosedError
+        if (percent := 100 * done // total) != 100 * (done - 1) // total:
+            self._tell("statistics", f"{percent} %", everything=False)
 
     def _begin(self) -> None:
         """Know what an earlier run or window has left."""
@@ -286,11 +295,15 @@ class LiveStain:
             }
         )
 
-    def _tell(self, phase: str, message: str) -> None:
+    def _tell(self, phase: str, message: str, *, everything: bool = True) -> None:
         with self._news:
             self.phase, self.message = phase, message
             self._news.notify_all()
-        self._publish(self.state())
+        self._publish(self.state() if everything else {"phase": phase, "message": message})
+
+
+class _ClosedError(Exception):
+    """The slide is not looked at any longer."""
 
 
 def _full(box: Box) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Opens the files of a scene and serves it until told to stop."""
 
-import json
+import errno
 import socket
 import threading
 import webbrowser
@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from restain.errors import InputError, MissingError, OutputError
+from restain.errors import InputError, OutputError
 from restain.registration.field import Affine
 from restain.registration.transform import Scan, Transform, read_transform
 from restain.slides.identity import job_of
@@ -24,11 +24,10 @@ from restain.staining.sitting import job_name
 from restain.stains import Marker
 from restain.viewer.guard import new_token
 from restain.viewer.live import LiveStain
+from restain.viewer.outlines import Outlines, Points
 from restain.viewer.pictures import RegisteredPicture, SlidePicture
 from restain.viewer.scene import Shown
 from restain.viewer.server import News, Viewer
-
-MOST_OVERLAY_BYTES = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class View:
     """The slide of the neighbouring section, really stained."""
     transform: Path | None = None
     """From the H&E to it; without one both are laid corner on corner, µm on µm."""
-    cells: Path | None = None
-    """GeoJSON of `restain quantify`, drawn over the images."""
+    cells: tuple[Path, ...] = ()
+    """GeoJSON of `restain quantify`; each is drawn over the image that it is named after."""
     out: Path | None = None
     """Folder of the results that the tiles are for; the slide's if not given."""
     settings: SlideSettings = field(default_factory=SlideSettings)
@@ -68,15 +67,14 @@ def open_view(view: View, notes: list[str]) -> Iterator[Viewer]:
         he = stack.enter_context(open_slide(view.slide, view.settings.mpp))
         images = [Shown("he", "H&E", "he", SlidePicture(he))]
         overlays: dict[tuple[str, str], Callable[[], Path | Mapping[str, Any]]] = {}
+        _check_names(view)
         for number, path in enumerate(view.models, start=1):
             images.append(_virtual(f"virtual{number}", path, he, view, news, stack, overlays))
         if view.ihc:
             images.append(_real(view, he, stack, notes))
-        overlays["tissue", ""] = _once(lambda: _outlines(he))
-        if cells := view.cells:
-            _check_overlay(cells)
-            overlays["cells", ""] = lambda: cells
-        yield Viewer(view.slide.name, he, images, overlays, news, marker=view.marker)
+        overlays["tissue", ""] = _once(lambda: _tissue(he))
+        cells = _cells(view, images, notes)
+        yield Viewer(view.slide.name, he, images, overlays, news, cells=cells, marker=view.marker)
 
 
 def _virtual(
@@ -116,6 +114,14 @@ def result_of(slide: Path, model: Path, out: Path | None) -> Path:
     return (out or slide.parent) / f"{slide.name.partition('.')[0]}.{_called(model)}.ome.tif"
 
 
+def _check_names(view: View) -> None:
+    """Refuse two models whose tiles would be kept under one name."""
+    called: dict[str, Path] = {}
+    for path in view.models:
+        if (other := called.setdefault(_called(path), path)) != path or view.models.count(path) > 1:
+            raise InputError(f"{other} and {path} are both called {_called(path)}; rename one, or give one of them")
+
+
 def _called(model: Path) -> str:
     """A model by its name; one that is called as all are, by its folder's."""
     return model.resolve().parent.name if model.stem == "model" else model.stem
@@ -135,7 +141,7 @@ def _real(view: View, he: Slide, stack: ExitStack, notes: list[str]) -> Shown:
     )
 
 
-def _outlines(he: Slide) -> Mapping[str, Any]:
+def _tissue(he: Slide) -> Mapping[str, Any]:
     """The tissue as GeoJSON."""
     features = [
         {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": polygon}, "properties": {}}
@@ -157,17 +163,38 @@ def _once(make: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, An
     return get
 
 
-def _check_overlay(path: Path) -> None:
-    try:
-        if path.stat().st_size > MOST_OVERLAY_BYTES:
-            raise InputError(f"{path} has more than {MOST_OVERLAY_BYTES >> 20} MB; export the cells of a region")
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or not isinstance(content.get("features"), list):
-            raise InputError(f"{path} is no GeoJSON of features; give one that restain quantify has written")
-    except FileNotFoundError:
-        raise MissingError(f"{path} does not exist; a GeoJSON file of cells is expected") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as GeoJSON ({error})") from error
+def _cells(view: View, images: list[Shown], notes: list[str]) -> dict[str, Outlines]:
+    """The cells of each image that a file is named after; '' for all images."""
+    names = {_stem(view.slide): "he"}
+    names |= {_stem(result_of(view.slide, model, view.out)): f"virtual{n}" for n, model in enumerate(view.models, 1)}
+    if view.ihc:
+        names[_stem(view.ihc)] = "ihc"
+    found: dict[str, Outlines] = {}
+    for path in view.cells:
+        name = names.get(_stem(path), "")
+        if name in found:
+            raise InputError(f"{path}: cells of the same image are given twice; give one file for each image")
+        if not name:
+            notes.append(
+                f"{path.name} is named after none of the images ({', '.join(names)}); its coordinates are taken as px "
+                "of the H&E"
+            )
+        found[name] = Outlines(path, _placing(next((image for image in images if image.name == name), None)))
+    return found
+
+
+def _placing(shown: Shown | None) -> Callable[[Points], Points]:
+    """From px of the first level of an image's file to px of the H&E's."""
+    if shown is None:
+        return lambda points: points
+    if transform := shown.transform:
+        return lambda points: transform.back(points * transform.ihc.mpp) / transform.he.mpp
+    return lambda points: points * shown.scale
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its ending: `case` of `case.ome.tif` and of `case.geojson`."""
+    return path.stem.removesuffix(".ome")
 
 
 class _Uvicorn(uvicorn.Server):
@@ -180,6 +207,19 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._end()
         await super().shutdown(sockets)
+
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Stand for all addresses of this machine, and are the name of none."""
+
+
+def _addresses(name: str) -> set[str]:
+    """The addresses under which other machines may know this one, as they stand in a Host header."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(name, None)}
+    except OSError:
+        return set()
+    return {f"[{address}]" if ":" in address else address for address in found}
 
 
 class Server:
@@ -199,12 +239,21 @@ class Server:
             self._socket.listen(128)
         except (OSError, OverflowError) as error:
             self._socket.close()
-            raise InputError(f"{host}, port {port}, cannot be listened at ({error}); choose another port") from error
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise InputError(
+                    f"port {port} is in use, perhaps by another viewer; choose another port, or none for a free one"
+                ) from error
+            raise InputError(
+                f"cannot listen on {host}, port {port} ({error}); choose another address or port"
+            ) from error
         port = self._socket.getsockname()[1]
         token, name = new_token(), f"[{host}]" if ":" in host else host
+        hosts = {name, "127.0.0.1", "localhost", "[::1]"}
+        if host in EVERYWHERE:
+            name = socket.gethostname()
+            hosts |= {name, socket.getfqdn(), *_addresses(name)}
         self.address = f"http://{name}:{port}/{token}/"
         """What to open in a browser; nobody else knows it."""
-        hosts = {name, "127.0.0.1", "localhost", "[::1]"}
         self._server = _Uvicorn(
             viewer.end,
             uvicorn.Config(

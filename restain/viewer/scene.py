@@ -206,7 +206,9 @@ def rings_of(values: Any) -> Ring:
     return ring
 
 
-def described(title: str, he: Slide, images: Sequence[Shown], overlays: Sequence[str]) -> dict[str, Any]:
+def described(
+    title: str, he: Slide, images: Sequence[Shown], overlays: Sequence[str], cells: Sequence[str]
+) -> dict[str, Any]:
     """The scene as the page needs it."""
     return {
         "title": title,
@@ -214,4 +216,5 @@ def described(title: str, he: Slide, images: Sequence[Shown], overlays: Sequence
         "size": he.size,
         "images": [image.described() for image in images],
         "overlays": list(overlays),
+        "cells": list(cells),
     }

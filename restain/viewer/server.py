@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from restain.slides.reader import Slide
 from restain.stains import Marker
 from restain.viewer.guard import Guard
 from restain.viewer.live import LiveStain
+from restain.viewer.outlines import Outlines
 from restain.viewer.scene import Shown, cut_out, density_at, described, measure, rings_of
 
 STATIC = Path(__file__).with_name("static")
@@ -84,6 +86,7 @@ class Viewer:
         overlays: Mapping[tuple[str, str], Callable[[], Path | Mapping[str, Any]]],
         news: News,
         *,
+        cells: Mapping[str, Outlines] = MappingProxyType({}),
         marker: Marker = "membrane",
     ) -> None:
         """Serve a scene.
@@ -94,10 +97,11 @@ class Viewer:
             images: what is shown, the H&E first.
             overlays: a file or GeoJSON by kind and by name of the image that it belongs to, '' for all of them.
             news: what the live stains tell.
+            cells: outlines by name of the image that they belong to, '' for all of them.
             marker: where DAB lies on positive cells.
         """
         self._title, self._he, self._overlays, self._news, self._marker = title, he, overlays, news, marker
-        self._images = {image.name: image for image in images}
+        self._images, self._cells = {image.name: image for image in images}, cells
         self._figures = threading.BoundedSemaphore(_MOST_FIGURES)
 
     def app(self, token: str, hosts: Sequence[str], *, in_notebook: bool = False) -> Guard:
@@ -111,6 +115,7 @@ class Viewer:
             Route("/probe", self._probe),
             Route("/measure", self._measure, methods=["POST"]),
             Route("/export", self._export, methods=["POST"]),
+            Route("/cells", self._cells_within),
             Route("/overlays/{kind}", self._overlay),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
@@ -136,7 +141,7 @@ class Viewer:
 
     def _scene(self, request: Request) -> Response:
         kinds = sorted({kind for kind, _ in self._overlays})
-        scene = described(self._title, self._he, list(self._images.values()), kinds)
+        scene = described(self._title, self._he, list(self._images.values()), kinds, list(self._cells))
         return JSONResponse(scene, headers={"Cache-Control": "no-store"})
 
     def _tile(self, request: Request) -> Response:
@@ -216,6 +221,16 @@ class Viewer:
     def _one_by_one(self, work: Callable[..., Any], *arguments: Any) -> Any:
         with self._figures:
             return work(*arguments)
+
+    def _cells_within(self, request: Request) -> Response:
+        cells = self._cells.get(request.query_params.get("image", "")) or self._cells.get("")
+        if cells is None:
+            return PlainTextResponse("there are no cells of this image", 404)
+        try:
+            left, top, right, bottom = map(float, request.query_params.get("box", "").split(","))
+        except ValueError:
+            raise InputError("expected box as left,top,right,bottom in px of the H&E") from None
+        return JSONResponse(cells.within((left, top, right, bottom)), headers={"Cache-Control": "no-store"})
 
     def _overlay(self, request: Request) -> Response:
         kind, image = request.path_params["kind"], request.query_params.get("image", "")

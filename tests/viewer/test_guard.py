@@ -1,12 +1,16 @@
 """Only the page itself is answered: each way in is shut, one by one."""
 
+import http.client
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from restain.viewer import View
+from restain.errors import InputError
+from restain.viewer import Server, View, open_view
 from restain.viewer.guard import MOST_BYTES, new_token
 
 Client = Any  # see conftest.py
@@ -39,6 +43,31 @@ def test_tokens_are_long_and_never_the_same() -> None:
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "[::1].evil:1"])
 def test_another_name_for_this_machine_is_refused(client: Client, host: str) -> None:
     assert client("scene.json", headers={"Host": host}).status == 403
+
+
+def test_listening_everywhere_answers_to_names_of_this_machine_only(make_slide: Callable[..., Path]) -> None:
+    with open_view(View(make_slide()), []) as viewer:
+        server = Server(viewer, "0.0.0.0", 0)
+        thread = server.start()
+        place = urlsplit(server.address)
+        assert place.hostname == socket.gethostname().lower()
+        for host, status in (
+            (place.netloc, 200),
+            (f"127.0.0.1:{place.port}", 200),
+            (f"evil.example:{place.port}", 403),
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=30)
+            connection.request("GET", place.path, headers={"Host": host})
+            assert connection.getresponse().status == status
+            connection.close()
+        server.close()
+        thread.join()
+
+
+def test_a_port_that_is_taken_is_told(client: Client, make_slide: Callable[..., Path]) -> None:
+    port = client.host.partition(":")[2]
+    with open_view(View(make_slide()), []) as viewer, pytest.raises(InputError, match=port):
+        Server(viewer, "127.0.0.1", int(port))
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:1", "http://127.0.0.1"])

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import openslide
+import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from restain.cli import app
+from restain.errors import InputError
 from restain.image import RGB
 from restain.polygons import Roi
 from restain.quantify.tally import Tally
@@ -21,7 +23,8 @@ from restain.quantify.tiles import QuantifySettings, quantify_tiles
 from restain.slides.reader import open_slide
 from restain.staining.model import load_model
 from restain.staining.slide import stain_slide
-from restain.viewer import View
+from restain.viewer import View, open_view
+from restain.viewer.live import LiveStain
 from restain.viewer.opening import result_of
 
 Client = Any  # see conftest.py
@@ -77,6 +80,30 @@ def test_what_nobody_looks_at_is_not_stained(view: View, look_at: LookAt) -> Non
     time.sleep(0.5)
     assert not is_whole(client, "0/2_1")
     assert decoded(client("tiles/virtual1/0/2_1").body)[..., 3].max() == 0  # not there yet: transparent
+
+
+def test_statistics_show_how_far_they_are(view: View) -> None:
+    news: list[Mapping[str, Any]] = []
+    with open_slide(view.slide) as slide:
+        out = result_of(view.slide, view.models[0], view.out)
+        live = LiveStain(load_model(view.models[0]), slide, out, view.settings, news.append)
+        live.start()
+        wait_for(lambda: live.phase == "ready")
+        live.close()
+    shares = [int(one["message"].split()[0]) for one in news if one.get("phase") == "statistics" and one["message"]]
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 100
+    assert news[-1]["phase"] == "ready"
+
+
+def test_two_models_of_one_name_are_refused(view: View, tmp_path: Path) -> None:
+    same = [tmp_path / folder / "same.safetensors" for folder in ("one", "two")]
+    for path in same:
+        path.parent.mkdir()
+        path.write_bytes(view.models[0].read_bytes())
+    for models in (tuple(same), (same[0], same[0])):
+        with pytest.raises(InputError, match="same"), open_view(replace(view, models=models), []):
+            pass
 
 
 def test_two_windows_get_what_each_looks_at(view: View, look_at: LookAt) -> None:

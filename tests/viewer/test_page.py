@@ -5,6 +5,7 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from restain.polygons import geojson_file
 from restain.viewer import View
+from restain.viewer.opening import result_of
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
@@ -109,6 +112,41 @@ def test_the_curtain_moves(page: Any) -> None:
     assert left == pytest.approx(100 * (before + 0.06))
 
 
+def test_overlays_lie_over_the_images_that_they_belong_to(
+    browser: Any, view: View, look_at: Callable[[View], Client], make_slide: Callable[..., Path], tmp_path: Path
+) -> None:
+    ihc, matrix = make_slide("ihc.ome.tif", mpp=0.5), tmp_path / "matrix.txt"
+    result = result_of(view.slide, view.models[0], view.out)
+    virtual = result.name.removesuffix(".ome.tif")
+    matrix.write_text("1 0 40\n0 1 24\n")
+    Image.new("RGB", (40, 28), "yellow").save(result.with_name(f"{virtual}.trust.png"))
+    for name, count in ((virtual, 3), ("ihc", 2)):
+        with geojson_file(tmp_path / f"{name}.geojson") as file:
+            for x in range(count):
+                file.add([[[300 + 40 * x, 200], [320 + 40 * x, 200], [310 + 40 * x, 220]]], {})
+    files = tuple(sorted(tmp_path.glob("*.geojson")))
+    browser.get(look_at(replace(view, ihc=ihc, transform=matrix, cells=files)).address)
+    wait(browser, 'return document.body.dataset.ready === "1"')
+    press(browser, "tgn")
+    wait(
+        browser, "return restain.panes().slice(1).every((pane) => pane.cells) && !!restain.panes()[1].shown.trust.image"
+    )
+    counts = browser.execute_script("return restain.panes().map(({cells}) => cells && cells.outlines.length)")
+    assert counts == [None, 3, 2]
+    names = browser.execute_script(
+        'return [...document.querySelectorAll(".pane .name small")].map((x) => x.textContent)'
+    )
+    assert "trust" in names[1]
+    assert "3 cells" in names[1]
+    assert "2 cells" in names[2]
+    labels = []
+    for _ in range(4):
+        press(browser, "c")
+        labels.append(browser.execute_script('return restain.panes().map(({name}) => name).join(" + ")'))
+    assert len(set(labels)) == 4  # three curtains, and side by side again
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_a_drawn_rectangle_is_measured_as_the_server_measures_it(page: Any) -> None:
     press(page, "m")
     pane = page.find_elements("css selector", ".pane canvas.marks")[0]
@@ -127,7 +165,7 @@ def test_a_drawn_rectangle_is_measured_as_the_server_measures_it(page: Any) -> N
 def test_every_key_does_something_and_nothing_fails(page: Any) -> None:
     wait(page, ALL_STAINED)
     page.get_log("browser")
-    for key in "fcc[]rRtxvd1+-?":
+    for key in "fcc[]rRtxvlwasd1+-?":
         press(page, key)
         time.sleep(0.2)
     page.execute_script('document.getElementById("keys").close()')

@@ -33,8 +33,9 @@ export class Marks {
     pen.clearRect(0, 0, width, height);
     if (!this.pane.viewer.viewport) return;
     const shown = this.pane.shown;
-    if (shown.trust && shown.trust.image) this.picture(pen, shown.trust.image);
-    for (const kind of ["tissue", "cells"]) if (shown[kind]) this.outlines(pen, shown[kind], COLOURS[kind], width, height);
+    if (shown.trust?.image) this.blocks(pen, shown.trust);
+    if (shown.tissue) this.outlines(pen, shown.tissue, COLOURS.tissue, width, height);
+    if (shown.cells && this.pane.cells) this.outlines(pen, this.pane.cells.outlines, COLOURS.cells, width, height);
     if (shown.tiles) this.tileState(pen, width, height);
     if (shown.region) this.region(pen, shown.region);
   }
@@ -55,8 +56,10 @@ export class Marks {
     ring.forEach((point, index) => { const [x, y] = this.toScreen(point); index ? pen.lineTo(x, y) : pen.moveTo(x, y); });
   }
 
-  picture(pen, image) {
-    const origin = this.toScreen([0, 0]), right = this.toScreen([this.scene.size[0], 0]), below = this.toScreen([0, this.scene.size[1]]);
+  /** A map of trust: 4 px for each block of 64 px of the virtual stain, of which one px is `px` wide. */
+  blocks(pen, { image, px }) {
+    const width = (image.width / 4) * 64 * px, height = (image.height / 4) * 64 * px;
+    const origin = this.toScreen([0, 0]), right = this.toScreen([width, 0]), below = this.toScreen([0, height]);
     pen.save();
     pen.globalAlpha = 0.55;
     pen.transform((right[0] - origin[0]) / image.width, (right[1] - origin[1]) / image.width, (below[0] - origin[0]) / image.height, (below[1] - origin[1]) / image.height, origin[0], origin[1]);
@@ -92,9 +95,13 @@ export class Marks {
 /** GeoJSON features as rings with their bounds, ready to be drawn. */
 export function outlinesOf(collection) {
   return collection.features.filter((feature) => feature.geometry?.type === "Polygon").map((feature) => {
-    const rings = feature.geometry.coordinates, outer = rings[0];
-    const xs = outer.map((point) => point[0]), ys = outer.map((point) => point[1]);
-    const colour = feature.properties?.classification?.color;
-    return { rings, box: [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)], colour: colour && `rgb(${colour.join(",")})` };
+    const rings = feature.geometry.coordinates;
+    return { rings, box: bounds(rings[0]) };
   });
+}
+
+/** Left, top, right and bottom of a ring. */
+export function bounds(ring) {
+  const xs = ring.map((point) => point[0]), ys = ring.map((point) => point[1]);
+  return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
 }

@@ -22,6 +22,7 @@ export class Measure {
   }
 
   start(kind) {
+    if (!this.images().length) return;
     this.kind = this.kind === kind ? null : kind;
     for (const pane of this.panes) pane.element.classList.toggle("drawing", this.kind !== null);
     for (const name of ["rectangle", "polygon"]) document.getElementById(name).setAttribute("aria-pressed", String(this.kind === name));
@@ -30,7 +31,7 @@ export class Measure {
 
   cancel() {
     if (this.kind) this.start(this.kind);
-    this.polygon = null; this.panel.hidden = true; this.show([]);
+    this.first = null; this.polygon = null; this.panel.hidden = true; this.show([]);
   }
 
   listen(pane) {
@@ -40,7 +41,7 @@ export class Measure {
       if (!this.kind) return;
       const point = at(event);
       if (this.kind === "rectangle") { canvas.setPointerCapture(event.pointerId); this.first = point; }
-      else { this.corners.push(pane.marks.toSlide(...point)); this.show(this.corners); }
+      else if (event.button === 0) { this.corners.push(pane.marks.toSlide(...point)); this.show(this.corners); }
     });
     canvas.addEventListener("pointermove", (event) => {
       if (this.kind === "rectangle" && this.first) this.show(this.box(pane, this.first, at(event)));
@@ -53,10 +54,17 @@ export class Measure {
     });
     canvas.addEventListener("dblclick", () => {
       if (this.kind !== "polygon") return;
-      const polygon = this.corners.slice(0, -1); // the second click of the two has added one
-      this.start("polygon");
-      if (polygon.length > 2) this.ask(polygon);
+      this.corners.pop(); // the second click of the two has added one
+      this.close();
     });
+  }
+
+  /** The corners that were clicked are the polygon. */
+  close() {
+    if (this.kind !== "polygon") return;
+    const polygon = this.corners;
+    this.start("polygon");
+    if (polygon.length > 2) this.ask(polygon); else this.show([]);
   }
 
   box(pane, [x, y], [u, v]) { return [[x, y], [u, y], [u, v], [x, v]].map((corner) => pane.marks.toSlide(...corner)); }

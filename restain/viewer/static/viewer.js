@@ -1,6 +1,6 @@
 // The page of `restain view`: panes that move together, a curtain, overlays, figures of what is drawn.
 
-import { Marks, outlinesOf } from "./marks.js";
+import { bounds, Marks, outlinesOf } from "./marks.js";
 import { Measure, post } from "./measure.js";
 import { refresh, tileSource, wanted } from "./tiles.js";
 
@@ -15,10 +15,10 @@ const virtual = scene.images.filter((one) => one.kind === "virtual");
 const real = scene.images.find((one) => one.kind === "ihc");
 const shown = { region: [] }; // overlays and the drawn region; the panes share it
 const progress = {}; // by image: {phase, done, total, message, finished: Set, todo: Set}
-const windowId = crypto.randomUUID();
+const windowId = [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 let model = virtual[0]?.id ?? null;
-let curtain = false;
+let curtain = 0; // 0: side by side; else the nth of curtains()
 let divide = 0.5; // of the pane's width
 let panes = [];
 let measure = null;
@@ -30,6 +30,7 @@ for (const one of virtual) {
   $("model").append(new Option(one.label, one.id));
 }
 $("model").hidden = virtual.length === 0;
+for (const name of ["curtain", "rectangle", "polygon"]) $(name).hidden = !virtual.length && !real; // nothing to compare or to measure
 
 // ------------------------------------------------------------------------------------------------------------ panes
 
@@ -37,15 +38,15 @@ function makePane(name, layers) {
   const element = document.createElement("section");
   element.className = "pane";
   element.setAttribute("aria-label", name);
-  element.innerHTML = '<div class="sight"></div><div class="name"></div>';
-  element.lastChild.textContent = name;
+  element.innerHTML = '<div class="sight"></div><div class="name"><span></span> <small></small></div>';
+  element.lastChild.firstChild.textContent = name;
   $("panes").append(element);
   const viewer = OpenSeadragon({
     element: element.firstChild, drawer: "canvas", showNavigationControl: false, animationTime: 0.4, maxZoomPixelRatio: 8,
     minZoomImageRatio: 0.5, visibilityRatio: 0.2, gestureSettingsMouse: { clickToZoom: false }, gestureSettingsTouch: { pinchRotate: true },
     imageSmoothingEnabled: true, timeout: 600000,
   });
-  const pane = { name, element, viewer, layers, shown, items: {}, ready: null };
+  const pane = { name, element, viewer, layers, shown, top: layers.at(-1).id, cells: null, items: {}, ready: null };
   const opened = layers.map(({ id, opacity }) => new Promise((resolve, reject) => viewer.addTiledImage({
     tileSource: tileSource(image[id]), x: 0, y: 0, width: image[id].width_px / W, opacity,
     success: ({ item }) => { pane.items[id] = item; resolve(); }, error: reject,
@@ -63,9 +64,9 @@ function build() {
   const place = panes[0] && { centre: panes[0].viewer.viewport.getCenter(), zoom: panes[0].viewer.viewport.getZoom() * panes[0].viewer.viewport.getContainerSize().x, turn: panes[0].viewer.viewport.getRotation() };
   for (const pane of panes) pane.viewer.destroy();
   $("panes").replaceChildren();
-  const over = model ?? real?.id;
-  if (curtain && over) {
-    panes = [makePane(`H&E | ${image[over].label}`, [{ id: "he", opacity: 1 }, { id: over, opacity: 1 }])];
+  if (curtain) {
+    const [under, over] = curtains()[curtain - 1];
+    panes = [makePane(`${image[under].label} | ${image[over].label}`, [{ id: under, opacity: 1 }, { id: over, opacity: 1 }])];
     addDivide(panes[0]);
   } else {
     panes = [makePane("H&E", [{ id: "he", opacity: 1 }])];
@@ -79,7 +80,7 @@ function build() {
       if (place) { viewer.viewport.zoomTo(place.zoom / viewer.viewport.getContainerSize().x, null, true); viewer.viewport.panTo(place.centre, true); viewer.viewport.setRotation(place.turn, true); } else fit(viewer);
     }
     document.body.dataset.ready = "1";
-    look();
+    look(); notes();
   });
 }
 
@@ -108,6 +109,10 @@ function addDivide(pane) {
   handle.setAttribute("role", "slider"); handle.setAttribute("aria-label", "Divide");
   pane.element.append(handle);
   pane.divide = handle;
+  handle.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -0.02, ArrowRight: 0.02 }[event.key];
+    if (step) { event.stopPropagation(); event.preventDefault(); moveDivide(divide + step); }
+  });
   handle.addEventListener("pointerdown", (event) => handle.setPointerCapture(event.pointerId));
   handle.addEventListener("pointermove", (event) => {
     if (!handle.hasPointerCapture(event.pointerId)) return;
@@ -145,7 +150,9 @@ function look() {
   clearTimeout(looking);
   looking = setTimeout(() => {
     const viewport = panes[0]?.viewer.viewport;
-    if (!viewport || !image[model]?.live) return;
+    if (!viewport) return;
+    if (shown.cells) showCells();
+    if (!image[model]?.live) return;
     const bounds = viewport.getBoundsNoRotate(true);
     post("look", { window: windowId, image: model, tiles: wanted(image[model], viewport.getRotation() ? viewport.getBounds(true).getBoundingBox() : bounds, scene, MOST_WANTED) }).catch(() => {});
   }, 120);
@@ -167,7 +174,12 @@ function listen() {
     status();
     if (news.phase === "ready") look();
   };
-  events.onerror = () => { $("state").textContent = "The server does not answer. Start restain view again and open the address that it prints."; };
+  events.onerror = () => {
+    $("state").classList.add("error");
+    $("state").textContent = events.readyState === EventSource.CLOSED
+      ? "Too many pages of this slide are open. Close one and reload."
+      : "The server does not answer. Start restain view again and open the address that it prints; stained tiles are kept.";
+  };
   events.onopen = () => { status(); look(); };
 }
 
@@ -219,20 +231,56 @@ async function toggle(name) {
   if (!on) delete shown[name];
   else if (name === "tiles" && !progress[model]) return;
   else if (name === "tiles") shown.tiles = { image: image[model], finished: progress[model].finished, todo: progress[model].todo };
-  else if (name === "trust") {
-    const picture = new Image();
-    picture.onload = () => { for (const pane of panes) pane.marks.draw(); };
-    picture.src = `overlays/trust?image=${model}`;
-    shown.trust = { image: picture };
-  } else {
-    const answer = await fetch(`overlays/${name}?image=${model ?? ""}`);
+  else if (name === "trust") showTrust();
+  else if (name === "cells") { shown.cells = true; await showCells(); }
+  else {
+    const answer = await fetch(`overlays/${name}`);
     if (answer.ok) shown[name] = outlinesOf(await answer.json());
+    else { button.setAttribute("aria-pressed", "false"); $("state").textContent = await answer.text(); }
   }
   for (const pane of panes) pane.marks.draw();
+  notes();
+}
+
+/** The map of the model that is chosen; it may have none. */
+function showTrust() {
+  const picture = new Image(), of = image[model];
+  shown.trust = { image: null, px: of.width_px / of.size[0], missing: false };
+  const mine = shown.trust;
+  picture.onload = () => { mine.image = picture; for (const pane of panes) pane.marks.draw(); };
+  picture.onerror = () => { mine.missing = true; notes(); };
+  picture.src = `overlays/trust?image=${model}`;
+}
+
+/** The cells in sight, each image's over its own pane. */
+async function showCells() {
+  await Promise.all(panes.map(async (pane) => {
+    const id = scene.cells.includes(pane.top) ? pane.top : scene.cells.includes("") ? "" : null;
+    if (id === null) return;
+    const { viewport } = pane.viewer, { x, y } = viewport.getContainerSize();
+    const corners = [[0, 0], [x, 0], [x, y], [0, y]].map((corner) => pane.marks.toSlide(...corner));
+    const xs = corners.map((corner) => corner[0]), ys = corners.map((corner) => corner[1]);
+    const box = [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)].map((value) => value.toFixed(1));
+    const answer = await fetch(`cells?image=${id}&box=${box}`);
+    pane.cells = answer.ok ? await answer.json() : { count: 0, outlines: [], error: await answer.text() };
+    pane.cells.outlines = pane.cells.outlines.map(({ ring, colour }) => ({ rings: [ring], box: bounds(ring), colour: `rgb(${colour})` }));
+    pane.marks.draw();
+  }));
+  notes();
+}
+
+/** What a pane's overlays mean, beside its name. */
+function notes() {
+  for (const pane of panes) {
+    const words = [], cells = shown.cells && pane.cells;
+    if (shown.trust && pane.top === model) words.push(shown.trust.missing ? "no trust map; make one with restain stain-slides --trust" : "trust: bright where the stain depends on orientation, cyan where the H&E is unlike the training");
+    if (cells) words.push(cells.error || (cells.outlines.length || !cells.count ? `${cells.count} cells` : `${cells.count.toLocaleString("en")} cells; zoom in to see them`));
+    pane.element.querySelector(".name small").textContent = words.join(" · ");
+  }
 }
 
 for (const [name, [label, key]] of Object.entries(LAYERS)) {
-  if (name === "tiles" ? !virtual.some((one) => one.live) : !scene.overlays.includes(name)) continue;
+  if (!{ tiles: virtual.some((one) => one.live), cells: scene.cells.length }[name] && !scene.overlays.includes(name)) continue;
   const button = document.createElement("button");
   button.id = `layer-${name}`; button.textContent = label; button.title = `${label} (${key.toUpperCase()})`;
   button.setAttribute("aria-pressed", "false");
@@ -246,12 +294,18 @@ function chooseModel(id) {
   if (!id || id === model) return;
   model = id; $("model").value = id; delete shown.tiles;
   $("layer-tiles")?.setAttribute("aria-pressed", "false");
+  if (shown.trust) showTrust();
   build(); status();
 }
 
-function setCurtain(on) {
-  curtain = on && Boolean(model ?? real);
-  $("curtain").setAttribute("aria-pressed", String(curtain));
+/** Pairs of images that a curtain can show, the left one first. */
+function curtains() {
+  return [["he", model], [model, real?.id], ["he", real?.id]].filter(([left, right]) => left && right);
+}
+
+function nextCurtain() {
+  curtain = (curtain + 1) % (curtains().length + 1);
+  $("curtain").setAttribute("aria-pressed", String(curtain > 0));
   build();
 }
 
@@ -266,12 +320,13 @@ function setTheme(theme) {
 }
 
 function visibleRegion() {
+  if (!model && !real) return;
   const { viewport } = panes[0].viewer, { x, y } = viewport.getContainerSize();
   measure.ask([[0, 0], [x, 0], [x, y], [0, y]].map(([u, v]) => panes[0].marks.toSlide(u, v)));
 }
 
 $("model").onchange = ({ target }) => chooseModel(target.value);
-$("curtain").onclick = () => setCurtain(!curtain);
+$("curtain").onclick = nextCurtain;
 $("turn").onclick = () => turn(90);
 $("home").onclick = () => { for (const { viewer } of panes) fit(viewer); };
 $("rectangle").onclick = () => measure.start("rectangle");
@@ -280,11 +335,12 @@ $("help").onclick = () => $("keys").showModal();
 $("theme").onclick = () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
 
 const KEYS = {
-  c: () => setCurtain(!curtain), r: () => turn(90), R: () => turn(-90), f: () => $("home").click(),
-  m: () => measure.start("rectangle"), p: () => measure.start("polygon"), v: visibleRegion, "?": () => $("keys").showModal(),
-  d: () => $("theme").click(), Escape: () => measure.cancel(), "[": () => moveDivide(divide - 0.02), "]": () => moveDivide(divide + 0.02),
+  c: nextCurtain, r: () => turn(90), R: () => turn(-90), f: () => $("home").click(),
+  m: () => $("rectangle").click(), p: () => $("polygon").click(), v: visibleRegion, Enter: () => measure.close(), "?": () => $("keys").showModal(),
+  l: () => $("theme").click(), Escape: () => measure.cancel(), "[": () => moveDivide(divide - 0.02), "]": () => moveDivide(divide + 0.02),
   "+": () => zoom(1.3), "=": () => zoom(1.3), "-": () => zoom(1 / 1.3),
   ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1),
+  a: () => move(-1, 0), d: () => move(1, 0), w: () => move(0, -1), s: () => move(0, 1),
 };
 for (const [name, [, key]] of Object.entries(LAYERS)) KEYS[key] = () => toggle(name);
 
@@ -296,6 +352,7 @@ function move(x, y) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog[open]")) return;
+  if ((event.key === "Enter" && event.target.closest("button")) || (event.key.startsWith("Arrow") && event.target.closest(".divide"))) return;
   const nth = Number(event.key);
   const act = nth >= 1 && nth <= 9 ? () => chooseModel(virtual[nth - 1]?.id) : KEYS[event.key];
   if (!act) return;
