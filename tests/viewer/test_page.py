@@ -127,6 +127,7 @@ def test_overlays_lie_over_the_images_that_they_belong_to(
     files = tuple(sorted(tmp_path.glob("*.geojson")))
     browser.get(look_at(replace(view, ihc=ihc, transform=matrix, cells=files)).address)
     wait(browser, 'return document.body.dataset.ready === "1"')
+    browser.get_log("browser")  # of the page before, whose server has stopped
     press(browser, "tgn")
     wait(
         browser, "return restain.panes().slice(1).every((pane) => pane.cells) && !!restain.panes()[1].shown.trust.image"
