@@ -26,7 +26,7 @@ NormLayer = InstanceNorm | BatchNorm
 ConvLayer = nn.Conv2d | nn.ConvTranspose2d
 Slices = tuple[slice, slice]
 """Rows and columns of an image, in px."""
-OnProgress = Callable[[int, int], None]
+OnStep = Callable[[int, int], None]
 """Called with steps done and in all."""
 
 
@@ -50,7 +50,7 @@ def joint_statistics(
     tiles: Sequence[Tensor],
     inside: Sequence[Slices] | None = None,
     *,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> dict[str, Moments]:
     """Statistics over all tiles together, as if they were one image that goes through the network once.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from restain.errors import InputError
-from restain.networks.norm import OnProgress, freeze
+from restain.networks.norm import OnStep, freeze
 from restain.slides.tiling import Box
 from restain.staining.model import Model
 from restain.staining.plan import Plan
@@ -17,7 +17,7 @@ from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_stati
 
 
 def network_of(
-    model: Model, plan: Plan, settings: SlideSettings, kept: Path, on_progress: OnProgress | None = None
+    model: Model, plan: Plan, settings: SlideSettings, kept: Path, on_progress: OnStep | None = None
 ) -> WindowStainer:
     """The generator under its norm policy.
 

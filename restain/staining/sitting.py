@@ -19,7 +19,7 @@ from restain.errors import InputError, RestainError
 from restain.folders import beside
 from restain.image import RGB, to_tensor, to_uint8
 from restain.networks.generator import Generator
-from restain.networks.norm import OnProgress, evaluating
+from restain.networks.norm import OnStep, evaluating
 from restain.slides.identity import content_key, job_key
 from restain.slides.pyramid import Position
 from restain.slides.reader import Slide
@@ -90,7 +90,7 @@ class Sitting:
         """Let go of it; what is finished stays for the next sitting."""
         return self._stack.__exit__(kind, error, trace)
 
-    def prepare(self, on_progress: OnProgress | None = None) -> None:
+    def prepare(self, on_progress: OnStep | None = None) -> None:
         """Take the statistics of the slide and the colour of its glass; those of an earlier sitting are taken up again.
 
         Args:

@@ -11,7 +11,7 @@ from restain import randomness
 from restain.errors import InputError, MissingError
 from restain.image import RGB, atomic_path, to_tensor
 from restain.networks.generator import Generator
-from restain.networks.norm import Moments, NormStatistics, OnProgress, instance_norms, joint_statistics
+from restain.networks.norm import Moments, NormStatistics, OnStep, instance_norms, joint_statistics
 from restain.networks.stainer import Stainer
 from restain.slides.tiling import Box, Tile
 
@@ -30,7 +30,7 @@ def sample_statistics(
     *,
     count: int = SAMPLE_TILES,
     seed: int = 0,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> dict[str, Moments]:
     """Joint statistics of instance norm over a sample of tiles; see `joint_statistics` for what they are.
 

@@ -24,7 +24,7 @@ from restain.staining.sitting import job_name
 from restain.stains import Marker
 from restain.viewer.guard import new_token
 from restain.viewer.live import LiveStain
-from restain.viewer.outlines import Outlines, Points
+from restain.viewer.outlines import Outlines, Corners
 from restain.viewer.pictures import RegisteredPicture, SlidePicture
 from restain.viewer.scene import Shown
 from restain.viewer.server import News, Viewer
@@ -183,7 +183,7 @@ def _cells(view: View, images: list[Shown], notes: list[str]) -> dict[str, Outli
     return found
 
 
-def _placing(shown: Shown | None) -> Callable[[Points], Points]:
+def _placing(shown: Shown | None) -> Callable[[Corners], Corners]:
     """From px of the first level of an image's file to px of the H&E's."""
     if shown is None:
         return lambda points: points

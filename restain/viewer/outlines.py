@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from restain.errors import InputError, MissingError
 
-Points = NDArray[np.float64]
+Corners = NDArray[np.float64]
 """N x 2 (x, y)."""
 
 MOST_SHOWN = 4000
@@ -24,7 +24,7 @@ MOST_BYTES = 2**31
 class Outlines:
     """The outlines of one GeoJSON file; read when they are first asked for. May be asked from several threads."""
 
-    def __init__(self, path: Path, place: Callable[[Points], Points]) -> None:
+    def __init__(self, path: Path, place: Callable[[Corners], Corners]) -> None:
         """Check that there is such a file.
 
         Args:
