@@ -24,7 +24,7 @@ from restain.staining.sitting import job_name
 from restain.stains import Marker
 from restain.viewer.guard import new_token
 from restain.viewer.live import LiveStain
-from restain.viewer.outlines import Outlines, Corners
+from restain.viewer.outlines import Corners, Outlines
 from restain.viewer.pictures import RegisteredPicture, SlidePicture
 from restain.viewer.scene import Shown
 from restain.viewer.server import News, Viewer

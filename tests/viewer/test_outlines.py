@@ -13,7 +13,7 @@ from restain.errors import InputError, MissingError
 from restain.polygons import geojson_file
 from restain.viewer import View, open_view
 from restain.viewer.opening import result_of
-from restain.viewer.outlines import MOST_SHOWN, Outlines, Corners
+from restain.viewer.outlines import MOST_SHOWN, Corners, Outlines
 
 Client = Any  # see conftest.py
 Places = list[tuple[float, float]]
