@@ -42,7 +42,7 @@ def command(
     cells: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Cells to draw, GeoJSON from `restain quantify`, over the image that it is named after; repeat for several.",
+            help="Cells from `restain quantify`, drawn over the image that the file is named after; repeat for several.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=ADVANCED,
