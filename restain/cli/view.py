@@ -42,7 +42,7 @@ def command(
     cells: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Cells from `restain quantify`, drawn over the image that the file is named after; repeat for several.",
+            help="Cells from `restain quantify`, drawn over the image that each file is named after; repeatable.",
             metavar="FILE",
             show_default=False,
             rich_help_panel=ADVANCED,
