@@ -3,10 +3,13 @@
 python benchmarks/viewer.py [--side-px 4096] [--huge-px 100000] [--width 32] [--tile-px 512]
 
 Draws two slides: one of `--side-px`, all of it tissue, on which a screen of 1500 x 900 px is looked at, and one of
-`--huge-px` with a pyramid, which is only opened. The network was never trained, which makes no difference to time.
+`--huge-px` with a pyramid, of which `--tiles` tiles at random places are looked at. The network is untrained, which
+makes no difference to time. Processor seconds per core are printed beside the seconds on the clock: what an idle
+machine would take if work spread evenly.
 """
 
 import argparse
+import os
 import resource
 import tempfile
 import time
@@ -36,6 +39,11 @@ def draw(path: Path, side: int) -> None:
     write_slide(path, (side, side), lambda *place: tile[: place[3], : place[2]], Description("drawn", MPP))
 
 
+def memory_gb() -> float:
+    """The most that this process has taken so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def ask(address: str) -> tuple[float, str]:
     """Seconds of one request, and whether the tile is whole."""
     start = time.perf_counter()
@@ -47,7 +55,7 @@ def ask(address: str) -> tuple[float, str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("side-px", 4096), ("huge-px", 100_000), ("width", 32), ("tile-px", 512)):
+    for name, default in (("side-px", 4096), ("huge-px", 100_000), ("width", 32), ("tile-px", 512), ("tiles", 500)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -66,6 +74,13 @@ def main() -> None:
             print(f"first H&E tile: {1e3 * ask(f'{server.address}tiles/he/0/3_3')[0]:.0f} ms")
             cached = sorted(ask(f"{server.address}tiles/he/0/3_3")[0] for _ in range(20))[10]
             print(f"cached H&E tile, median of 20: {1e3 * cached:.1f} ms")
+            before, start = memory_gb(), time.perf_counter()
+            count = options.huge_px // 512
+            for row, column in np.random.default_rng(0).integers(0, count, (options.tiles, 2)):
+                ask(f"{server.address}tiles/he/0/{column}_{row}")
+            each = 1e3 * (time.perf_counter() - start) / options.tiles
+            print(f"{options.tiles} tiles at random places: {each:.0f} ms each; memory {before:.2f} GB before, "
+                  f"{memory_gb():.2f} GB after")  # fmt: skip
             server.close()
             thread.join()
 
@@ -81,14 +96,16 @@ def main() -> None:
             while live.state()["phase"] != "ready":
                 time.sleep(0.02)
             print(f"statistics: {time.perf_counter() - start:.2f} s")
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
             live.look("bench", places)
             waiting = [f"{server.address}tiles/virtual1/0/{column}_{row}" for row, column in places]
             while waiting:
                 waiting = [address for address in waiting if ask(address)[1] != "1"]
                 time.sleep(0.02)
             looked = time.perf_counter() - start
-            print(f"first screen, {len(places)} tiles: {looked:.2f} s")
+            cores = torch.get_num_threads()
+            print(f"first screen, {len(places)} tiles: {looked:.2f} s; "
+                  f"{(time.process_time() - work) / cores:.2f} s of each of {cores} cores")  # fmt: skip
             server.close()
             thread.join()
 
@@ -102,8 +119,8 @@ def main() -> None:
         )
         print(f"the same tiles by stain: {report.seconds['network']:.2f} s in the network; "
               f"looking takes {looked / report.seconds['network']:.2f} of that")  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{torch.get_num_threads()} threads; peak memory {peak:.2f} GB")
+    load = os.getloadavg()[0]
+    print(f"{torch.get_num_threads()} threads; peak memory {memory_gb():.2f} GB; load average at the end {load:.1f}")
 
 
 if __name__ == "__main__":
