@@ -3,7 +3,7 @@
 import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_output(out: Path, ending: str, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a wrong name for a file that is to be written, before any work; its ending keeps other files safe.
+
+    Args:
+        out: the file.
+        ending: what its name ends in, such as `.html`.
+        inputs: files that are read and must not be replaced.
+
+    Raises:
+        OutputError: another ending, something that is no plain file, or an input.
+    """
+    if not out.name.lower().endswith(ending):
+        raise OutputError(f"{out}: expected a name that ends in {ending}")
+    if out.exists() and not out.is_file():
+        raise OutputError(f"{out}: what is there is not a plain file; choose another name")
+    if any(given.exists() and out.exists() and out.samefile(given) for given in inputs):
+        raise OutputError(f"{out} is an input and would be replaced; choose another name")
 
 
 def make_folder(out: Path) -> None:

@@ -16,7 +16,7 @@ from restain.folders import files_below, list_images, subfolders_with_images
 from restain.image import RGB, image_size, load_image
 from restain.polygons import read_rois
 from restain.slides.reader import open_slide
-from restain.slides.sources import TiffSource
+from restain.slides.tiff_source import TiffSource
 from restain.slides.tiling import Box
 from restain.staining.inputs import find_slides
 from restain.staining.plan import make_plan

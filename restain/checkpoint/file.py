@@ -109,7 +109,7 @@ def save_checkpoint(
         kind=next(kind for kind, (network_type, _) in _NETWORKS.items() if type(network) is network_type),
         network=network.config.model_dump(mode="json"),
         parameters=sum(weight.numel() for weight in network.parameters()),
-        sha256=_fingerprint(weights),
+        sha256=fingerprint(weights),
         method=method,
         stain=stain,
         mpp=mpp,
@@ -268,7 +268,7 @@ def read_weights(path: Path | str) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     with _opened(path) as file:
         info = _header(path, file.metadata())
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    if _fingerprint(weights) != info.sha256:
+    if fingerprint(weights) != info.sha256:
         raise CheckpointError(f"{path} is damaged: its weights differ from those that were saved; copy it again")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise CheckpointError(f"{path} holds weights that are not finite; its training failed, use an earlier one")
@@ -332,7 +332,8 @@ def _what_it_is(path: Path, error: Exception) -> str:
     return f"{path} is not a restain checkpoint, or cut short ({error}); give a *.safetensors file of restain's"
 
 
-def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A sha256 of tensors with their names, types and shapes, whatever their order."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         weight = weights[name]

@@ -109,8 +109,7 @@ def command(
     from restain.cli.figures import print_figures
     from restain.cli.progress import progress_bar
     from restain.data.cases import cases_by_pattern
-    from restain.errors import OutputError
-    from restain.image import make_folder
+    from restain.image import check_output, make_folder
     from restain.metrics import evaluate, find_judges, tabulate
     from restain.metrics.colours import stain_vectors_of
     from restain.metrics.comparison import CAUTION, notes
@@ -129,8 +128,7 @@ def command(
     if not case:
         case, origin = _listed_cases(real, [tile.name for tile in next(iter(tiles.values()))])
     if html is not None:
-        if html.is_dir():
-            raise OutputError(f"--html {html} is a folder; expected a file, such as {html / 'report.html'}")
+        check_output(html, ".html")
         make_folder(html.parent)
     vectors = stain_vectors_of(real) if stain_vectors == "estimated" else None
     found = {}

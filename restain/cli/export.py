@@ -23,9 +23,11 @@ def command(
     """Export a generator to ONNX, with dynamic batch, height and width."""
     from restain.checkpoint import load_generator, read_info
     from restain.checkpoint.onnx import export_onnx
+    from restain.image import check_output
     from restain.networks.norm import freeze
     from restain.staining.statistics import load_statistics
 
+    check_output(onnx, ".onnx", [model, *([norm] if norm else [])])
     generator = load_generator(model)
     if norm:
         generator = freeze(generator, load_statistics(norm, model=read_info(model).sha256))

@@ -26,10 +26,9 @@ def command(
 ) -> None:
     """Convert published weights (pix2pix, CycleGAN, CUT, ASP, PSPStain, SIM-GAN, VSMT, …) to a restain checkpoint."""
     from restain.checkpoint import import_published
-    from restain.errors import OutputError
+    from restain.image import check_output
 
-    if out.suffix != ".safetensors":
-        raise OutputError(f"--out {out}: expected a name that ends in .safetensors")
+    check_output(out, ".safetensors", [file])
     info = import_published(file, out, kind=kind, key=key, mpp=mpp, stain=stain)
     shape = ", ".join(f"{name} {value}" for name, value in info.network.items())
     typer.echo(f"{file.name} is a {info.kind} ({shape}); it is now in {out}")

@@ -29,14 +29,14 @@ def command(
 
     from restain.cli.device import usable_device
     from restain.errors import OutputError
+    from restain.image import check_output
     from restain.staining.cohort import cohort_statistics
     from restain.staining.inputs import find_slides
     from restain.staining.model import load_model
     from restain.staining.settings import SlideSettings
     from restain.staining.statistics import save_statistics
 
-    if out.suffix != ".safetensors":
-        raise OutputError(f"{out}: statistics are kept in a file that ends in .safetensors; give such a name")
+    check_output(out, ".safetensors", [model, *inputs])
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; choose another name, or allow it (--overwrite)")
     slides = find_slides(inputs, out)

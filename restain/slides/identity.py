@@ -52,10 +52,7 @@ def job_of(path: Path) -> str | None:
     try:
         with tifffile.TiffFile(path) as file:
             xml = file.ome_metadata
-    except (OSError, ValueError, tifffile.TiffFileError):
-        return None
-    try:
         entries = ET.fromstring(xml).iter() if xml else ()
-    except ET.ParseError:
+    except Exception:  # whatever a damaged or foreign file makes the reader raise: it is no result
         return None
     return next((entry.text for entry in entries if entry.get("K") == "job"), None)

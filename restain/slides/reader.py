@@ -11,7 +11,8 @@ from PIL import Image
 
 from restain.errors import InputError, MissingError, RestainError
 from restain.image import RGB
-from restain.slides.sources import ImageSource, Mpp, OpenSlideSource, Source, TiffSource
+from restain.slides.sources import ImageSource, Mpp, OpenSlideSource, Source
+from restain.slides.tiff_source import TiffSource
 from restain.slides.tiling import Box
 
 SANE_MPP = (0.05, 10.0)

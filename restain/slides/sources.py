@@ -1,6 +1,5 @@
-"""Slides as files: OpenSlide's formats, OME-TIFF and plain images, each as levels of RGB that are read in boxes."""
+"""Slides as files: OpenSlide's formats and plain images, as levels of RGB that are read in boxes."""
 
-import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +10,15 @@ from PIL import Image, ImageCms
 
 from restain.errors import InputError
 from restain.image import RGB, load_image
+from restain.slides.probe import probe
 from restain.slides.tiling import Box
 
 Sizes = tuple[tuple[int, int], ...]
 Mpp = tuple[float, float]
 """Micrometres per pixel along x and y."""
 
-_MM_PER_UNIT = {"inch": 25.4, "centimeter": 10.0, "2": 25.4, "3": 10.0}
-_RGB, _YCBCR, _UNCOMPRESSED = 2, 6, 1
-_DECODED_TO_RGB = (6, 7, 33003, 33004, 33007)
-"""Compressions whose decoders give RGB for YCbCr: JPEG, and Aperio's JPEG 2000."""
-_MOST_STRIP_BYTES = 2**28
+MM_PER_UNIT = {"inch": 25.4, "centimeter": 10.0, "2": 25.4, "3": 10.0}
+"""By the words of OpenSlide and the numbers of TIFF."""
 _UM_PER_OME_UNIT = {"µm": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
@@ -55,9 +52,11 @@ class OpenSlideSource:
         Raises:
             ImportError: OpenSlide is not installed.
             openslide.OpenSlideError: it cannot be opened.
+            InputError: OpenSlide crashes at it.
         """
         import openslide
 
+        probe(path)
         self._slide = openslide.OpenSlide(path)
         properties = self._slide.properties
         self.format = str(properties["openslide.vendor"])
@@ -94,9 +93,10 @@ def dicom_series(path: Path) -> str | None:
     import openslide
 
     try:
+        probe(path)
         with openslide.OpenSlide(path) as slide:
             return slide.properties.get("dicom.SeriesInstanceUID")
-    except openslide.OpenSlideError:
+    except (openslide.OpenSlideError, InputError):  # staining it will say so
         return None
 
 
@@ -139,125 +139,12 @@ def _openslide_mpp(properties: Mapping[str, str], size: tuple[int, int]) -> dict
     if ome := ome_mpp(properties.get("tiff.ImageDescription", ""), size):
         found["OME"] = ome
     across, down = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
-    unit = _MM_PER_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
+    unit = MM_PER_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
     if across and unit:
         found["the TIFF resolution"] = unit * 1000 / across, unit * 1000 / (down or across)
     if power := _number(properties.get("openslide.objective-power")):
         found["the objective power"] = 10 / power, 10 / power
     return found
-
-
-class TiffSource:
-    """TIFF and OME-TIFF in which OpenSlide sees nothing, or fewer levels than there are."""
-
-    def __init__(self, path: Path) -> None:
-        """Open it.
-
-        Raises:
-            ImportError: tifffile is not installed.
-            tifffile.TiffFileError: it is no TIFF, or holds no image.
-            InputError: it is not 8-bit RGB.
-        """
-        import tifffile
-
-        self._file = tifffile.TiffFile(path)
-        self._lock = threading.Lock()
-        if not self._file.series:
-            raise tifffile.TiffFileError("it holds no image")
-        series = _main_series(self._file)
-        self._pages: list[Any] = [level.pages[0] for level in series.levels]
-        first = self._pages[0]
-        if first.samplesperpixel != 3 or first.bitspersample != 8 or len(series.pages) > 1:
-            channels = max(first.samplesperpixel, len(series.pages))
-            raise InputError(
-                f"{path} has {channels} channels of {first.bitspersample} bits; expected one RGB image of 8 bits"
-            )
-        if first.photometric != _RGB and not (first.photometric == _YCBCR and first.compression in _DECODED_TO_RGB):
-            raise InputError(f"{path} has the colours of {first.photometric.name}, not RGB; export it again as RGB")
-        strip = 0 if first.is_tiled else first.rowsperstrip * first.imagewidth * 3
-        if first.compression != _UNCOMPRESSED and strip > _MOST_STRIP_BYTES:
-            raise InputError(
-                f"{path} is compressed in strips of {strip >> 20} MiB, which must be decoded as a whole for every box; "
-                "save it in tiles, or without compression"
-            )
-        self.format = "OME-TIFF" if self._file.is_ome else "TIFF"
-        self.levels: Sizes = tuple((page.imagewidth, page.imagelength) for page in self._pages)
-        self.icc_profile: bytes | None = first.iccprofile
-        self.notes: Sequence[str] = ()
-        candidates: dict[str, Mpp] = {}
-        if self._file.is_ome and (found := ome_mpp(self._file.ome_metadata or "", self.levels[0])):
-            candidates["OME"] = found
-        names = ("XResolution", "YResolution", "ResolutionUnit")
-        tags = {name: first.tags[name].value for name in names if name in first.tags}
-        unit = _MM_PER_UNIT.get(str(int(tags.get("ResolutionUnit", 2))))
-        if unit and (across := tags.get("XResolution")) and across[0]:
-            down = tags.get("YResolution") or across
-            down = down if down[0] else across
-            candidates["the TIFF resolution"] = tuple(unit * 1000 * part[1] / part[0] for part in (across, down))
-        self.mpp_candidates: Mapping[str, Mpp] = candidates
-
-    def read(self, level: int, box: Box) -> RGB:
-        """See `Source`."""
-        page = self._pages[level]
-        if not page.is_tiled and page.compression == _UNCOMPRESSED and page.planarconfig == 1:
-            return self._rows(page, box)
-        tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        columns = -(-page.imagewidth // wide)
-        planes = 3 if page.planarconfig == 2 else 1
-        rgb = np.zeros((box.height, box.width, 3), np.uint8)
-        for row in range(box.y // tall, -(-(box.y + box.height) // tall)):
-            for column in range(box.x // wide, -(-(box.x + box.width) // wide)):
-                index, y, x = row * columns + column, row * tall, column * wide
-                parts = [
-                    self._segment(page, index + plane * (len(page.dataoffsets) // planes)) for plane in range(planes)
-                ]
-                segment = np.concatenate(parts, axis=-1)
-                top, left = max(y, box.y), max(x, box.x)
-                bottom = min(y + segment.shape[0], box.y + box.height)
-                right = min(x + segment.shape[1], box.x + box.width)
-                inside = segment[top - y : bottom - y, left - x : right - x]
-                rgb[top - box.y : bottom - box.y, left - box.x : right - box.x] = inside
-        return rgb
-
-    def _rows(self, page: Any, box: Box) -> RGB:
-        """A box of an uncompressed page in strips, row by row: a strip may be the whole image."""
-        handle, width = self._file.filehandle, page.imagewidth
-        rgb = np.empty((box.height, box.width, 3), np.uint8)
-        for y in range(box.y, box.y + box.height):
-            strip, row = divmod(y, page.rowsperstrip)
-            with self._lock:
-                handle.seek(page.dataoffsets[strip] + (row * width + box.x) * 3)
-                data = handle.read(box.width * 3)
-            if len(data) < box.width * 3:
-                raise EOFError(f"the file ends in its row {y}")
-            rgb[y - box.y] = np.frombuffer(data, np.uint8).reshape(box.width, 3)
-        return rgb
-
-    def _segment(self, page: Any, index: int) -> RGB:
-        """A decoded tile or strip, H x W x samples."""
-        handle = self._file.filehandle
-        with self._lock:
-            handle.seek(page.dataoffsets[index])
-            data = handle.read(page.databytecounts[index])
-        if len(data) < page.databytecounts[index]:  # decoders would make up what is missing
-            raise EOFError(f"the file ends in its tile {index}")
-        segment, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-        rgb: RGB = np.asarray(segment)[0]
-        return rgb
-
-    def close(self) -> None:
-        """See `Source`."""
-        self._file.close()
-
-
-def _main_series(file: Any) -> Any:
-    """The slide itself, and not a label or macro image, which may be larger: the one with most levels.
-
-    Among equals it is the first of an OME-TIFF, where the slide comes first, and else the largest.
-    """
-    sizes = [0 if file.is_ome else one.size for one in file.series]
-    places = range(len(sizes))
-    return file.series[max(places, key=lambda n: (len(file.series[n].levels), sizes[n], -n))]
 
 
 class ImageSource:

@@ -2,9 +2,11 @@
 
 A TIFF can be written neither out of order nor in two sittings. Finished tiles are therefore kept here, encoded, and are
 copied into the TIFF when all are there. The spool is what a later run continues from after this one was killed: each
-`put` is one transaction, in it entirely or not at all.
+`put` is one transaction, in it entirely or not at all. Before each tile and note stands its hash, which SQLite does not
+keep: a disk that changed a bit must not change a pixel.
 """
 
+import hashlib
 import shutil
 import sqlite3
 import threading
@@ -17,6 +19,7 @@ from typing import Self
 from restain.errors import OutputError
 from restain.slides.pyramid import Position
 
+_HASH_BYTES = 16
 _SIDE_BITS = 24
 """Rows and columns are numbers of up to this many bits in a tile's key; so keys sort by level, row and column."""
 
@@ -65,14 +68,19 @@ class Spool:
             OutputError: the disk is full, for instance; what was kept before stays.
         """
         with self._explained(), self._lock, self._database:
-            rows = ((_key(position), data) for position, data in tiles)
+            rows = ((_key(position), _hashed(_key(position), data)) for position, data in tiles)
             self._database.executemany("INSERT OR REPLACE INTO tiles VALUES (?, ?)", rows)
 
     def get(self, position: Position) -> bytes | None:
-        """An encoded tile, or None where there is none."""
+        """An encoded tile, or None where there is none.
+
+        Raises:
+            OutputError: it was changed since it was put; it is forgotten.
+        """
+        key = _key(position)
         with self._explained(), self._lock:
-            row = self._database.execute("SELECT data FROM tiles WHERE key = ?", (_key(position),)).fetchone()
-        return None if row is None else row[0]
+            row = self._database.execute("SELECT data FROM tiles WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self._whole(key, row[0])
 
     def positions(self, level: int) -> set[Position]:
         """Where tiles of a level are kept."""
@@ -81,22 +89,39 @@ class Spool:
         return {_position(key) for (key,) in rows}
 
     def tiles(self, level: int) -> Iterator[tuple[Position, bytes]]:
-        """The tiles of a level, row by row; the spool must rest until the last."""
+        """The tiles of a level, row by row; the spool must rest until the last.
+
+        Raises:
+            OutputError: as in `get`.
+        """
         query = "SELECT key, data FROM tiles WHERE key BETWEEN ? AND ? ORDER BY key"
         with self._explained():
             for key, data in self._database.execute(query, _range(level)):
-                yield _position(key), data
+                yield _position(key), self._whole(key, data)
+
+    def _whole(self, key: int, kept: object) -> bytes:
+        """A tile without its hash; one that was changed is forgotten, so that a later run makes it again."""
+        if isinstance(kept, bytes) and _hashed(key, kept[_HASH_BYTES:]) == kept:
+            return kept[_HASH_BYTES:]
+        with self._explained(), self._lock, self._database:
+            self._database.execute("DELETE FROM tiles WHERE key = ?", (key,))
+        raise OutputError(
+            f"a tile kept in {self.folder} was damaged on the disk and is dropped; run the same command to make it "
+            "again, or delete the folder to start again"
+        )
 
     def note(self, name: str) -> str | None:
-        """What `set_note` kept."""
+        """What `set_note` kept; None where there is nothing, or it was changed since."""
         with self._explained(), self._lock:
             row = self._database.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
-        return None if row is None else row[0]
+        digest, _, value = str(row[0]).partition(" ") if row else ("", "", "")
+        return value if digest and digest == _digest_of_note(name, value) else None
 
     def set_note(self, name: str, value: str) -> None:
         """Keep a word of text."""
         with self._explained(), self._lock, self._database:
-            self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+            words = f"{_digest_of_note(name, value)} {value}"
+            self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, words))
 
     def close(self) -> None:
         """Let go of the spool; it can be continued."""
@@ -140,6 +165,15 @@ def forget_spool(target: Path, job: str) -> None:
     if target.with_name(f"{target.name}.spool").is_dir():
         with suppress(OutputError):
             Spool(target, job).remove()
+
+
+def _hashed(key: int, data: bytes) -> bytes:
+    """A tile behind its hash, in which its place counts."""
+    return hashlib.blake2b(data, digest_size=_HASH_BYTES, salt=key.to_bytes(16)).digest() + data
+
+
+def _digest_of_note(name: str, value: str) -> str:
+    return hashlib.blake2b(f"{name}\n{value}".encode(errors="surrogateescape"), digest_size=_HASH_BYTES).hexdigest()
 
 
 def _key(position: Position) -> int:

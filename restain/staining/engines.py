@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from restain.errors import InputError
+from restain.errors import InputError, MissingError
 from restain.networks.norm import OnStep, freeze
 from restain.slides.tiling import Box
 from restain.staining.model import Model
@@ -42,10 +42,12 @@ def network_of(
         if isinstance(norm, SharedNorm):
             statistics = norm.statistics
         else:
-            if not kept.exists():
-                found = sample_statistics(generator, list(plan.tiles(SAMPLE_PX)), plan.read, on_progress=on_progress)
-                save_statistics(kept, found, model=model.sha256)
-            statistics = load_statistics(kept, model=model.sha256)
+            try:
+                statistics = load_statistics(kept, model=model.sha256)
+            except (MissingError, InputError):  # not there yet, or damaged: the same are taken again
+                tiles = list(plan.tiles(SAMPLE_PX))
+                statistics = sample_statistics(generator, tiles, plan.read, on_progress=on_progress)
+                save_statistics(kept, statistics, model=model.sha256)
         frozen = freeze(generator, statistics)
         if by_openvino:
             compiled = compile_by_openvino(frozen, bfloat16=settings.bfloat16)

@@ -57,7 +57,7 @@ class SharedNorm:
 
     @property
     def digest(self) -> str:
-        """A hash of the statistics; not of their file, whose header may be in any order."""
+        """A hash of the statistics and their model, the same wherever their file lies."""
         found = hashlib.sha256(self.model.encode())
         for name, moments in sorted(self.statistics.items()):
             found.update(name.encode())

@@ -1,5 +1,6 @@
 """Where the statistics of instance norm come from: tiles spread over a slide, or a file that another slide left."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from restain import randomness
+from restain.checkpoint import fingerprint
 from restain.errors import InputError, MissingError
 from restain.image import RGB, atomic_path, to_tensor
 from restain.networks.generator import Generator
@@ -19,8 +21,9 @@ SAMPLE_TILES = 32
 SAMPLE_PX = 256
 """Side of a core from which statistics are taken. 32 such tiles with their halo take 1.1 GB at width 64."""
 
-_FORMAT = "1"
-_FORMAT_KEY, _MODEL_KEY = "restain_statistics", "model"
+_FORMAT = 2
+_KEY = "restain_statistics"
+"""The only word of the header, as safetensors writes several in an order of chance; JSON with format, model, sha256."""
 
 
 def sample_statistics(
@@ -78,7 +81,7 @@ def _morton(x: int, y: int) -> int:
 
 
 def serialised(statistics: NormStatistics, model: str = "") -> bytes:
-    """Statistics as the bytes of a safetensors file.
+    """Statistics as the bytes of a safetensors file, the same for the same statistics.
 
     Args:
         statistics: from `joint_statistics`.
@@ -88,7 +91,8 @@ def serialised(statistics: NormStatistics, model: str = "") -> bytes:
     for name, moments in statistics.items():
         tensors[f"{name}.mean"] = moments.mean.cpu().contiguous()
         tensors[f"{name}.variance"] = moments.variance.cpu().contiguous()
-    return safetensors.torch.save(tensors, {_FORMAT_KEY: _FORMAT, _MODEL_KEY: model})
+    header = {"format": _FORMAT, "model": model, "sha256": fingerprint(tensors)}
+    return safetensors.torch.save(tensors, {_KEY: json.dumps(header)})
 
 
 def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") -> None:
@@ -113,21 +117,42 @@ def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
         MissingError: there is no such file.
         InputError: it is damaged or something else.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a plain file; a file of statistics (*.safetensors) is expected")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = (file.metadata() or {}).get(_KEY, "")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError as error:
         raise MissingError(f"{path} does not exist; a file of statistics (*.safetensors) is expected") from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a file of statistics, or cut short ({error}); make it again") from error
-    if header.get(_FORMAT_KEY) != _FORMAT:
-        raise InputError(
-            f"{path} holds no statistics that this restain can read; give the .statistics.safetensors of a result"
-        )
+    model, digest = _header(path, header)
+    if digest != fingerprint(tensors):
+        raise InputError(f"{path} is damaged: its numbers differ from those that were saved; make it again")
     names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
+    if tensors.keys() != {f"{name}.{moment}" for name in names for moment in ("mean", "variance")}:
+        raise InputError(f"{path} does not have a mean and a variance for each layer; make it again")
     statistics = {name: Moments(tensors[f"{name}.mean"], tensors[f"{name}.variance"]) for name in names}
-    return statistics, header.get(_MODEL_KEY) or ""
+    for name, moments in statistics.items():
+        usable = moments.mean.isfinite().all() and moments.variance.isfinite().all() and (moments.variance >= 0).all()
+        if not usable or moments.mean.shape != moments.variance.shape:
+            raise InputError(f"{path}: {name} has no finite mean and variance of at least 0; make it again")
+    return statistics, model
+
+
+def _header(path: Path, text: str) -> tuple[str, str]:
+    """The model and the hash that a header names."""
+    try:
+        header = json.loads(text)
+        if header["format"] == _FORMAT:
+            return str(header["model"]), str(header["sha256"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise InputError(
+        f"{path} holds no statistics that this restain can read; give the .statistics.safetensors of a result that it "
+        "has made"
+    )
 
 
 def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:

@@ -120,7 +120,8 @@ def test_cells_are_counted_on_demand(
         ("--cases ^P", "'^P' does not occur in the tile name '0'"),
         ("--virtual nowhere", "nowhere does not exist"),
         ("--virtual jpeg", "tiles holds png but jpeg holds jpg; methods in one table need one format"),
-        ("--html tiles", "--html tiles is a folder; expected a file, such as tiles/report.html"),
+        ("--html tiles", "tiles: expected a name that ends in .html"),
+        ("--html tiles/0.png", "tiles/0.png: expected a name that ends in .html"),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_measured(

@@ -12,7 +12,8 @@ from PIL import Image
 from restain.errors import InputError, MissingError
 from restain.image import RGB, save_image
 from restain.slides.reader import Slide, open_slide
-from restain.slides.sources import ImageSource, OpenSlideSource, Source, TiffSource, ome_mpp
+from restain.slides.sources import ImageSource, OpenSlideSource, Source, ome_mpp
+from restain.slides.tiff_source import TiffSource
 from restain.slides.tiling import Box
 
 MakeSlide = Callable[..., Path]

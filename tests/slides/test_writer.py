@@ -1,5 +1,6 @@
 """A written slide opens in three independent readers, costs nothing where it is empty, and survives interruption."""
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from restain.errors import InputError, OutputError, ShapeError
 from restain.image import RGB
 from restain.slides.codec import Codec, Compression
 from restain.slides.pyramid import Position, Pyramid
+from restain.slides.spool import Spool
 from restain.slides.tiff import Description
 from restain.slides.writer import BACKGROUND, SlideWriter, write_slide
 
@@ -122,6 +124,27 @@ def test_tiles_of_another_job_are_thrown_away(tmp_path: Path) -> None:
         writer.put([writer.encode(Position(0, 0, 0), picture()[:TILE, :TILE])])
     with SlideWriter(tmp_path / "s.ome.tif", pyramid, description, Codec(quality=50), job="one") as writer:
         assert not writer.finished()
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_kept_tile_that_the_disk_changed_is_made_again(tmp_path: Path, level: int) -> None:
+    path = tmp_path / "s.ome.tif"
+    position, data = Position(level, 0, 1), bytes(range(99))
+    with Spool(path, "job") as spool:
+        spool.put([(position, data)])
+        spool.set_note("background", "1 2 3")
+    for change in ("UPDATE tiles SET data = substr(data, 1, 40)", "UPDATE notes SET value = value || '4'"):
+        with sqlite3.connect(path.with_name("s.ome.tif.spool") / "tiles.sqlite") as database:
+            database.execute(f"{change} WHERE rowid = (SELECT max(rowid) FROM {change.split()[1]})")
+        database.close()
+    with Spool(path, "job") as spool:
+        assert spool.resumed
+        assert spool.note("background") is None
+        with pytest.raises(OutputError, match=r"s\.ome\.tif\.spool was damaged"):
+            spool.get(position)
+        assert spool.positions(level) == set()
+        spool.put([(position, data)])
+        assert list(spool.tiles(level)) == [(position, data)]
 
 
 def test_two_writers_of_one_slide_do_not_mix(tmp_path: Path) -> None:

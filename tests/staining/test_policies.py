@@ -1,9 +1,12 @@
 """With shared statistics a tile comes out as it would in the whole image, whatever the tiling and the company."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,11 +14,12 @@ from scipy.ndimage import zoom
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from restain.checkpoint import fingerprint
 from restain.errors import InputError, MissingError
 from restain.image import to_tensor, to_uint8
 from restain.metrics.seams import seams
 from restain.networks.generator import Generator, GeneratorConfig
-from restain.networks.norm import freeze, instance_norms, joint_statistics
+from restain.networks.norm import Moments, freeze, instance_norms, joint_statistics
 from restain.slides.tiling import Box, tiles
 from restain.staining.dense import DenseStatistics, dense_statistics, stain_densely
 from restain.staining.images import stain
@@ -161,6 +165,29 @@ def test_statistics_survive_their_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="cut short"):
         load_statistics(path)
+
+
+@pytest.mark.parametrize("change", ["nan", "infinity", "negative", "one bit", "no variance", "another shape"])
+def test_statistics_that_were_changed_are_refused(tmp_path: Path, change: str) -> None:
+    name, moments = next(iter(STATISTICS[0].items()))
+    path = tmp_path / "s.safetensors"
+    save_statistics(path, STATISTICS[0])
+    before, data = path.read_bytes(), bytearray(path.read_bytes())
+    if change == "one bit":
+        data[-1] ^= 2
+        path.write_bytes(data)
+    elif change == "no variance":
+        tensors = {"a.mean": torch.zeros(2)}
+        header = {"format": 2, "model": "", "sha256": fingerprint(tensors)}
+        path.write_bytes(safetensors.torch.save(tensors, {"restain_statistics": json.dumps(header)}))
+    else:
+        wrong = {"nan": math.nan, "infinity": math.inf, "negative": -5.0}.get(change)
+        variance = torch.zeros(3) if wrong is None else torch.full_like(moments.variance, wrong)
+        save_statistics(path, {**STATISTICS[0], name: Moments(moments.mean, variance)})
+    with pytest.raises(InputError, match=r"s\.safetensors.* make it again"):
+        load_statistics(path)
+    save_statistics(path, STATISTICS[0])
+    assert path.read_bytes() == before, "the same statistics are the same bytes"
 
 
 def test_a_policy_is_a_policy_whatever_files_are_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,113 @@
+"""Tries a slide in a process of its own first: some damaged headers make OpenSlide abort the process that it is in.
+
+The process is started once and asked about each slide. It opens the slide and reads a pixel of every level, for which
+all that a header says of its tiles is needed. What it cannot open for an ordinary reason is no matter here: whoever
+opens the slide is told.
+"""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from restain.errors import InputError
+
+PATIENCE_S = 60
+"""Time for one slide; what takes longer waits for a pipe or a device that the slide names."""
+_MOST_MEMORY_BYTES = 2**32
+_MOST_LEVELS = 64
+
+_lock = threading.Lock()
+_helpers: dict[int, "subprocess.Popen[str]"] = {}
+"""By the process that it helps: one that is forked gets its own."""
+
+
+def probe(path: Path) -> None:
+    """See that OpenSlide neither crashes nor waits for ever when it reads a slide. Where no process can start, nothing.
+
+    Raises:
+        InputError: it does.
+    """
+    with _lock:
+        try:
+            helper = _helper()
+        except OSError:
+            return
+        answer = ""
+        with suppress(OSError):
+            print(json.dumps(os.fspath(path.absolute())), file=helper.stdin, flush=True)
+            answer = helper.stdout.readline() if helper.stdout else ""
+        if not answer:
+            code = _end()
+    if not answer:
+        number = -code if code < 0 else 0
+        what = f"signal {number}" if number else f"status {code}"
+        why = f"takes more than {PATIENCE_S} s" if number == getattr(signal, "SIGALRM", None) else f"ends with {what}"
+        raise InputError(f"{path} cannot be read as a slide: OpenSlide {why} at it; it is damaged, copy it again")
+
+
+def _helper() -> "subprocess.Popen[str]":
+    process = _helpers.get(os.getpid())
+    if process is None or process.poll() is not None:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "restain.slides.probe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for its parent, with which it ends
+        )
+        _helpers[os.getpid()] = process
+    return process
+
+
+def _end() -> int:
+    """End the helper, if there is one, and give its status."""
+    helper = _helpers.pop(os.getpid(), None)
+    if helper is None:
+        return 0
+    with suppress(OSError):
+        helper.communicate()
+    return helper.wait()
+
+
+atexit.register(_end)
+
+
+def _serve() -> None:
+    """In the process of its own: look at each slide that is named, until nobody is there to name one."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY_BYTES, _MOST_MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for line in sys.stdin:
+        if hasattr(signal, "alarm"):
+            signal.alarm(PATIENCE_S)  # it ends the process, which may be waiting for a file
+        with suppress(Exception):
+            _look(json.loads(line))
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+        print("looked", file=answers, flush=True)
+
+
+def _look(path: str) -> None:
+    import openslide
+
+    with openslide.OpenSlide(path) as slide:
+        width, height = slide.dimensions
+        for level in range(min(slide.level_count, _MOST_LEVELS)):
+            for x, y in ((0, 0), (width // 2, height // 2), (width - 1, height - 1)):
+                with suppress(openslide.OpenSlideError):
+                    slide.read_region((x, y), level, (1, 1))
+
+
+if __name__ == "__main__":
+    _serve()
