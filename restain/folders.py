@@ -15,6 +15,9 @@ TRUST_FOLDER = "trust"
 BESIDE_SLIDES = ("tissue.png", "tissue.geojson", "statistics.safetensors", "trust.csv", "trust.png")
 """Endings of the files that may lie beside a stained slide; see `beside`."""
 
+MOST_TEXT_BYTES = 2**30
+"""Of a text file that is read whole, such as a table or the GeoJSON of a slide's cells."""
+
 _MAPS = tuple(f".{ending}" for ending in BESIDE_SLIDES if ending.endswith(".png"))
 _UNFINISHED = ".spool"
 
@@ -96,6 +99,44 @@ def subfolders_with_images(folder: Path) -> list[str]:
     """The subfolders that hold images, where a command looks at the folder itself alone."""
     found = (path.relative_to(folder).parts for path in files_below(folder) if is_image(path))
     return sorted({parts[0] for parts in found if len(parts) > 1})
+
+
+def read_text(path: Path, expected: str) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        expected: what it should be, for messages, such as `a CSV of slides`.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is no plain file, which might never end; or too large, or no text.
+    """
+    try:
+        if not path.exists():
+            raise MissingError(f"{path} does not exist; {expected} is expected")
+        if not path.is_file():
+            raise InputError(f"{path} is not a plain file; {expected} is expected")
+        if path.stat().st_size > MOST_TEXT_BYTES:
+            raise InputError(f"{path} has more than {MOST_TEXT_BYTES >> 20:,} MiB; {expected} is expected")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        if isinstance(error, MissingError):
+            raise
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 ({error.reason}); {expected} is expected") from error
+    if "\0" in text:
+        raise InputError(f"{path} holds a zero byte, which no text has; {expected} is expected")
+    return text
+
+
+def is_file_named(path: Path) -> bool:
+    """Whether there is a file of a name that may be anything, as in a table: too long, or of odd characters."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_map(name: Path) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from restain.errors import InputError, MissingError
+from restain.errors import InputError, RestainError
+from restain.folders import read_text
 from restain.image import atomic_path
 
 Ring = NDArray[np.float64]
@@ -22,6 +23,7 @@ Polygon = list[Ring]
 GeoJsonRings = list[list[tuple[float, float]]]
 """An outline, then its holes, as GeoJSON has them: the first corner is repeated at the end of each."""
 
+_FARTHEST_PX = 10**8  # a hundred times the side of the largest slides
 UNNAMED = "region"
 """The name of a region of interest where the annotation has none."""
 
@@ -94,12 +96,12 @@ def read_rois(path: Path) -> list[Roi]:
     """
     found: dict[str, list[Polygon]] = {}
     try:
-        for name, rings in _polygons(json.loads(path.read_text(encoding="utf-8-sig")), UNNAMED):
+        for name, rings in _polygons(json.loads(read_text(path, "GeoJSON with polygons")), UNNAMED):
             polygon = [np.array([(float(x), float(y)) for x, y, *_ in ring]).reshape(-1, 2) for ring in rings]
             found.setdefault(name, []).append(polygon)
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist; GeoJSON with polygons is expected") from error
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except RestainError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as GeoJSON ({error}); export annotations as GeoJSON, for instance in QuPath"
         ) from error
@@ -108,6 +110,8 @@ def read_rois(path: Path) -> list[Roi]:
     for name, polygons in found.items():
         if any(len(ring) < 3 for polygon in polygons for ring in polygon):
             raise InputError(f"{path}: a ring of '{name}' has fewer than three points; draw it again")
+        if not all((np.abs(ring) <= _FARTHEST_PX).all() for polygon in polygons for ring in polygon):  # NaN is not
+            raise InputError(f"{path}: '{name}' has places beyond {_FARTHEST_PX:,} px, or that are none; draw it again")
     return [Roi(name, polygons) for name, polygons in found.items()]
 
 

@@ -1,5 +1,6 @@
 """One walk through folders, one way to pair names."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restain.errors import InputError, MissingError
-from restain.folders import beside, files_below, images_by_name, list_images, pair_by_name, partners, some
+from restain.folders import (
+    beside,
+    files_below,
+    images_by_name,
+    is_file_named,
+    list_images,
+    pair_by_name,
+    partners,
+    read_text,
+    some,
+)
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -65,3 +76,27 @@ def test_a_list_that_is_cut_says_how_many_are_missing(words: list[str], most: in
     shown, _, rest = listed.partition(" and ")
     assert shown == ", ".join(words[:most])
     assert rest == (f"{len(words) - most} more" if len(words) > most else "")
+
+
+def test_text_is_read_of_plain_files_alone(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with pytest.raises(MissingError, match=r"t\.csv does not exist; a CSV is expected"):
+        read_text(path, "a CSV")
+    with pytest.raises(InputError, match="not a plain file"):
+        read_text(tmp_path, "a CSV")
+    with pytest.raises(InputError, match="too long"):
+        read_text(tmp_path / ("x" * 5000), "a CSV")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a plain file"):
+        read_text(tmp_path / "pipe", "a CSV")
+    for content, words in ((b"a\0b", "zero byte"), (b"\xff\xff", "not text in UTF-8")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            read_text(path, "a CSV")
+    path.write_bytes("\ufeffslide\n".encode())
+    assert read_text(path, "a CSV") == "slide\n"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "nowhere.png"])
+def test_a_name_out_of_a_table_may_be_anything(tmp_path: Path, name: str) -> None:
+    assert not is_file_named(tmp_path / name)

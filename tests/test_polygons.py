@@ -67,3 +67,12 @@ def test_lists_without_end_are_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "deep.geojson").write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"deep.geojson cannot be read as GeoJSON"):
         read_rois(tmp_path / "deep.geojson")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e300"])
+def test_places_that_are_none_are_refused(tmp_path: Path, value: str) -> None:
+    ring = f"[[0, 0], [9, 0], [9, {value}], [0, 0]]"
+    geometry = f'{{"type": "Polygon", "coordinates": [{ring}]}}'
+    (tmp_path / "far.geojson").write_text(f'{{"type": "Feature", "properties": {{}}, "geometry": {geometry}}}')
+    with pytest.raises(InputError, match=r"far\.geojson"):
+        read_rois(tmp_path / "far.geojson")

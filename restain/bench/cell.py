@@ -238,5 +238,5 @@ def read_note(path: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, RecursionError, OSError) as error:
         raise OutputError(f"{path} cannot be read ({error}); remove it and run the same command again") from error

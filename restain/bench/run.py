@@ -18,6 +18,7 @@ from restain.bench.units import Unit, UnitProgress, run_units, without_unmet
 from restain.errors import InputError, OutputError
 from restain.training import Recipe
 from restain.training.run import auxiliary_runs
+from restain.workers.lock import locked
 from restain.workers.pool import Pool, Processes
 from restain.workers.ray import connected
 
@@ -69,7 +70,8 @@ def run_bench(
 
     Raises:
         ConfigError, MissingError, InputError: a recipe or the data set is wrong; nothing has been done then.
-        OutputError: `out` holds something else, or a bench with another budget, other tiles or another extractor.
+        OutputError: `out` holds something else, or a bench with another budget, other tiles or another extractor; or
+            another process is at work in it.
     """
     budget = budget or Budget()
     names = [row.name for row in rows]
@@ -80,43 +82,46 @@ def run_bench(
     judged_by = ", ".join(f"{entry}={weights.absolute()}" for entry, weights in extractors) or None
     judged_on = {"tiles": tiles, "truth": str(truth) if truth else None, "extractor": judged_by}
     _take(out, {"data": str(data), "budget": budget.words, **judged_on})
-    judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
-    cells: list[Cell] = []
-    needed: dict[Path, Recipe] = {}
-    for (row, seed), recipe in recipes.items():
-        name = f"{row.key}-{seed}"
-        auxiliary = auxiliary_runs(recipe, data, out / "runs" / name)
-        cell = Cell(
-            row.name, seed, recipe, data, out / "runs" / name, out / "cells" / name, budget, judging, device,
-            tuple(_note(out, folder) for folder in auxiliary),
-            out / "cells" / f"{row.key}-length.json" if budget.minutes else None,
-        )  # fmt: skip
-        cells.append(cell)
-        if not cell.done():
-            needed |= {folder: model for folder, model in auxiliary.items() if not _note(out, folder).is_file()}
-    models = [
-        Unit(_model(folder.name), work_auxiliary, (model, data, folder, device, _note(out, folder)))
-        for folder, model in needed.items()
-    ]
-    left = [cell for cell in cells if not cell.done()]
-    untimed = {cell.row: cell for cell in reversed(left) if not knows_length(cell)}
-    timings = [Unit(_length(row), work_length, (cell,), _models(cell)) for row, cell in untimed.items()]
-    units = [Unit(f"{cell.row}, seed {cell.seed}", work, (cell,), (*_models(cell), _length(cell.row))) for cell in left]
-    floors = floors_of(data, out / "floors", judging, device)
-    units += [Unit(floor.name, work_floor, (floor,)) for floor in floors if not floor.done()]
-    for left_over in (out / "runs").glob(f"{PROBE}*"):
-        shutil.rmtree(left_over)
-    progress = UnitProgress(console, len(models) + len(timings) + len(units))
-    failures = dict[str, str]()
-    with ExitStack() as stack:
-        pool: Pool = Processes(processes, device, attempts=1)
-        if ray and units:
-            pool = stack.enter_context(connected(ray, processes, None if device == "auto" else device))
-        for some in (models, timings, units):  # each needs those before
-            able = without_unmet(some, failures, progress)
-            failures |= run_units(able, pool, progress, show=processes == 1 and not ray and console is not None)
-    table = collect(rows, cells, floors, reference or names[0], budget)
-    return BenchOutcome(table, write_outputs(out, table, cells, failures), failures)
+    with locked(out, f"another bench is running in {out}; wait for it, or give another folder"):
+        judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
+        cells: list[Cell] = []
+        needed: dict[Path, Recipe] = {}
+        for (row, seed), recipe in recipes.items():
+            name = f"{row.key}-{seed}"
+            auxiliary = auxiliary_runs(recipe, data, out / "runs" / name)
+            cell = Cell(
+                row.name, seed, recipe, data, out / "runs" / name, out / "cells" / name, budget, judging, device,
+                tuple(_note(out, folder) for folder in auxiliary),
+                out / "cells" / f"{row.key}-length.json" if budget.minutes else None,
+            )  # fmt: skip
+            cells.append(cell)
+            if not cell.done():
+                needed |= {folder: model for folder, model in auxiliary.items() if not _note(out, folder).is_file()}
+        models = [
+            Unit(_model(folder.name), work_auxiliary, (model, data, folder, device, _note(out, folder)))
+            for folder, model in needed.items()
+        ]
+        left = [cell for cell in cells if not cell.done()]
+        untimed = {cell.row: cell for cell in reversed(left) if not knows_length(cell)}
+        timings = [Unit(_length(row), work_length, (cell,), _models(cell)) for row, cell in untimed.items()]
+        units = [
+            Unit(f"{cell.row}, seed {cell.seed}", work, (cell,), (*_models(cell), _length(cell.row))) for cell in left
+        ]
+        floors = floors_of(data, out / "floors", judging, device)
+        units += [Unit(floor.name, work_floor, (floor,)) for floor in floors if not floor.done()]
+        for left_over in (out / "runs").glob(f"{PROBE}*"):
+            shutil.rmtree(left_over)
+        progress = UnitProgress(console, len(models) + len(timings) + len(units))
+        failures = dict[str, str]()
+        with ExitStack() as stack:
+            pool: Pool = Processes(processes, device, attempts=1)
+            if ray and units:
+                pool = stack.enter_context(connected(ray, processes, None if device == "auto" else device))
+            for some in (models, timings, units):  # each needs those before
+                able = without_unmet(some, failures, progress)
+                failures |= run_units(able, pool, progress, show=processes == 1 and not ray and console is not None)
+        table = collect(rows, cells, floors, reference or names[0], budget)
+        return BenchOutcome(table, write_outputs(out, table, cells, failures), failures)
 
 
 def _model(name: str) -> str:

@@ -36,7 +36,7 @@ def read_trust_table(path: Path) -> dict[str, dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["name"]: row for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, csv.Error):
         return {}
 
 

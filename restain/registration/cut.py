@@ -7,11 +7,11 @@ order, kept or not; the state to resume from), `overlay.png` and `tiles.png`, an
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from restain.errors import InputError, OutputError
+from restain.errors import InputError, OutputError, RestainError
 from restain.image import RGB, atomic_path, make_folder, save_image
 from restain.registration.jobs import SlidePair
 from restain.registration.overview import look, mpp_read, shared_tissue
@@ -98,8 +98,11 @@ def cut_slides(
                     for path, rgb in zip(tile_path(pair, root, facts.x_px, facts.y_px), sides, strict=True):
                         save_image(path, rgb)
                 row = facts.row()
-                log.write(json.dumps(row) + "\n")
-                log.flush()
+                try:
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                except OSError as error:
+                    raise OutputError(f"cannot write {folder / TILES}: {error.strerror}; check the disk") from error
                 known.append(TileFacts.of(row))
                 tell("tiles", len(known), len(places))
         tile_um = settings.size_px * mpp_read(he, settings.mpp)
@@ -158,13 +161,35 @@ def _known(path: Path) -> list[TileFacts]:
     if len(whole) < len(content):
         with atomic_path(path) as temporary:
             temporary.write_bytes(whole)
-    return list(read_tiles(whole))
+    return read_tiles(path, whole)
 
 
-def read_tiles(content: bytes) -> Iterator[TileFacts]:
-    """The facts that `tiles.jsonl` holds."""
-    for line in content.decode("utf-8").splitlines():
-        yield TileFacts.of(json.loads(line))
+def read_tiles(path: Path, content: bytes | None = None) -> list[TileFacts]:
+    """The facts that a `tiles.jsonl` holds.
+
+    Args:
+        path: the file.
+        content: of it, if it is read already.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    with undamaged(path):
+        lines = (path.read_bytes() if content is None else content).decode("utf-8").splitlines()
+        return [TileFacts.of(json.loads(line)) for line in lines]
+
+
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Turn what a damaged note of an earlier run raises into a sentence."""
+    try:
+        yield
+    except RestainError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise OutputError(
+            f"{path} is damaged ({error}); remove the folder {path.parent} and run the same command again"
+        ) from error
 
 
 def _refuse_other(folder: Path, pair: SlidePair) -> None:
@@ -184,8 +209,9 @@ def _refuse_other(folder: Path, pair: SlidePair) -> None:
         with atomic_path(note) as temporary:
             temporary.write_text(json.dumps(wanted, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         return
-    found = json.loads(note.read_text(encoding="utf-8"))
-    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    with undamaged(note):
+        found = json.loads(note.read_text(encoding="utf-8"))
+        differing = [name for name, value in wanted.items() if found.get(name) != value]
     if differing:
         name = differing[0]
         raise OutputError(
@@ -200,7 +226,7 @@ def _short(value: object) -> str:
 
 
 def _report(pair: SlidePair, folder: Path) -> CutReport:
-    tiles = list(read_tiles((folder / TILES).read_bytes()))
+    tiles = read_tiles(folder / TILES)
     left_out: dict[str, int] = {}
     for tile in tiles:
         if tile.why:

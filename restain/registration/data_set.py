@@ -9,7 +9,7 @@ from pathlib import Path
 
 from restain.errors import OutputError
 from restain.image import atomic_path, make_folder
-from restain.registration.cut import SLIDES, TILES, CutReport, cut_slides, read_tiles, tile_path
+from restain.registration.cut import SLIDES, TILES, CutReport, cut_slides, read_tiles, tile_path, undamaged
 from restain.registration.jobs import SlidePair
 from restain.registration.slides import Demands
 from restain.registration.tiling import CutSettings
@@ -108,8 +108,9 @@ def _refuse_other_settings(job: CutJob) -> None:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = [name for name, value in wanted.items() if found.get(name) != value]
+    with undamaged(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name, value in wanted.items() if found.get(name) != value]
     if differing:
         raise OutputError(
             f"{job.root} was begun with {differing[0]} {found.get(differing[0])}, now it is {wanted[differing[0]]}; "
@@ -125,7 +126,7 @@ def _write_list(pairs: Sequence[SlidePair], job: CutJob) -> None:
         file = job.root / SLIDES / pair.name / TILES
         if not file.exists():
             continue
-        for tile in read_tiles(file.read_bytes()):
+        for tile in read_tiles(file):
             if tile.why:
                 continue
             he, ihc = (

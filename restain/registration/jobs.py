@@ -1,12 +1,14 @@
 """Which slides belong together: two files, or a CSV of many, with cases and parts of the data set to be."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from restain.errors import InputError, MissingError
+from restain.folders import is_file_named, read_text
 from restain.randomness import derive_seed
 from restain.slides.reader import SANE_MPP
 
@@ -84,13 +86,11 @@ def _split_by_case(pairs: Sequence[SlidePair], validation: float, seed: int) -> 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line and values of each row."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = [(reader.line_num, row) for row in reader]
-            header = [name.strip().lower() for name in reader.fieldnames or []]
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist; a CSV of slides is expected") from error
-    except (OSError, ValueError, csv.Error) as error:
+        text = read_text(path, "a CSV of slides")
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        rows = [(reader.line_num, row) for row in reader]
+        header = [name.strip().lower() for name in reader.fieldnames or []]
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read as a CSV: {error}") from error
     if lacking := [column for column in COLUMNS[:2] if column not in header]:
         raise InputError(f"{path} has no column {', '.join(lacking)}; expected a header with {','.join(COLUMNS)}")
@@ -110,7 +110,7 @@ def _pair(path: Path, line: int, row: dict[str, str]) -> SlidePair:
                 raise InputError(f"{path}, line {line}: no file under {column}")
             continue
         files[column] = path.parent / row[column]
-        if not files[column].exists():
+        if not is_file_named(files[column]):
             raise MissingError(f"{path}, line {line}: there is no file {files[column]}; paths are relative to the CSV")
     split, grade = row.get("split", "").lower() or "train", row.get("grade", "")
     if split not in _SPLITS:

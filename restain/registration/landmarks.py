@@ -5,6 +5,7 @@ place. ACROBAT (Weitz et al., Scientific Data 2023): one CSV for both slides of 
 """
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from restain.errors import InputError, MissingError
+from restain.errors import InputError
+from restain.folders import read_text
 from restain.image import atomic_path
 from restain.registration.field import Floats
 from restain.registration.transform import Scan, Transform
@@ -125,13 +127,10 @@ def _rounded(place: Floats) -> tuple[float, float]:
 
 def _table(path: Path, columns: Sequence[str], form: str) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            found = reader.fieldnames or []
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist; a CSV of landmarks is expected") from error
-    except (OSError, ValueError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path, "a CSV of landmarks"), newline=""))
+        rows = list(reader)
+        found = reader.fieldnames or []
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read as a CSV: {error}") from error
     if missing := [column for column in columns if column not in found]:
         raise InputError(f"{path} has no column {', '.join(missing)}; {form}")

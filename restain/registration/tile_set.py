@@ -80,6 +80,9 @@ def align_data_set(
     return AlignOutcome(rows, failures)
 
 
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
 class PairJournal:
     """What is done, as lines of JSON below a first one that says of what.
 
@@ -101,7 +104,7 @@ class PairJournal:
                 raise OutputError(f"{folder} is not empty; give a new folder, or remove what it holds")
             self._rewrite([header])
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         if lines[:1] != [header]:
             raise OutputError(
                 f"{folder} was begun from another data set or with other settings; repeat those, or give a new folder"
@@ -109,7 +112,7 @@ class PairJournal:
         for line in lines[1:]:
             try:
                 row = PairRow.of(json.loads(line))
-            except (ValueError, TypeError, KeyError):  # the last one, cut short when the run was killed
+            except _DAMAGED:  # the last one, cut short when the run was killed
                 break
             self.rows[row.name] = row
         self._rewrite([header, *(json.dumps(row.content(), ensure_ascii=False) for row in self.rows.values())])

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from restain.errors import InputError, MissingError
+from restain.errors import InputError
+from restain.folders import read_text
 from restain.image import atomic_path
 from restain.registration.field import Affine, Field, Floats
 
@@ -114,7 +115,7 @@ def load_transform(path: Path) -> Transform:
         MissingError: there is no such file.
         InputError: it is no such JSON.
     """
-    text = _read(path)
+    text = read_text(path, "the file of a transform")
     try:
         content = json.loads(text)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -126,7 +127,7 @@ def load_transform(path: Path) -> Transform:
         affine = Affine(np.array(content["affine_um"], np.float64))
         figures = {name: math.nan if value is None else float(value) for name, value in content["figures"].items()}
         scans = _scan(content["he"]), _scan(content["ihc"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is damaged as a slide transform ({error}); make it anew") from error
@@ -150,7 +151,7 @@ def read_transform(path: Path, he: Scan, ihc: Scan, *, inverse: bool = False) ->
         MissingError: there is no such file.
         InputError: it is neither, or belongs to other slides.
     """
-    text = _read(path)
+    text = read_text(path, "the file of a transform")
     if FORMAT in text:
         found = load_transform(path)
         for wanted, own in ((he, found.he), (ihc, found.ihc)):
@@ -170,15 +171,6 @@ def read_transform(path: Path, he: Scan, ihc: Scan, *, inverse: bool = False) ->
         pixels = pixels.inverse
     to_px, to_um = (Affine(np.eye(2, 3) * factor) for factor in (1 / he.mpp, ihc.mpp))
     return Transform(he, ihc, to_um.after(pixels).after(to_px))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist; the file of a transform is expected") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as the text of a transform: {error}") from error
 
 
 def _check(path: Path, affine: Affine) -> None:

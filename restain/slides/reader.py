@@ -188,10 +188,16 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
         MissingError: there is no such file.
         InputError: it is no slide, damaged, or has no micrometres per pixel and none were given.
     """
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:  # a name out of a table may be too long for any file
+        raise InputError(f"{path} cannot be opened: {error.strerror}; a slide is expected") from error
+    if not is_there:
         raise MissingError(f"{path} does not exist; a slide is expected")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the slide in it")
+    if not path.is_file():
+        raise InputError(f"{path} is not a plain file; a slide is expected")
     source = _open_source(path)
     try:
         return Slide(path, source, mpp)

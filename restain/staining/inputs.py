@@ -1,12 +1,13 @@
 """Which images and slides are stained, and where each result goes: found in folders and tables, shared out."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.folders import IMAGE_SUFFIXES, files_below, is_image
+from restain.folders import IMAGE_SUFFIXES, files_below, is_image, read_text
 from restain.slides.identity import job_of
 from restain.slides.kinds import SLIDE_SUFFIXES, is_ome_tiff, is_plain_image, is_slide
 from restain.slides.reader import SANE_MPP
@@ -150,10 +151,9 @@ def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
 
 def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(table, "a CSV of slides"), newline=""))
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
         raise InputError(f"{table} cannot be read as a CSV: {error}") from error
     if not rows or "slide" not in rows[0][1]:
         raise InputError(f"{table} needs a first line with a column 'slide' (and, where wanted, mpp and name)")

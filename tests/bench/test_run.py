@@ -23,6 +23,7 @@ from restain.cli import app
 from restain.data.phantom import PhantomSettings, write_pairs
 from restain.errors import ConfigError, InputError, OutputError
 from restain.image import load_image, save_image
+from restain.workers.lock import locked
 from restain.workers.ray import Cluster
 
 TINY = ("model.width=2", "model.positions=8", "data.crop_px=32", "data.batch_size=1")
@@ -97,6 +98,8 @@ def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
     changed = Row("slow", rows[0].recipe, (*TINY, "model.lr=1e-3"))
     with pytest.raises(OutputError, match=r"another recipe \(model.lr"):
         run_bench([changed], pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2)
+    with locked(bench, "busy"), pytest.raises(OutputError, match="another bench is running in"):
+        run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
 
 
 def test_an_extractor_that_comes_later_is_refused(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:

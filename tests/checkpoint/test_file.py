@@ -28,7 +28,7 @@ from restain.checkpoint import (
     read_info,
     save_checkpoint,
 )
-from restain.checkpoint.file import _fingerprint
+from restain.checkpoint.file import fingerprint
 from restain.errors import CheckpointError, InputError, MissingError, OutputError
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.generator import Generator, GeneratorConfig
@@ -316,7 +316,7 @@ def test_the_unet_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path)
     info = save_checkpoint(path, UNet(UNetConfig(width=2, depth=3)), method="pix2pix")
     weights = safetensors.torch.load_file(path)
     weights |= {"down.0.bias": torch.zeros(2), "down.2.1.bias": torch.zeros(8)}
-    header = info.model_copy(update={"sha256": _fingerprint(weights)}).model_dump_json()
+    header = info.model_copy(update={"sha256": fingerprint(weights)}).model_dump_json()
     path.write_bytes(safetensors.torch.save(weights, {"restain": header}))
     with pytest.raises(CheckpointError, match=r"pix2pix.safetensors: .*have also down.0.bias, down.2.1.bias; .*again"):
         load_checkpoint(path)

@@ -117,6 +117,12 @@ def test_what_was_begun_otherwise_is_not_mixed(pair: SlidePair, tmp_path: Path) 
     (folder / "slides.json").write_text('{"he": "elsewhere.svs"}', encoding="utf-8")
     with pytest.raises(OutputError, match=r"begun with he elsewhere\.svs"):
         cut_slides(pair, root, SETTINGS, DEMANDS)
+    for note in (root / "cut.json", folder / "slides.json"):
+        note.write_text('{"he": "else', encoding="utf-8")
+    with pytest.raises(OutputError, match=r"cut\.json is damaged .* remove the folder"):
+        cut_data_set([pair], CutJob(root, SETTINGS, DEMANDS))
+    with pytest.raises(OutputError, match=r"slides\.json is damaged .* remove the folder"):
+        cut_slides(pair, root, SETTINGS, DEMANDS)
 
 
 def test_the_commands_cut_and_measure(islands: Islands, save_slide: SaveSlide, tmp_path: Path) -> None:
