@@ -7,6 +7,7 @@ first level, by the micrometres per pixel that each file says of itself.
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ FORMAT = "restain slide transform 1"
 """The first entry of our JSON."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_LONGEST = 1e8  # of what a transform counts, px or µm: a hundred metres
 _LEAST_AREA = 1e-6  # factor by which a usable map changes areas, at the least
 
 
@@ -132,6 +134,7 @@ def load_transform(path: Path) -> Transform:
             raise
         raise InputError(f"{path} is damaged as a slide transform ({error}); make it anew") from error
     _check(path, affine)
+    _check_sizes(path, scans, smooth or None)
     return Transform(*scans, affine, smooth or None, figures)
 
 
@@ -173,9 +176,26 @@ def read_transform(path: Path, he: Scan, ihc: Scan, *, inverse: bool = False) ->
     return Transform(he, ihc, to_um.after(pixels).after(to_px))
 
 
+def _check_sizes(path: Path, scans: Sequence[Scan], bend: Field | None) -> None:
+    """Refuse what no slides have: sides, scales or a bend that are out of range or not finite."""
+    for scan in scans:
+        if not (min(scan.size) >= 1 and max(scan.size) <= _LONGEST and 1 / _LONGEST < scan.mpp < _LONGEST):
+            raise InputError(f"{path} is damaged: no slide is {scan}; make it anew")
+    if bend is not None:
+        numbers = np.array([*bend.origin, bend.spacing])
+        if (
+            not (np.abs(numbers) < _LONGEST).all()
+            or bend.spacing <= 0
+            or not (np.abs(bend.coefficients) < _LONGEST).all()
+        ):
+            raise InputError(f"{path} is damaged: its bend has numbers out of range; make it anew")
+
+
 def _check(path: Path, affine: Affine) -> None:
+    if not (np.abs(affine.matrix) < _LONGEST).all():
+        raise InputError(f"{path} maps places out of reach, by numbers of {_LONGEST:g} and more; make it anew")
     area = abs(np.linalg.det(affine.matrix[:, :2]))
-    if not np.isfinite(affine.matrix).all() or not area > _LEAST_AREA:
+    if not area > _LEAST_AREA:
         raise InputError(f"{path} maps all places onto a line or nowhere (determinant {area:g}); make it anew")
 
 

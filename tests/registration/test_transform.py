@@ -1,5 +1,7 @@
 """A transform between slides: affine and bend, there and back, through a file, and from others' matrices."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,21 @@ def test_what_is_no_transform_is_refused_by_name(tmp_path: Path, text: str, mess
     with pytest.raises(InputError, match=message) as refused:
         read_transform(path, HE, IHC)
     assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("he size_px", [0, 9]), ("ihc mpp", math.nan), ("bend spacing_um", 0), ("bend origin_um", [1e300, 0])],
+)
+def test_numbers_that_no_slides_have_are_refused(tmp_path: Path, place: str, value: object) -> None:
+    path = tmp_path / "t.json"
+    Transform(HE, IHC, similarity(12.3, False, 1.07), bend()).save(path)
+    content = json.loads(path.read_text())
+    section, name = place.split()
+    content[section][name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"t\.json is damaged"):
+        load_transform(path)
 
 
 def test_the_transform_of_other_slides_is_refused(tmp_path: Path) -> None:
