@@ -191,7 +191,7 @@ def _stopped(ended: Run, number: signal.Signals) -> list[str]:
     if ended.code not in (0, 128 + number):
         problems.append(f"status {ended.code}: {told[-300:]}")
     if number != signal.SIGKILL:
-        if ended.code != 0 and "Stopped" not in told:
+        if ended.code != 0 and told.strip() and "Stopped" not in told:  # silent, it had not begun
             problems.append(f"no word of being stopped: {told[-300:]}")
         problems += [f"{path} is left in the temporary folder" for path in ended.scratch.rglob("*") if path.is_file()]
     return problems

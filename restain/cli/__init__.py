@@ -33,7 +33,7 @@ from restain.cli import (
     train,
     view,
 )
-from restain.cli.stopping import AGAIN, RESUME, stoppable, stoppable_by_signals
+from restain.cli.stopping import AGAIN, RESUME, stoppable
 from restain.errors import InputError, RestainError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -140,8 +140,7 @@ def main() -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it makes of a damaged file is in our own message
     try:
         _refuse_empty(sys.argv[1:])
-        with stoppable_by_signals():
-            app(prog_name="restain")
+        app(prog_name="restain")
     except RestainError as error:
         typer.echo(f"restain: {' '.join(str(error).split())}", err=True)
         sys.exit(1)

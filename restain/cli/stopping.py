@@ -40,7 +40,8 @@ def stoppable(command: Callable[..., None], words: str) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**options: object) -> None:
         try:
-            command(**options)
+            with stoppable_by_signals():  # not before: what has not begun ends at once
+                command(**options)
         except KeyboardInterrupt as stop:
             with suppress(OSError):  # the terminal may be gone
                 typer.echo(words, err=True)
