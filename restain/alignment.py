@@ -2,9 +2,9 @@
 
 Features lie on a grid of N square regions, counted row by row. The regions of both images are clustered, the clusters
 are matched (active–passive matching), and similarity inside matched clusters becomes the alignment: weights, B x N x N,
-row = virtual region, column = real region, rows sum to 1. Optimal transport and the identity are there to compare with.
+row = virtual region, column = real region, rows sum to 1. Optimal transport and the identity serve as comparisons.
 
-Everything is batched, gives for a batch what it gives for its images one by one, and never waits for the device.
+Everything is batched, gives the same result for a batch as for single images, and never synchronises with the device.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from restain.errors import InputError, ShapeError
 from restain.tensors import full_precision, same_shape
 
 TINY = 1e-6
-"""Features shorter than this have no direction; it also bounds their gradient."""
+"""Features shorter than this count as zero; it also bounds their gradient."""
 
 
 @full_precision
@@ -48,9 +48,9 @@ def spherical_kmeans(
     """Cluster by direction: k-means with the cosine for closeness, the best of several starts per image.
 
     All starts run together, and each begins at points that are drawn once and used in every image of the batch. The
-    iterations are a fixed number: to ask whether all is settled would wait for the device, and what is settled stays.
-    Departs from VSMT's published code, which takes the product of raw features, so that long centres win; ours are
-    normalised.
+    number of iterations is fixed: testing for convergence would synchronise with the device, and converged starts do
+    not change. Departs from VSMT's published code, which compares raw features by their product, so that long centres
+    win; ours are normalised.
 
     Args:
         points: B x M x C.
@@ -87,7 +87,7 @@ def spherical_kmeans(
 @torch.no_grad()
 @full_precision
 def silhouette(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Score how well clusters are apart (Rousseeuw 1987), with 1 - cosine for distance.
+    """Silhouette score of a clustering (Rousseeuw 1987), with 1 - cosine as distance.
 
     Args:
         points: B x M x C.
@@ -95,8 +95,8 @@ def silhouette(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
         clusters: number of clusters.
 
     Returns:
-        The mean over points, in [-1, 1], per image: B. A point that is alone in its cluster counts 0, and so does every
-        point where there is but one cluster.
+        The mean over points, in [-1, 1], per image: B. A point alone in its cluster scores 0, and so does every point
+        if there is only one cluster.
     """
     directions = F.normalize(points, dim=-1, eps=TINY)
     members = _members(labels, clusters, directions.dtype)  # B x M x K
@@ -114,7 +114,7 @@ def silhouette(points: Tensor, labels: Tensor, clusters: int) -> Tensor:
 def choose_clusters(
     points: Tensor, generator: Generator, candidates: Sequence[int] = (2, 3, 4, 5), *, images_per_choice: int = 1
 ) -> Tensor:
-    """Cluster each image by itself into as many clusters as suit it, by silhouette; the fewest where scores are equal.
+    """Cluster each image separately, with the number of clusters that maximises the silhouette; the smallest on ties.
 
     Beyond VSMT, which fixes K = 3 and names that as a limitation.
 
@@ -144,8 +144,8 @@ def active_passive_matching(similarity: Tensor, virtual_labels: Tensor, real_lab
     """Match clusters one to one by their two most similar pairs; the others follow by elimination (VSMT, APM).
 
     Of all K! bijections, the one with the largest sum of its two largest similarities is kept; the similarity of two
-    clusters is the mean over their pairs of regions. A cluster that is empty in one image is as unlike as can be (-1).
-    One that is empty in both is matched with itself and takes no part.
+    clusters is the mean over their pairs of regions. A cluster that is empty in one image has the lowest similarity
+    (-1). One that is empty in both is matched with itself and ignored.
 
     Args:
         similarity: cosines, B x N x N, row = virtual region, column = real region.
@@ -176,7 +176,7 @@ def active_passive_matching(similarity: Tensor, virtual_labels: Tensor, real_lab
 
 @full_precision
 def sparsemax(logits: Tensor, dim: int = -1) -> Tensor:
-    """Project onto the probability simplex: a softmax whose weak entries are exactly 0 (Martins & Astudillo 2016)."""
+    """Project onto the simplex: like softmax, but weak entries become exactly 0 (Martins & Astudillo 2016)."""
     logits = logits - logits.amax(dim, keepdim=True)
     ordered = logits.movedim(dim, -1).sort(descending=True).values
     ranks = torch.arange(1, ordered.shape[-1] + 1, device=logits.device)
@@ -215,7 +215,8 @@ def sinkhorn_alignment(virtual: Tensor, real: Tensor, epsilon: float, iterations
     Args:
         virtual: features of the virtual IHC, B x C x h x w.
         real: features of the real IHC, B x C x h x w.
-        epsilon: strength of the entropy, in units of the cost 1 - cosine; large blurs, small matches one to one.
+        epsilon: strength of the entropy, in units of the cost 1 - cosine; large values blur, small ones match one to
+            one.
         iterations: times that rows and columns are brought to their masses.
 
     Returns:

@@ -1,12 +1,12 @@
-"""What can go wrong, in words a user can act on: every message says what was expected, what came, and what to do.
+"""Errors that a user can act on: every message says what was expected, what was found, and what to do.
 
-Each error is also the built-in that a caller would expect to catch. The command line prints the message alone, without
-a traceback, and exits with status 1.
+Each error is also the built-in exception that a caller would expect. The command line prints the message without a
+traceback and exits with status 1.
 """
 
 
 class RestainError(Exception):
-    """Anything that restain refuses on purpose."""
+    """Base class of the errors that restain raises on purpose."""
 
 
 class InputError(RestainError, ValueError):
@@ -22,11 +22,11 @@ class ShapeError(RestainError, ValueError):
 
 
 class ConfigError(RestainError, ValueError):
-    """A recipe with an unknown key or an impossible value."""
+    """A recipe with an unknown key or an invalid value."""
 
 
 class CheckpointError(RestainError, ValueError):
-    """A weight file that is damaged, foreign, or made for something else."""
+    """A weight file that is damaged, of another format, or of another network."""
 
 
 class OutputError(RestainError, OSError):

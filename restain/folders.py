@@ -1,4 +1,4 @@
-"""Folders of images: how they are walked, how two files become partners, and what lies beside a result."""
+"""Folders of images: how they are walked, how files are paired by name, and which files accompany a result."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,13 +7,13 @@ from pathlib import Path
 from restain.errors import InputError, MissingError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""Endings, in lower case, of the files that count as images."""
+"""Suffixes, in lower case, of image files."""
 
 TRUST_FOLDER = "trust"
-"""Beside virtual images: maps of where not to believe them, PNGs of the same names."""
+"""Folder beside virtual images for their trust maps, PNGs of the same names."""
 
 BESIDE_SLIDES = ("tissue.png", "tissue.geojson", "statistics.safetensors", "trust.csv", "trust.png")
-"""Endings of the files that may lie beside a stained slide; see `beside`."""
+"""Endings of the files that accompany a stained slide; see `beside`."""
 
 MOST_TEXT_BYTES = 2**30
 """Of a text file that is read whole, such as a table or the GeoJSON of a slide's cells."""
@@ -23,7 +23,7 @@ _UNFINISHED = ".spool"
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file counts as an image by its ending."""
+    """Whether a file is an image, by its suffix."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -49,7 +49,8 @@ def list_images(folder: Path) -> list[Path]:
 def files_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
     """The files in a folder and its subfolders, sorted by path.
 
-    Hidden files, unfinished slides, what `restain stain` puts beside its results, and what lies in `out` are left out.
+    Hidden files, unfinished slides, files that `restain stain` writes beside its results, and everything in `out` are
+    left out.
 
     Args:
         folder: where to look.
@@ -62,7 +63,7 @@ def files_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
 
 
 def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """Files below a folder, links followed, in no order; a link to a folder that it lies in is not."""
+    """Files below a folder in no particular order; links are followed, except to a folder that contains them."""
     real = folder.resolve()
     if real in above:
         return
@@ -81,7 +82,7 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that could not be written down in a table.
+    """Refuse a file name that cannot be written to a table.
 
     Raises:
         InputError: its bytes are not UTF-8, as from old archives and shares.
@@ -96,7 +97,7 @@ def check_name(path: Path) -> None:
 
 
 def subfolders_with_images(folder: Path) -> list[str]:
-    """The subfolders that hold images, where a command looks at the folder itself alone."""
+    """The subfolders with images, for commands that read only the folder itself."""
     found = (path.relative_to(folder).parts for path in files_below(folder) if is_image(path))
     return sorted({parts[0] for parts in found if len(parts) > 1})
 
@@ -140,20 +141,20 @@ def is_file_named(path: Path) -> bool:
 
 
 def is_map(name: Path) -> bool:
-    """Whether a file, named from the folder that is looked through, is a map of trust or tissue and no picture of it.
+    """Whether a file, relative to the folder being searched, is a map of trust or tissue rather than an image.
 
-    Those of images lie in folders of their own, those of a slide beside its result.
+    Maps of images are in a separate folder, those of a slide beside its result.
     """
     return TRUST_FOLDER in name.parts[:-1] or name.name.lower().endswith(_MAPS)
 
 
 def beside(slide: Path, ending: str) -> Path:
-    """A file that belongs to a stained slide: `NAME.ending` for `NAME.ome.tif`."""
+    """A file that accompanies a stained slide: `NAME.ending` for `NAME.ome.tif`."""
     return slide.with_name(f"{slide.name[: slide.name.lower().rindex('.ome.')]}.{ending}")
 
 
 def trust_map(virtual: Path) -> Path:
-    """Where the map of trust of a virtual image lies, if there is one."""
+    """Path of the trust map of a virtual image, which may not exist."""
     return virtual.parent / TRUST_FOLDER / f"{virtual.stem}.png"
 
 
@@ -205,7 +206,7 @@ def pair_by_name(one: Path, other: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def some(words: Iterable[str], most: int = 5) -> str:
-    """The first few words as a list, and how many more there are."""
+    """The first few words as a list, and the number of the others."""
     words = list(words)
     more = f" and {len(words) - most:,} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more

@@ -23,8 +23,8 @@ RGB = NDArray[np.uint8]
 MAX_PIXELS = 2**30
 """The largest image that is read whole: 32,768 px square, 3 GiB as RGB.
 
-Pillow warns from 89 million pixels on, which is an ordinary size in pathology, so its limit is raised to this one,
-for the whole process. Anything larger is a slide and is read in regions.
+Pillow warns above 89 million pixels, an ordinary size in pathology, so its limit is raised to this one for the whole
+process. Anything larger is a slide and is read in regions.
 """
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24
@@ -46,7 +46,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its orientation."""
+"""The transposition that makes an image upright, by its EXIF orientation."""
 _OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})
 _ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
 
@@ -66,7 +66,9 @@ def load_image(path: Path) -> NDArray[np.uint8]:
         orientation, before = _orientation(image), image.info.get("exif")
         image.load()
         if _turns(image.info.get("exif") or b"") not in (orientation, 1) and not before:
-            raise InputError(f"{path} has its orientation behind its pixels, where few readers look; save it again")
+            raise InputError(
+                f"{path} stores its EXIF orientation after its pixels, where few programs look; save it again"
+            )
         if image.has_transparency_data:
             image = image.convert("RGBA")
             if image.getchannel("A").getextrema() != (255, 255):
@@ -88,19 +90,19 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def save_image(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write H x W x 3 RGB without loss, as PNG, TIFF or BMP by the ending of `path`; folders are made where missing.
+    """Write H x W x 3 RGB losslessly as PNG, TIFF or BMP, by the suffix of `path`; missing folders are created.
 
     Raises:
-        InputError: the ending is none of these.
+        InputError: the suffix is none of these.
         ShapeError: the array is not H x W x 3 uint8.
         OutputError: the file cannot be written; nothing is left behind.
     """
     file_format = _WRITE_FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise InputError(f"{path}: cannot save without loss as '{path.suffix}'; use one of {', '.join(_WRITE_FORMATS)}")
+        raise InputError(f"{path}: cannot save losslessly as '{path.suffix}'; use one of {', '.join(_WRITE_FORMATS)}")
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
         raise ShapeError(f"{path}: expected an image of H x W x 3 uint8, got {_times(rgb.shape)} {rgb.dtype}")
-    encoded = io.BytesIO()  # in memory first, because Pillow's own writing to a file hides the reason of a failure
+    encoded = io.BytesIO()  # in memory first, because Pillow hides why writing to a file failed
     Image.fromarray(np.ascontiguousarray(rgb)).save(encoded, format=file_format, **_WRITE_OPTIONS[file_format])
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.getbuffer())
@@ -108,20 +110,20 @@ def save_image(path: Path, rgb: NDArray[np.uint8]) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Write a file so that under its final name it is whole or not there at all.
+    """Write a file atomically: under its final name it is complete or absent.
 
-    Yields a temporary path in the same folder, hidden and with the same ending, to write to. When the block ends well,
-    the file is flushed to the disk and takes the final name, replacing what was there; otherwise it is removed. The
-    folder is made where it is missing.
+    Yields a hidden temporary path with the same suffix in the same folder. If the block succeeds, the file is flushed
+    to disk and renamed to the final name, replacing an existing file; otherwise it is removed. The folder is created if
+    missing.
 
     Raises:
-        OutputError: making the folder, writing or renaming failed (any OSError inside the block counts as that), or
-            there is something under the name that is no plain file, such as a device, a pipe or a folder.
+        OutputError: the folder cannot be created, the file cannot be written or renamed (any OSError inside the block),
+            or the name belongs to something other than a regular file, such as a device, a pipe or a folder.
     """
     temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         if path.exists() and not path.is_file():
-            raise OutputError(f"cannot write {path}: what is there is not a plain file; choose another name")
+            raise OutputError(f"cannot write {path}: it exists and is not a regular file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)
@@ -131,7 +133,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(
-            f"cannot write {path}: {reason}; nothing was left behind, check the disk or choose another place"
+            f"cannot write {path}: {reason}; nothing was left behind, so check the disk or choose another folder"
         ) from error
     finally:
         with suppress(OSError):
@@ -158,15 +160,15 @@ def check_output(out: Path, ending: str, inputs: Iterable[Path] = ()) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder for the results where it is missing, so that it is known before the work begins that it can be.
+    """Create the folder for the results if it is missing, so that a wrong path fails before the work begins.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+        raise OutputError(f"cannot create the folder {out}: {error.strerror}; choose another") from error
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
@@ -196,7 +198,7 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image whose header is fit to use; whatever goes wrong until the block ends becomes a sentence."""
+    """Open an image and check its header; any failure until the block ends is raised as a restain error."""
     try:
         with Image.open(path, formats=_READ_FORMATS) as image:
             _check_header(path, image)
@@ -209,8 +211,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _too_large(path) from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path} is not a PNG, JPEG, TIFF, BMP or WebP image of 8-bit RGB, or its beginning is damaged; "
-            "copy or export it again"
+            f"{path} is not a PNG, JPEG, TIFF, BMP or WebP image, or its header is damaged; copy or export it again"
         ) from error
     except (IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path} cannot be read as an image: {error.strerror}") from error
@@ -219,20 +220,20 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _check_header(path: Path, image: Image.Image) -> None:
-    """Refuse what would not survive the way to 8-bit RGB."""
+    """Refuse images that 8-bit RGB cannot represent."""
     bits = _bits_per_channel(path, image)
     if bits > 8:
         raise InputError(f"{path} has {bits} bits per channel; export it again with 8")
     if image.mode not in _OPAQUE_MODES | _ALPHA_MODES:
         raise InputError(f"{path} has the colour mode {image.mode}; export it again as RGB")
     if isinstance(image, TiffImageFile) and image.n_frames > 1:
-        raise InputError(f"{path} holds several pages; save the one that is meant as an image of its own")
+        raise InputError(f"{path} has several pages; save the one you need as a separate image")
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path)
 
 
 def _bits_per_channel(path: Path, image: Image.Image) -> int:
-    """The true depth; Pillow opens 16-bit RGB as if it had 8 bits and drops the rest."""
+    """The true bit depth; Pillow opens 16-bit RGB as 8-bit and drops the lower bits."""
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24]  # signature 8, chunk length 4, "IHDR" 4, width 4, height 4, bit depth 1
@@ -242,7 +243,7 @@ def _bits_per_channel(path: Path, image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the pixels lie, by EXIF or XMP before them; 1 is upright. Pillow has already turned the size of a TIFF."""
+    """Orientation by the EXIF or XMP before the pixels; 1 is upright. For TIFF, Pillow has already swapped the size."""
     if isinstance(image, TiffImageFile):
         return 1
     header = Image.Image.getexif(image)  # of the base class: that of PNG would decode the pixels first

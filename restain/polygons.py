@@ -1,4 +1,4 @@
-"""Polygons that somebody drew: read from GeoJSON as QuPath exports it, turned into masks, and written again."""
+"""Annotated polygons: read from GeoJSON as QuPath exports it, rasterised to masks, and written."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class Roi:
         )
 
     def may_touch(self, location: tuple[int, int], size: tuple[int, int], scale: float = 1.0) -> bool:
-        """Whether the box around any polygon meets a tile; where not, `mask` is empty. Arguments as there."""
+        """Whether the bounding box of any polygon meets a tile; if not, `mask` is empty. Arguments as for `mask`."""
         return bool(len(self._near(location, size, scale)))
 
     def mask(self, location: tuple[int, int], size: tuple[int, int], scale: float = 1.0) -> NDArray[np.bool_]:
@@ -88,11 +88,11 @@ def draw_polygon(polygon: Polygon, size: tuple[int, int], *, with_edge: bool = F
 def read_rois(path: Path) -> list[Roi]:
     """Read the polygons of a GeoJSON file; those of one name are one region of interest.
 
-    The name is that of the annotation, or of its class. Other geometries, such as points, are passed over.
+    The name is that of the annotation, or of its class. Other geometries, such as points, are ignored.
 
     Raises:
         MissingError: there is no such file.
-        InputError: it is no GeoJSON, holds no polygon, or a broken one.
+        InputError: it is not GeoJSON, or has no polygon or an invalid one.
     """
     found: dict[str, list[Polygon]] = {}
     try:
@@ -116,7 +116,7 @@ def read_rois(path: Path) -> list[Roi]:
 
 
 class GeoJsonFile:
-    """A FeatureCollection that is written polygon by polygon."""
+    """A GeoJSON FeatureCollection written polygon by polygon."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -137,7 +137,7 @@ class GeoJsonFile:
 
 @contextmanager
 def geojson_file(path: Path) -> Iterator[GeoJsonFile]:
-    """Write polygons to a GeoJSON file; under its name it is whole or not there.
+    """Write polygons to a GeoJSON file, atomically.
 
     Raises:
         OutputError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, not on what was drawn before: one generator per purpose.
+"""Random numbers that depend on their purpose, not on what was drawn before: one generator per purpose.
 
 `generator(seed, "augment", epoch, index)` gives the same numbers in any process, on any worker and after any resume, so
 no random state is ever saved, and the global generators are never touched.
@@ -15,7 +15,7 @@ def derive_seed(seed: int, *keys: int | str) -> int:
 
     Args:
         seed: the seed of the run.
-        *keys: what the numbers are for, such as `"augment", epoch, index`. Their order counts, and 1 is not `"1"`.
+        *keys: the purpose of the numbers, such as `"augment", epoch, index`. Their order counts, and 1 is not `"1"`.
 
     Returns:
         An integer from 0 to 2^63 - 1.
@@ -25,7 +25,7 @@ def derive_seed(seed: int, *keys: int | str) -> int:
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
-    """Start a CPU generator for one purpose. Draw on the CPU and move the numbers: then every device sees the same.
+    """Create a CPU generator for one purpose. Draw on the CPU and move the numbers, so that every device sees the same.
 
     Torch's CPU generator keeps 32 bits of its seed: among 77,000 purposes, two share their numbers in every second run.
     """

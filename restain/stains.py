@@ -25,41 +25,41 @@ UNMIXING = torch.linalg.inv(STAIN_VECTORS)
 """Units of haematoxylin, eosin and DAB (columns) per optical density in red, green and blue (rows)."""
 
 HED_UNIT = 6.0
-"""Optical density of one unit of `rgb_to_hed`. Light below 10^-6 counts as 10^-6, so no density exceeds it."""
+"""Optical density of one unit of `rgb_to_hed`. Light is clamped to at least 10^-6, so no density exceeds this."""
 
 POSITIVE_DENSITY = 0.15
 """DAB density above which a pixel counts as positive. On real HER2 tiles 2 % of the pixels of grades 0 and 1+ lie above
-it, 18 % of those of 2+ and 25 % of those of 3+. PSPStain (2024) too takes 0.15 for the least density that is stain."""
+it, 18 % of those of 2+ and 25 % of those of 3+. PSPStain (2024) uses the same threshold of 0.15."""
 
 LEAST_DENSITY = 0.15
-"""Mean optical density over the colours below which a pixel says too little about the stains in it (Macenko et al.)."""
+"""Pixels with a lower mean optical density over the colours are too pale to estimate stain vectors (Macenko et al.)."""
 
 LEAST_ANGLE = 15.0
-"""Degrees between the vectors of two stains, at the least; those of haematoxylin and DAB are 37 apart."""
+"""Smallest angle between the vectors of two stains, in degrees; haematoxylin and DAB are 37 apart."""
 
 DARKEST_MEAN = 1 / 255
-"""An image darker than one grey level on average is not brightened any further: there is nothing in it to see."""
+"""Images darker than one grey level on average are not brightened further."""
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Bring images from [-1, 1] to [0, 1]."""
+    """Convert images from [-1, 1] to [0, 1]."""
     return (images + 1) / 2
 
 
 def from_unit(rgb: Tensor) -> Tensor:
-    """Bring images from [0, 1] to [-1, 1]."""
+    """Convert images from [0, 1] to [-1, 1]."""
     return rgb * 2 - 1
 
 
 @full_precision
 def optical_density(rgb: Tensor) -> Tensor:
-    """Turn light into optical density, -log10 of it, in [0, 6] and per colour: N x 3 x H x W."""
+    """Convert light to optical density, -log10, in [0, 6] per colour: N x 3 x H x W."""
     return -rgb.clamp(10**-HED_UNIT, 1).log10()
 
 
 @full_precision
 def beer_lambert(density: Tensor, stain_vectors: Tensor) -> Tensor:
-    """Let white light pass through stains.
+    """Render stains under white light (Beer–Lambert).
 
     Args:
         density: amount of each stain, at least 0, N x S x H x W.
@@ -107,7 +107,7 @@ def estimate_stain_vectors(pixels: Tensor) -> Tensor:
     """Find the vectors of haematoxylin and DAB in IHC, which differ between laboratories and scanners.
 
     Optical densities lie between the vectors of the two stains, in a plane through the origin; the vectors are the 1st
-    and the 99th percentile of the direction in that plane (Macenko et al., ISBI 2009). DAB is the one that takes more
+    and the 99th percentile of the direction in that plane (Macenko et al., ISBI 2009). DAB is the one that absorbs more
     blue than red light.
 
     Args:
@@ -117,7 +117,7 @@ def estimate_stain_vectors(pixels: Tensor) -> Tensor:
         3 x 3, float64, rows of length 1: haematoxylin, what neither stain explains, DAB.
 
     Raises:
-        InputError: the pixels show one stain alone, or none.
+        InputError: the pixels show only one stain, or none.
     """
     density = optical_density(pixels.double())
     density = density[density.mean(1) > LEAST_DENSITY]
@@ -139,14 +139,14 @@ def estimate_stain_vectors(pixels: Tensor) -> Tensor:
 
 
 def vectors_in_words(vectors: Tensor) -> str:
-    """Haematoxylin's and DAB's of vectors that were estimated, as a protocol says them."""
+    """Estimated vectors of haematoxylin and DAB as text for a protocol."""
     haematoxylin, _, dab = (" ".join(f"{part:.3f}" for part in vector) for vector in vectors.tolist())
     return f"estimated: haematoxylin {haematoxylin}, DAB {dab}"
 
 
 @full_precision
 def with_reference_stains(rgb: Tensor, stain_vectors: Tensor) -> Tensor:
-    """Redraw images as if their stains had `STAIN_VECTORS`, which everything else here measures by.
+    """Re-render images with `STAIN_VECTORS`, which all measurements assume.
 
     Args:
         rgb: N x 3 x H x W in [0, 1].

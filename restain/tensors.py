@@ -1,4 +1,4 @@
-"""What every formula asks of its tensors: full precision inside autocast, and one shape where they must match."""
+"""Precision and shape checks: formulas in full precision inside autocast, and tensors of equal shape."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -15,12 +15,12 @@ R = TypeVar("R")
 
 
 def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
-    """Let a formula compute in float32 also inside autocast, matrix products included. Float64 stays float64.
+    """Decorate a formula to compute in float32 even inside autocast, matrix products included. Float64 stays float64.
 
     Autocast would round logarithms, sums of exponentials and similarities to 8 bits.
 
-    Half-precision arguments are raised to float32, and the result stays float32; gradients reach the caller in the type
-    of what was handed in. Only arguments that are tensors themselves are raised, not tensors inside lists.
+    Half-precision arguments are raised to float32, and the result stays float32; gradients have the type of the
+    arguments. Only arguments that are tensors themselves are raised, not tensors inside lists.
     """
 
     @functools.wraps(formula)
@@ -39,7 +39,7 @@ def raised(values: Tensor) -> Tensor:
 
 
 def same_shape(**tensors: Tensor) -> None:
-    """Check that all tensors, given by name, have one shape, so that none is broadcast unnoticed.
+    """Check that all tensors, given by name, have the same shape, so that none is silently broadcast.
 
     Raises:
         ShapeError: they differ; the message names each with its shape.
@@ -47,7 +47,7 @@ def same_shape(**tensors: Tensor) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items())
-        raise ShapeError(f"expected tensors of one shape, but got {found}; crop or resize them to match")
+        raise ShapeError(f"expected tensors of the same shape, got {found}; crop or resize them to match")
 
 
 def _full(value: Any) -> Any:

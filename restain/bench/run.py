@@ -159,5 +159,5 @@ def _take(out: Path, what: dict[str, object]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+        raise OutputError(f"cannot create the folder {out}: {error.strerror}; choose another") from error
     write_note(note, what)

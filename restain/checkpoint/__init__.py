@@ -1,4 +1,4 @@
-"""One file holds a trained network: its weights, its shape, and where it came from."""
+"""Checkpoints: one file with a trained network's weights, architecture and provenance."""
 
 from restain.checkpoint.file import (
     CheckpointInfo,

@@ -1,6 +1,6 @@
-"""The checkpoint: one safetensors file with the weights, and in its header the network's shape and where it came from.
+"""The checkpoint: one safetensors file with the weights; its header has the architecture and the provenance.
 
-Nothing in it is code, so a file from a stranger is safe to open.
+It contains no code, so files from unknown sources are safe to open.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from restain.networks.stainer import Stainer
 from restain.networks.unet import UNet, UNetConfig
 
 FORMAT = 1
-"""Raised when an older restain could no longer make sense of the file."""
+"""Increased when older versions of restain can no longer read the file."""
 
 Network = Generator | UNet | Autoencoder | Classifier | Segmenter
 NetworkKind = Literal["generator", "unet", "autoencoder", "classifier", "segmenter"]
@@ -49,7 +49,7 @@ _SLACK = 10**6  # for what a network makes besides its weights
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint says of itself."""
+    """The header of a checkpoint."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,7 +60,7 @@ class CheckpointInfo(BaseModel):
     parameters: int
     """Number of learnable weights."""
     sha256: str
-    """Of the weights alone: the same weights have the same hash, whenever they were saved."""
+    """Of the weights alone, whenever they were saved."""
     method: str
     """The method that trained it, or `imported`."""
     stain: str | None = None
@@ -82,7 +82,7 @@ def save_checkpoint(
     mpp: float | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> CheckpointInfo:
-    """Write a network to one file; under the final name it is whole or not there at all.
+    """Write a network to one file, atomically.
 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
@@ -90,11 +90,11 @@ def save_checkpoint(
         method: the name of the method that trained it.
         stain: what the virtual stain shows.
         mpp: micrometres per pixel of the training images, 0.05 to 10.
-        extra: anything else worth keeping that JSON can hold.
+        extra: further metadata that JSON can represent.
 
     Raises:
         InputError: mpp is out of range.
-        CheckpointError: the network is of a kind that no file can hold.
+        CheckpointError: checkpoints of this kind of network are not supported.
         OutputError: the file cannot be written.
     """
     if not isinstance(network, Network):
@@ -122,7 +122,7 @@ def save_checkpoint(
 
 
 def add_to_checkpoint(path: Path, extra: Mapping[str, Any]) -> CheckpointInfo:
-    """Add to what a checkpoint says of itself, in `extra`; its weights, date and versions stay.
+    """Add to `extra` in the header of a checkpoint; its weights, date and versions stay.
 
     Raises:
         MissingError, CheckpointError: as in `load_checkpoint`.
@@ -136,7 +136,7 @@ def add_to_checkpoint(path: Path, extra: Mapping[str, Any]) -> CheckpointInfo:
 
 
 def check_changeable(path: Path) -> None:
-    """Check that a checkpoint is not one of the package's, which stay as they are.
+    """Check that a checkpoint does not belong to the package.
 
     Raises:
         OutputError: it is.
@@ -147,7 +147,7 @@ def check_changeable(path: Path) -> None:
 
 
 def read_info(path: Path | str) -> CheckpointInfo:
-    """What a checkpoint says of itself, without reading the weights.
+    """Read the header of a checkpoint without its weights.
 
     Args:
         path: a checkpoint, or the name of a model of the package, such as `colon-panck`.
@@ -162,7 +162,7 @@ def read_info(path: Path | str) -> CheckpointInfo:
 
 
 def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> tuple[Network, CheckpointInfo]:
-    """Rebuild the network of a checkpoint, as it was trained.
+    """Load the network of a checkpoint, as it was trained.
 
     Args:
         path: a checkpoint, or the name of a model of the package.
@@ -175,7 +175,7 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> tup
     info, weights = read_weights(path)
     network_type, config_type = _NETWORKS[info.kind]
     try:
-        # the initial weights are drawn, and replaced at once; a network much larger than the file is not built
+        # initial weights are drawn and replaced at once; a network much larger than the file is not built
         with torch.random.fork_rng(devices=[]), within(2 * sum(map(torch.numel, weights.values())) + _SLACK):
             network = network_type(config_type.model_validate(info.network))
     except (ValidationError, RuntimeError, ConfigError) as error:
@@ -194,9 +194,9 @@ def load_checkpoint(path: Path | str, device: str | torch.device = "cpu") -> tup
 
 
 def misfit(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """In words, how saved weights differ in name or shape from those of a module; empty where they fit.
+    """Describe how saved weights differ in name or shape from those of a module; empty if they fit.
 
-    A tensor that takes the shape of what is loaded, such as a pool of images, always fits.
+    Empty tensors that take the shape of what is loaded, such as a pool of images, always fit.
     """
     expected = module.state_dict()
     lacking = [name for name in expected if name not in weights]
@@ -236,18 +236,16 @@ def load_generator(
     """
     network, info = load_checkpoint(path, device)
     if not isinstance(network, Stainer):
-        raise CheckpointError(
-            f"{path} holds the {info.kind} of '{info.method}', which stains nothing; give a generator"
-        )
+        raise CheckpointError(f"{path} is a {info.kind} trained by '{info.method}' and cannot stain; give a generator")
     network = (fold_spectral_norm(network) if isinstance(network, Generator) else network).eval().requires_grad_(False)
     return published_test(network, seed) if as_published_test else network
 
 
 @torch.no_grad()
 def fold_spectral_norm(generator: Generator) -> Generator:
-    """Divide each weight by its singular value once and for all; changes and returns the generator.
+    """Fold spectral norm into the weights; changes and returns the generator.
 
-    The results are those that it gives in evaluation mode; it can no longer be trained under spectral norm.
+    Its results are those of evaluation mode; it can no longer be trained under spectral norm.
     """
     training = generator.training
     generator.eval()  # in training mode, reading a weight would move its singular vectors
@@ -259,7 +257,7 @@ def fold_spectral_norm(generator: Generator) -> Generator:
 
 
 def read_weights(path: Path | str) -> tuple[CheckpointInfo, dict[str, Tensor]]:
-    """What a checkpoint says of itself, and its tensors by name.
+    """Read the header of a checkpoint and its tensors by name.
 
     Raises:
         MissingError, CheckpointError: as in `load_checkpoint`.
@@ -271,7 +269,9 @@ def read_weights(path: Path | str) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     if fingerprint(weights) != info.sha256:
         raise CheckpointError(f"{path} is damaged: its weights differ from those that were saved; copy it again")
     if not all(weight.isfinite().all() for weight in weights.values()):
-        raise CheckpointError(f"{path} holds weights that are not finite; its training failed, use an earlier one")
+        raise CheckpointError(
+            f"{path} has weights that are not finite, so its training diverged; use an earlier checkpoint"
+        )
     return info, weights
 
 
@@ -306,11 +306,11 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> CheckpointInfo:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; whatever is wrong with it becomes a sentence."""
+    """Open a safetensors file; any failure is raised as a restain error."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; a checkpoint is one file, such as model.safetensors in it")
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is not a plain file; a checkpoint (*.safetensors) is expected")
+        raise CheckpointError(f"{path} is not a regular file; a checkpoint (*.safetensors) is expected")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -1,4 +1,4 @@
-"""Reads the tensors of a PyTorch weight file (*.pth), whatever they are wrapped in; runs no code from the file."""
+"""Reads the tensors of a PyTorch weight file (*.pth), in any of the usual wrappers; runs no code from the file."""
 
 import re
 import warnings
@@ -19,11 +19,11 @@ _WRAPPERS = (
 """Names under which training scripts keep the weights of a generator, in the order in which they are tried."""
 _PREFIXES = ("module.", "_orig_mod.", *(f"{wrapper}." for wrapper in _WRAPPERS if wrapper != "model"))
 _KNOWN = re.compile(r"model\.\d+\.conv_block\.|model\.model\.1\.model\.")
-"""What names of the known layouts begin with, a ResNet's or a U-Net's."""
+"""Prefixes of names in the known layouts, a ResNet's or a U-Net's."""
 
 
 def read_state(source: Path, key: str | None = None) -> State:
-    """The state dict of a file, its names without the prefixes that wrappers add.
+    """Read the state dict of a file, without the prefixes that wrappers add to its names.
 
     Args:
         source: the file.
@@ -32,7 +32,7 @@ def read_state(source: Path, key: str | None = None) -> State:
 
     Raises:
         MissingError: there is no such file.
-        CheckpointError: it holds something else, has nothing under `key`, or several things that may be meant.
+        CheckpointError: it is something else, has nothing under `key`, or has several candidates.
     """
     found = _read(source)
     state = _tensors(source, _innermost(source, found if key is None else _under(source, found, key)))
@@ -53,19 +53,19 @@ def first(names: Sequence[str], count: int = 3) -> str:
 
 def _read(source: Path) -> Any:
     if source.exists() and not source.is_file() and not source.is_dir():
-        raise CheckpointError(f"{source} is not a plain file; a PyTorch weight file (*.pth) is expected")
+        raise CheckpointError(f"{source} is not a regular file; a PyTorch weight file (*.pth) is expected")
     try:
-        with warnings.catch_warnings(action="ignore"):  # what torch remarks on foreign files is said below
+        with warnings.catch_warnings(action="ignore"):  # replaced by the messages below
             return torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise MissingError(f"{source} does not exist; a PyTorch weight file (*.pth) is expected") from error
     except (IsADirectoryError, PermissionError) as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror}") from error
-    except Exception as error:  # a damaged file makes torch raise nearly any, with advice that is unsafe to pass on
+    except Exception as error:  # a damaged file makes torch raise nearly any exception, its advice is unsafe
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{source} holds more than weights, namely a pickled {code[1]}, and restain runs no code from a file; "
-                "where it was made, save the weights alone with torch.save(network.state_dict(), FILE)"
+                f"{source} contains a pickled {code[1]} besides weights, and restain runs no code from a file; "
+                "save only the weights, with torch.save(network.state_dict(), FILE)"
             ) from error
         raise CheckpointError(
             f"{source} is not a PyTorch weight file, or is damaged or cut short; copy it again"
@@ -90,7 +90,7 @@ def _innermost(source: Path, found: Any) -> Any:
 
 
 def _under(source: Path, found: Any, key: str) -> Any:
-    """What a file has under a key."""
+    """The value under a key."""
     here, rest = found, key
     while isinstance(here, Mapping):
         if rest in here:
@@ -132,7 +132,9 @@ def _tensors(source: Path, found: Any) -> State:
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise CheckpointError(f"{source}: {name} is sparse or quantised; save it as plain numbers")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{source}: {name} claims {tensor.numel():,} numbers, more than the file holds of it")
+            raise CheckpointError(
+                f"{source}: {name} has {tensor.numel():,} numbers by its shape, more than are in the file"
+            )
     return state
 
 

@@ -1,7 +1,7 @@
-"""How others number the layers of the networks that we know: their names in weight files, by our names.
+"""Names of tensors in the weight files of other projects, by our names.
 
 CycleGAN, PyramidP2P (batch norm), CUT, ASP, PSPStain, SIM-GAN, M2PL-GAN, MDCL and VSMT all number the layers of one
-sequence. The U-Net of pix2pix nests: each level holds the next coarser one.
+sequence. The U-Net of pix2pix nests: each level contains the next coarser one.
 """
 
 from restain.networks.auxiliary import Autoencoder, Classifier

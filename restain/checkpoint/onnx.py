@@ -1,4 +1,4 @@
-"""Writes a generator as ONNX, for programs that have no PyTorch."""
+"""Exports a generator to ONNX, for programs without PyTorch."""
 
 import copy
 from pathlib import Path
@@ -22,18 +22,18 @@ GREY_LEVEL = 1 / 127.5
 
 _TRACED = (2, 64, 96)
 _COMPARED = ((1, 64, 64), (2, 96, 72))
-"""Images, height and width; what a network needs more, as a U-Net may, is added."""
+"""Images, height and width; rounded up to the multiple of the network."""
 
 
 def export_onnx(generator: Stainer, path: Path) -> float:
-    """Write a generator as one ONNX file; batch, height and width stay free.
+    """Export a generator to one ONNX file with dynamic batch, height and width.
 
     Sides must be multiples of the generator's, 4 px for most. Input and output are called `he` and `virtual`, N x 3 x
-    H x W float32 in [-1, 1]. The file is run and compared with PyTorch before it gets its name.
+    H x W float32 in [-1, 1]. The file is run and compared with PyTorch before it is put in place.
 
     Args:
-        generator: from `load_generator`; with instance norm, each image is normalised by its own statistics. One that
-            `freeze` made has fixed ones and can be used tile by tile.
+        generator: from `load_generator`; with instance norm, each image is normalised by its own statistics. A
+            generator from `freeze` has fixed statistics and can stain tile by tile.
         path: the file.
 
     Returns:
@@ -85,7 +85,7 @@ def export_onnx(generator: Stainer, path: Path) -> float:
 
 
 def _fitting(images: tuple[int, int, int], multiple: int) -> tuple[int, int, int, int]:
-    """The shape of so many images of such a height and width, each side made the next multiple, of two at the least."""
+    """A batch shape whose sides are rounded up to the next multiple, at least twice the multiple."""
     count, *sides = images
     height, width = (max(2, -(-side // multiple)) * multiple for side in sides)
     return count, 3, height, width

@@ -1,6 +1,6 @@
-"""Turns weight files of other projects into checkpoints: the ResNets and the U-Net of CycleGAN, pix2pix and others.
+"""Imports weight files of other projects: the ResNets and the U-Net of CycleGAN, pix2pix and others.
 
-Only the names of the tensors and their shapes tell the variants apart; `restain.checkpoint.layouts` knows the names.
+The variants are recognised by names and shapes of tensors; `restain.checkpoint.layouts` has the names.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.unet import UNet, UNetConfig
 
 _DROPOUT = 0.5
-"""The only rate in use; a weight file does not tell, and staining does not need it."""
+"""The only rate in use; weight files do not record it, and staining does not need it."""
 _COUNTER = ".num_batches_tracked"  # which PyTorch before 0.4 did not keep, and nothing depends on
 _SLACK = 10**6  # for what a network makes besides its weights
-_DEEPEST = 17  # levels of a U-Net that are counted; no image is large enough for them
+_DEEPEST = 17  # levels of a U-Net that are counted; no image is large enough for more
 
 
 def import_published(
@@ -39,7 +39,7 @@ def import_published(
     mpp: float | None = None,
     stain: str | None = None,
 ) -> CheckpointInfo:
-    """Turn a published weight file (*.pth) into a checkpoint.
+    """Convert a published weight file (*.pth) to a checkpoint.
 
     Args:
         source: the file, a state dict or a dict that holds one.
@@ -55,7 +55,7 @@ def import_published(
         InputError, OutputError: as in `save_checkpoint`, or the checkpoint would replace the file.
     """
     if out.exists() and out.samefile(source):
-        raise OutputError(f"{out} is the file to read; give another place for the checkpoint")
+        raise OutputError(f"{out} is the input file; give another path for the checkpoint")
     network = load_published(source, kind=kind, key=key)
     with source.open("rb") as file:
         origin = {"imported_from": source.name, "imported_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -65,7 +65,7 @@ def import_published(
 def load_published(
     source: Path, *, kind: Literal["generator", "autoencoder"] = "generator", key: str | None = None
 ) -> PublishedNetwork:
-    """Rebuild the network of a published weight file, its shape read off names and sizes; runs no code from the file.
+    """Load the network of a published weight file, recognised by names and shapes; runs no code from the file.
 
     Args:
         source: the file, a state dict or a dict that holds one.
@@ -90,7 +90,7 @@ def load_published(
 
 
 def _build(state: State, kind: str) -> PublishedNetwork:
-    """An untrained network of the shape that the names and sizes tell, if it is no larger than what the file holds."""
+    """Build an untrained network with the architecture of the file, if it is no larger than the file."""
     try:
         # the initial weights are drawn, and replaced at once
         with torch.random.fork_rng(devices=[]), within(2 * sum(map(torch.numel, state.values())) + _SLACK):
@@ -175,10 +175,10 @@ def _blurs(network: PublishedNetwork) -> State:
 
 
 def _guess(state: State) -> str:
-    """What a foreign state dict seems to be, in words."""
+    """Describe what a foreign state dict seems to be."""
     kernel = next((tensor.shape[2:] for tensor in state.values() if tensor.ndim == 4), None)
     if any(key.startswith("stages.") for key in state):
-        return "a network of restain already"
+        return "a network of restain already, which needs no import"
     if any(key.startswith("mlp_") for key in state):
         return "the feature sampler of PatchNCE"
     if any(key.startswith("model.model.") for key in state):

@@ -111,7 +111,7 @@ def _text(path: Path) -> str:
     if not path.exists():
         raise MissingError(f"{path} does not exist; a CSV file of pairs is expected")
     if not path.is_file():
-        raise InputError(f"{path} is not a plain file; a CSV file of pairs is expected")
+        raise InputError(f"{path} is not a regular file; a CSV file of pairs is expected")
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

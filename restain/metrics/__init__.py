@@ -1,4 +1,4 @@
-"""How good is a virtual stain? Every figure comes with its number of tiles, an interval and its protocol."""
+"""Evaluation of virtual stains: every figure comes with its number of tiles, an interval and its protocol."""
 
 from restain.metrics.comparison import ComparisonTable, difference, tabulate
 from restain.metrics.evaluation import Evaluation, evaluate

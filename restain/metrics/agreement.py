@@ -1,10 +1,10 @@
-"""Would a reader of the virtual stain write the same numbers as a reader of the real one? Differences over many tiles.
+"""Agreement of scores read from virtual and real stains, as differences over many tiles.
 
-A high correlation alone does not say that two methods agree: one may always read too much. Bland and Altman (Lancet
+A high correlation does not imply agreement: one method may always read too high. Bland and Altman (Lancet
 1986) look at the differences instead: their mean is the bias, and 95 % of them lie within the limits of agreement where
 they are normally distributed.
 
-Values are those of tiles, N each; tiles for which either side is not a number (no nuclei) are left out.
+Values are per tile, N each; tiles where either value is NaN (no nuclei) are left out.
 """
 
 import math
@@ -24,18 +24,18 @@ def bias(virtual: Tensor, real: Tensor) -> Tensor:
 
 
 def mean_error(virtual: Tensor, real: Tensor) -> Tensor:
-    """Mean distance: N and N to a scalar."""
+    """Mean absolute difference: N and N to a scalar."""
     return _differences(virtual, real).abs().mean()
 
 
 def limits_of_agreement(virtual: Tensor, real: Tensor) -> Tensor:
-    """Bias less and plus 1.96 standard deviations of the differences (N - 1): N and N to 2 values, low and high."""
+    """Bias minus and plus 1.96 standard deviations of the differences (N - 1): N and N to 2 values, low and high."""
     middle, spread = bias(virtual, real), agreement_width(virtual, real)
     return torch.stack([middle - spread, middle + spread])
 
 
 def agreement_width(virtual: Tensor, real: Tensor) -> Tensor:
-    """Half the distance between the limits of agreement: a tile differs from the bias by no more in 95 of 100."""
+    """Half the width of the limits of agreement: 95 % of the tiles differ from the bias by no more."""
     differences = _differences(virtual, real)
     return WITHIN * differences.std() if len(differences) > 1 else differences.new_tensor(math.nan)
 

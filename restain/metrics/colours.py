@@ -1,7 +1,7 @@
-"""Stain vectors of a set of images, and metrics that measure by them instead of by those of Ruifrok & Johnston.
+"""Stain vectors estimated from a set of images, and metrics that use them instead of those of Ruifrok & Johnston.
 
-Laboratories and scanners give stains other colours. Images are redrawn as if their stains had the reference's, so that
-every metric of stain stays the formula that it is.
+Colours of stains differ between laboratories and scanners. Images are re-rendered with the reference colours, so that
+the formulas of the metrics stay the same.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ _PIXELS_EACH = 20_000
 
 
 def stain_vectors_of(folder: Path) -> Tensor:
-    """Estimate the stain vectors of the IHC images in a folder, all of them or 64 spread evenly; 3 x 3.
+    """Estimate the stain vectors, 3 x 3, of the IHC images in a folder, from at most 64 of them, evenly spread.
 
     Raises:
         MissingError, InputError: the folder has no images, or one cannot be read.
@@ -31,7 +31,7 @@ def stain_vectors_of(folder: Path) -> Tensor:
     """
     files = list_images(folder)
     if not files:
-        raise InputError(f"{folder} holds no images to estimate stain vectors from")
+        raise InputError(f"{folder} has no images to estimate stain vectors from; give a folder of IHC images")
     pixels = []
     for path in files[:: -(-len(files) // _IMAGES)]:
         rgb = load_image(path).reshape(-1, 3)
@@ -43,14 +43,14 @@ def stain_vectors_of(folder: Path) -> Tensor:
 
 
 def by_vectors(metrics: Mapping[str, Metric], vectors: Tensor) -> dict[str, Metric]:
-    """The same metrics; those that separate stains see the IHC images with the reference's stains.
+    """The same metrics, where those that separate stains get the IHC images with the reference colours.
 
-    H&E images stay as they are: their vectors are others.
+    H&E images are unchanged, because their stain vectors differ.
     """
     redrawn: dict[object, Callable[[Tensor, Tensor], Tensor]] = {}
     found = {}
     for name, metric in metrics.items():
-        if "stains" in metric.protocol:  # metrics with the same function go on sharing one run of it
+        if "stains" in metric.protocol:  # metrics with the same function still share one run of it
             both = metric.partner == "real"
             measure = redrawn.setdefault(metric.measure, partial(_measure, metric.measure, vectors, both))
             protocol = {**metric.protocol, "stains": vectors_in_words(vectors)}

@@ -1,4 +1,4 @@
-"""Figures side by side as a table of words, and the paired difference of two methods."""
+"""Figures side by side as a table of text, and the paired difference of two methods."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,40 +14,40 @@ from restain.metrics.tiles import PARTNERS
 Verdict = Literal["better", "worse", "unclear"]
 
 PIXELWISE = ("ssim_grey", "ssim_rgb", "ms_ssim", "psnr", "positive_dice", "positive_iou")
-"""Figures that need the two images in register."""
+"""Figures that need registered images."""
 CAUTION = (
     "SSIM, MS-SSIM, PSNR and the overlap of positive areas compare pixel by pixel. If the real IHC is a neighbouring"
-    " section, no cell lies at the same place, and the best possible virtual stain scores badly: then read the amount"
-    " of stain and the distribution figures instead."
+    " section, no cell is at the same place and even the best possible virtual stain scores badly: use the amount"
+    " of stain and the distribution metrics instead."
 )
-"""What must stand beside them."""
+"""The caution shown with them."""
 
 _SHARED = ("size", "resize", "format", "tiles", "interval", PARTNERS["real"])
-"""What of a protocol is not the metric's own; said once for all figures where it is that of the first."""
+"""Parts of a protocol that figures share; shown once for all figures that have the values of the first."""
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Cells as text, for a terminal or a page."""
+    """A table of text, for a terminal or a page."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
-    """What all figures share."""
+    """The protocol that all figures share."""
 
     @property
     def widths(self) -> list[int]:
-        """Of the columns, in letters."""
+        """Of the columns, in characters."""
         return [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
 
     @property
     def width(self) -> int:
-        """Of a line, in letters."""
+        """Of a line, in characters."""
         return sum(self.widths) + 2 * (len(self.header) - 1)
 
     def without(self, name: str) -> "ComparisonTable":
-        """The same without a column."""
+        """The table without a column."""
         place = self.header.index(name)
         header, *rows = (row[:place] + row[place + 1 :] for row in (self.header, *self.rows))
         return replace(self, header=header, rows=tuple(rows))
@@ -67,10 +67,10 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> ComparisonTable:
     Two evaluations of the same tiles also get the paired difference, the second minus the first.
 
     Args:
-        evaluations: by the name that heads the column.
+        evaluations: by the title of the column.
 
     Raises:
-        InputError: two figures of a row were not made in the same way, or an evaluation lacks a figure.
+        InputError: two figures of a row have different protocols, or an evaluation lacks a figure.
     """
     first, *others = evaluations.values()
     for other in others:
@@ -91,30 +91,30 @@ def tabulate(evaluations: Mapping[str, Evaluation]) -> ComparisonTable:
     caption += " ±: standard error."
     if pair:
         before, after = evaluations
-        caption += f" Difference: {after} less {before}, paired; none where they lack values of different tiles."
+        caption += f" Difference: {after} minus {before}, paired; none where different tiles lack a value."
     return ComparisonTable(header, tuple(rows), caption)
 
 
 def difference(name: str, first: Evaluation, second: Evaluation) -> Figure:
-    """By how much a figure of the second exceeds that of the first, with the paired bootstrap interval.
+    """Difference of a figure, second minus first, with the paired bootstrap interval.
 
-    Each draw took the same tiles of both. Not a number where they have no value for different tiles.
+    Each draw takes the same tiles of both. NaN if different tiles lack a value.
 
     Raises:
         InputError: they were not measured on the same tiles.
     """
     if first.names != second.names:
         raise InputError(
-            f"{second.virtual} and {first.virtual} hold different tiles, so no paired difference can be made; measure"
-            " both on the tiles that they share"
+            f"{second.virtual} and {first.virtual} have different tiles, so they have no paired difference; evaluate"
+            " both on their common tiles"
         )
     return second.figures[name].minus(first.figures[name])
 
 
 def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
-    """Whether the second is better or worse than the first by more than chance: the paired interval leaves out 0.
+    """Whether the second is significantly better or worse than the first: its paired interval excludes 0.
 
-    Unclear too where neither more nor less is better, and where they have no value for different tiles.
+    Also unclear if neither direction is better, or if different tiles lack a value.
     """
     gain = difference(name, first, second)
     if gain.higher_is_better is None:
@@ -127,12 +127,12 @@ def verdict(name: str, first: Evaluation, second: Evaluation) -> Verdict:
 
 
 def notes(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """What was left out, each sentence once; headed by the name where it does not hold for all."""
+    """Notes on what was left out, each once, with the method's name if it does not apply to all."""
     return attributed({name: found.notes for name, found in evaluations.items()})
 
 
 def attributed(notes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Sentences by whom they are about, each once; headed by the names where it does not hold for all."""
+    """Each sentence once, with the names that it applies to unless it applies to all."""
     holders = {
         note: [name for name, own in notes.items() if note in own] for note in chain.from_iterable(notes.values())
     }
@@ -140,7 +140,7 @@ def attributed(notes: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def tiles_in_words(figures: Sequence[Figure]) -> str:
-    """How many tiles count in the figures of several methods: `12`, `11 of 12`, or `11, 12 of 12`."""
+    """Number of tiles in the figures of several methods: `12`, `11 of 12`, or `11, 12 of 12`."""
     whole, counts = str(figures[0].protocol["tiles"]), [str(figure.tiles) for figure in figures]
     if len(set(counts)) == 1:
         counts = counts[:1]
@@ -150,7 +150,7 @@ def tiles_in_words(figures: Sequence[Figure]) -> str:
 def words(figure: Figure) -> str:
     """`0.512 [0.480, 0.541]`, with ± the standard error where there is one; the value alone without an interval.
 
-    A difference and a bias always have their sign.
+    Differences and biases always have a sign.
     """
     if math.isnan(figure.value):
         return "–"
@@ -170,7 +170,9 @@ def _own_protocol(figure: Figure, shared: Mapping[str, str | float]) -> str:
 def _check_alike(first: Evaluation, other: Evaluation) -> None:
     for one, two in ((first, other), (other, first)):
         if missing := [figure.label for name, figure in one.figures.items() if name not in two.figures]:
-            raise InputError(f"{two.virtual} has no {missing[0]} but {one.virtual} has; measure both in the same way")
+            raise InputError(
+                f"{two.virtual} has no {missing[0]}, but {one.virtual} has; evaluate both with the same options"
+            )
     for name, figure in first.figures.items():
         theirs = other.figures[name]
         if theirs.fingerprint != figure.fingerprint:
@@ -179,9 +181,9 @@ def _check_alike(first: Evaluation, other: Evaluation) -> None:
                 there, here = (getattr(found, partner) for found in (other, first))
                 raise InputError(
                     f"{other.virtual} cannot be compared with {first.virtual}: they were measured against different"
-                    f" {PARTNERS[partner]} ({there} and {here}); measure both against the same"
+                    f" {PARTNERS[partner]} ({there} and {here}); evaluate both against the same"
                 )
             raise InputError(
                 f"{figure.label} of {other.virtual} cannot be compared with that of {first.virtual}: they differ in"
-                f" {', '.join(differ)}; measure both in the same way"
+                f" {', '.join(differ)}; evaluate both with the same options"
             )

@@ -1,4 +1,4 @@
-"""Does an alignment matrix find where the neighbouring section shows the same tissue? Measured where that is known."""
+"""Error of an alignment matrix where the displacement of the neighbouring section is known."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,24 @@ from restain.errors import ShapeError
 
 @dataclass(frozen=True)
 class Recovery:
-    """Displacements of regions as an alignment has them and as they are, (dx, dy) in px."""
+    """Displacements of regions by an alignment and in truth, (dx, dy) in px."""
 
     found: Tensor
-    """B x 2 x h x w: where the alignment sends a region, minus its own place."""
+    """B x 2 x h x w: displacement by the alignment."""
     truth: Tensor
-    """B x 2 x h x w: where the tissue of a region truly lies, minus its own place."""
+    """B x 2 x h x w: true displacement of the tissue."""
     inside: Tensor
-    """B x h x w, whether that true place lies inside the tile; the other regions do not count."""
+    """B x h x w, whether the true position is inside the tile; other regions are ignored."""
 
     @property
     def aligned_px(self) -> Tensor:
-        """Distance between where the alignment sends a region and where the truth does; one entry per region inside."""
+        """Distance between the positions by the alignment and in truth, one entry per region inside."""
         distances: Tensor = torch.linalg.vector_norm(self.found - self.truth, dim=1)
         return distances[self.inside]
 
     @property
     def identity_px(self) -> Tensor:
-        """The same for leaving every region where it is, which is the length of the true displacement."""
+        """The same for the identity, which is the length of the true displacement."""
         lengths: Tensor = torch.linalg.vector_norm(self.truth, dim=1)
         return lengths[self.inside]
 

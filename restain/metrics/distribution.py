@@ -1,6 +1,6 @@
-"""Do the virtual tiles, as a set, look like the real ones? FID and KID as functions of two feature matrices.
+"""Distances between the distributions of virtual and real tiles: FID and KID of two feature matrices.
 
-Everything is computed in float64. Features are N x D, one row per tile; the two sets need not be of one size.
+Everything is computed in float64. Features are N x D, one row per tile; the two sets may differ in size.
 """
 
 import math
@@ -17,11 +17,11 @@ KERNEL_BLOCK = 256
 
 @dataclass(frozen=True)
 class Frechet:
-    """A Fréchet distance, and what each tile adds to it."""
+    """A Fréchet distance and the influence of each tile on it."""
 
     distance: Tensor
     virtual_influence: Tensor
-    """How fast the distance grows with the weight of each virtual tile, N; their mean is 0."""
+    """Derivative of the distance by the weight of each virtual tile, N; their mean is 0."""
     real_influence: Tensor
     """The same of the real tiles."""
 
@@ -29,8 +29,8 @@ class Frechet:
 def frechet_distance(virtual: Tensor, real: Tensor) -> Tensor:
     """Fréchet distance of two normal distributions with the sets' means and covariances (Heusel et al. 2017, FID).
 
-    The published formula takes the square root of a product of covariances, which fails where they lack rank, that is
-    for fewer tiles than features. Here each covariance is RᵀR, with R the triangular factor of the centred features;
+    The published formula takes the square root of a product of covariances, which fails if they are singular, that is,
+    with fewer tiles than features. Here each covariance is RᵀR, with R the triangular factor of the centred features;
     the trace of that square root is the sum of the singular values of R_v R_rᵀ, with any rank.
 
     Args:
@@ -38,7 +38,7 @@ def frechet_distance(virtual: Tensor, real: Tensor) -> Tensor:
         real: features, M x D.
 
     Returns:
-        A scalar, float64; never negative beyond rounding. It shrinks with N: compare at one N only.
+        A scalar, float64; non-negative up to rounding. It shrinks with N, so compare only at equal N.
 
     Raises:
         ShapeError: the widths differ, or a set has fewer than two tiles.
@@ -92,12 +92,12 @@ def kernel_distance(
     Args:
         virtual: features, N x D.
         real: features, M x D.
-        subsets: how many.
+        subsets: number of subsets.
         subset_size: tiles in each, of each set; at least 2. The size of the set itself means all tiles, once.
         generator: draws the subsets.
 
     Returns:
-        A scalar, float64. A distance below zero means that the sets cannot be told apart.
+        A scalar, float64. Values below zero mean that the sets cannot be distinguished.
 
     Raises:
         ShapeError: the widths differ, or a set has fewer tiles than a subset or than two.
@@ -180,5 +180,5 @@ def _discrepancy(virtual: Tensor, real: Tensor) -> Tensor:
 
 
 def _kernel_sums(first: Tensor, second: Tensor) -> Tensor:
-    """Of each row of the first, the sum of the kernel over all rows of the second; a block of the kernel at a time."""
+    """For each row of the first, the sum of the kernel over all rows of the second, block by block."""
     return torch.cat([_kernel(rows, second).sum(1) for rows in torch.split(first, KERNEL_BLOCK)])

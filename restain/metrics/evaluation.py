@@ -24,21 +24,21 @@ from restain.workers.memory import steady_memory
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """The result of `evaluate`."""
 
     virtual: Path
     real: Path
     tiles: Sequence[TilePair]
-    """What was measured, in order."""
+    """The tiles, in order."""
     columns: Mapping[str, Tensor]
     """Values per tile by name, N each, in the order of `tiles`."""
     figures: Mapping[str, Figure]
     """By name: those of `METRICS`, of LPIPS, and FID and KID of each extractor."""
     notes: tuple[str, ...] = ()
-    """What was left out, and why; one sentence each."""
+    """What was left out and why, one sentence each."""
     he: Path | None = None
     stain_vectors: Tensor | None = None
-    """Those that the IHC images were measured by; None for the reference's."""
+    """Stain vectors used for the IHC images; None for the reference."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Evaluation:
         return tuple(tile.name for tile in self.tiles)
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON; what is not finite becomes null.
+        """Write everything as JSON; values that are not finite become null.
 
         Raises:
             OutputError: the file cannot be written; nothing is left behind.
@@ -95,15 +95,15 @@ def evaluate(
         cases: from the stem of a tile to its case (a patient, a slide); intervals are then drawn over cases.
         extra: further metrics by name, such as `nuclei_metrics`.
         stain_vectors: of the IHC images, 3 x 3, as from `stain_vectors_of`; None takes Ruifrok & Johnston's.
-        tiles: the pairs of these folders, where `pair_images` has found them already.
+        tiles: the pairs of these folders, if `pair_images` was called before.
 
     Returns:
         The figures by name, and the values of each tile.
 
     Raises:
         MissingError: a folder does not exist.
-        InputError: a folder is empty, a partner is missing, two partners differ in size, an image cannot be read or is
-            too small for a metric, the preset does not fit the tiles.
+        InputError: a folder is empty, a partner is missing, two partners differ in size, an image cannot be read, or
+            the preset does not fit the tiles.
         OutputError: `out` cannot be written.
     """
     virtual, real = Path(virtual), Path(real)
@@ -126,7 +126,7 @@ def evaluate(
     }
     notes = [*left_out, *judges.notes, *_without_value(metrics, columns)]
     if judges.extractors and len(tiles) < SMALLEST_SET:
-        notes.append(f"FID and KID: a distribution takes {SMALLEST_SET} tiles or more; N = {len(tiles)}.")
+        notes.append(f"FID and KID: need at least {SMALLEST_SET} tiles, and N = {len(tiles)}.")
     else:
         for extractor, (virtual_rows, real_rows) in zip(judges.extractors, features, strict=True):
             figures |= set_figures(extractor, virtual_rows, real_rows, habit, sampling, common["real"])
@@ -140,12 +140,12 @@ def _check_fits(preset: Preset, name: str, tiles: Sequence[TilePair]) -> None:
     side = preset.side_px
     if side and (other := next((tile for tile in tiles if tile.size != (side, side)), None)):
         raise InputError(
-            f"the preset {name} measures tiles of {times((side, side))} px but {other.virtual} has {times(other.size)};"
+            f"the preset {name} needs tiles of {times((side, side))} px, but {other.virtual} has {times(other.size)};"
             " leave the preset out"
         )
     if preset.subset_size and len(tiles) < preset.subset_size:
         raise InputError(
-            f"the preset {name} takes KID over subsets of {preset.subset_size} tiles but there are {len(tiles)};"
+            f"the preset {name} needs subsets of {preset.subset_size} tiles for KID, but there are {len(tiles)} tiles;"
             " leave the preset out"
         )
 
@@ -165,12 +165,14 @@ def _perceptual_metrics(judges: Judges) -> dict[str, Metric]:
 
 
 def _usable(metrics: Mapping[str, Metric], tiles: Sequence[TilePair]) -> tuple[dict[str, Metric], list[str]]:
-    """The metrics that these tiles allow, and a sentence about each other one."""
+    """The metrics that these tiles allow, and a note on each of the others."""
     shortest = min(min(tile.size) for tile in tiles)
     usable, notes = {}, []
     for name, metric in metrics.items():
         if metric.smallest_px > shortest:
-            notes.append(f"{metric.label}: needs sides of {metric.smallest_px} px, the shortest here is {shortest} px.")
+            notes.append(
+                f"{metric.label}: needs sides of at least {metric.smallest_px} px; the shortest is {shortest} px."
+            )
         elif metric.partner == "he" and tiles[0].he is None:
             notes.append(f"{metric.label}: needs the H&E images (he).")
         else:
@@ -179,7 +181,7 @@ def _usable(metrics: Mapping[str, Metric], tiles: Sequence[TilePair]) -> tuple[d
 
 
 def _without_value(metrics: Mapping[str, Metric], columns: Mapping[str, Tensor]) -> Iterator[str]:
-    """A sentence for each measurement that some tiles do not allow, such as a score where there are no cells."""
+    """A note for each measurement that is undefined on some tiles, such as a score without cells."""
     for measure in dict.fromkeys(metric.measure for metric in metrics.values()):
         members = [metric for metric in metrics.values() if metric.measure is measure]
         unknown = torch.stack([columns[column] for column in members[0].columns]).isnan().any(0)

@@ -1,7 +1,7 @@
-"""Is the right amount of DAB at the right place? Tile statistics, and the figures that many tiles make together.
+"""Amount and place of DAB: statistics of tiles, and the figures computed from them.
 
-A pathologist reads how much stain there is and where. SSIM, PSNR and FID hardly follow that (Kataria et al. 2025, arXiv
-2511.04615).
+Pathologists assess how much stain there is and where, which SSIM, PSNR and FID hardly reflect (Kataria et al. 2025,
+arXiv 2511.04615).
 """
 
 import torch
@@ -11,11 +11,11 @@ from restain.stains import POSITIVE_DENSITY, dab_density, positive_mask
 
 HISTOGRAM_BINS = 50
 HISTOGRAM_TOP = 1.0
-"""Optical density above which stain is simply dense."""
+"""Optical densities above this share the last bin."""
 
 
 def dab_densities(virtual: Tensor, real: Tensor) -> Tensor:
-    """Integrated DAB optical density per pixel of each tile: the amount of stain, whatever the size of the tile.
+    """Integrated DAB optical density per pixel of each tile: the amount of stain, independent of tile size.
 
     Args:
         virtual: images, N x 3 x H x W in [0, 1].
@@ -28,14 +28,14 @@ def dab_densities(virtual: Tensor, real: Tensor) -> Tensor:
 
 
 def positive_densities(virtual: Tensor, real: Tensor) -> Tensor:
-    """Mean DAB optical density of what counts as positive in each tile: how dark the stain is where there is any.
+    """Mean DAB optical density of the positive area of each tile.
 
     Args:
         virtual: images, N x 3 x H x W in [0, 1].
         real: their partners, same shape.
 
     Returns:
-        N x 2: virtual, real; not a number where nothing is positive.
+        N x 2: virtual, real; NaN where nothing is positive.
     """
     densities = [dab_density(images).flatten(1) for images in (virtual, real)]
     positive = [density > POSITIVE_DENSITY for density in densities]
@@ -44,7 +44,7 @@ def positive_densities(virtual: Tensor, real: Tensor) -> Tensor:
 
 
 def positive_areas(virtual: Tensor, real: Tensor) -> Tensor:
-    """Areas that count as DAB-positive, in px of each tile.
+    """DAB-positive areas of each tile, in px.
 
     Args:
         virtual: images, N x 3 x H x W in [0, 1].
@@ -61,8 +61,8 @@ def positive_areas(virtual: Tensor, real: Tensor) -> Tensor:
 def dab_divergence(virtual: Tensor, real: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the real DAB densities from the virtual ones, in nats, for each tile.
 
-    Histograms of `HISTOGRAM_BINS` bins from 0 to an optical density of `HISTOGRAM_TOP`, where denser pixels go into the
-    last one. One pixel is added to every bin (Laplace), so that an empty one leaves the divergence finite.
+    Histograms of `HISTOGRAM_BINS` bins from 0 to an optical density of `HISTOGRAM_TOP`, where the last one includes
+    denser pixels. One pixel is added to every bin (Laplace), so that empty bins keep the divergence finite.
 
     Args:
         virtual: images, N x 3 x H x W in [0, 1].
@@ -84,18 +84,18 @@ def _histograms(images: Tensor) -> Tensor:
 
 
 def mean_absolute_difference(virtual: Tensor, real: Tensor) -> Tensor:
-    """Mean over tiles of the distance between two values of a tile; N and N to a scalar."""
+    """Mean absolute difference over tiles; N and N to a scalar."""
     return (virtual - real).abs().mean()
 
 
 def pearson(virtual: Tensor, real: Tensor) -> Tensor:
-    """Pearson correlation over tiles; N and N to a scalar, not a number where one side does not vary."""
+    """Pearson correlation over tiles; N and N to a scalar, NaN if either side is constant."""
     virtual, real = virtual - virtual.mean(), real - real.mean()
     return (virtual * real).sum() / (virtual.square().sum() * real.square().sum()).sqrt()
 
 
 def dice(both: Tensor, virtual: Tensor, real: Tensor) -> Tensor:
-    """Dice of all tiles' areas together, so that a tile with next to no stain weighs next to nothing.
+    """Dice of the areas of all tiles together, so that tiles with little stain have little weight.
 
     Args:
         both: area positive in both images of each tile, N.
@@ -103,7 +103,7 @@ def dice(both: Tensor, virtual: Tensor, real: Tensor) -> Tensor:
         real: area positive in the real image, N.
 
     Returns:
-        A scalar in [0, 1]; not a number where nothing is positive anywhere.
+        A scalar in [0, 1]; NaN if nothing is positive.
     """
     return 2 * both.sum() / (virtual.sum() + real.sum())
 

@@ -1,7 +1,7 @@
-"""Extractors: the networks whose features FID and KID compare, each with its weights and its way to resize.
+"""Extractors: networks whose features FID and KID compare, each with its weights and its resizing.
 
-FID and KID without a further word mean Inception v3 with the weights ported from TensorFlow. Figures on any other
-extractor carry its name.
+Plain FID and KID use Inception v3 with the weights ported from TensorFlow. Figures of any other extractor have its
+name.
 """
 
 import importlib
@@ -28,19 +28,19 @@ class Extractor:
     """A network with its weights."""
 
     name: str
-    """Empty for the extractor that plain FID and KID mean."""
+    """Empty for the extractor of plain FID and KID."""
     network: nn.Module
     """N x 3 x h x w, as `prepare` makes them, to N x D, or to N x D x h' x w' whose means are taken."""
     prepare: Callable[[Tensor], Tensor]
     """N x 3 x H x W in [0, 1] to what the network takes."""
     resize: str
-    """What `prepare` does, in words."""
+    """Description of `prepare`."""
     weights: str
     """SHA-256 of the weight file."""
 
     @property
     def key(self) -> str:
-        """What `fid` and `kid` end with: nothing for the extractor that they mean by themselves."""
+        """Suffix of the names `fid` and `kid`: empty for the default extractor."""
         return f"_{self.name.lower().replace(' ', '_')}" if self.name else ""
 
     @torch.inference_mode()
@@ -55,7 +55,7 @@ class Extractor:
 
     @property
     def protocol(self) -> dict[str, str | float]:
-        """What of a figure's protocol is the extractor's."""
+        """The extractor's part of a protocol."""
         return {
             "extractor": self.name or "Inception v3 (TensorFlow)",
             "weights": f"sha256 {self.weights[:16]}",
@@ -66,7 +66,8 @@ class Extractor:
 def as_pytorch_fid(images: Tensor) -> Tensor:
     """Resize as pytorch-fid: bilinear between pixel centres to 299 x 299, no antialiasing, then to [-1, 1].
 
-    Without antialiasing a 1024 px tile is sampled, not averaged: small structures come and go with their place.
+    Without antialiasing a 1024 px tile is sampled, not averaged, so small structures appear or vanish with their
+    position.
     """
     size = (INCEPTION_PX, INCEPTION_PX)
     return 2 * F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=False) - 1
@@ -93,7 +94,7 @@ RESIZES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "pytorch-fid": (as_pytorch_fid, "bilinear to 299 px without antialiasing (pytorch-fid)"),
     "torch-fidelity": (as_torch_fidelity, "bilinear to 299 px as TensorFlow 1 (torch-fidelity)"),
 }
-"""How Inception's input is made, by the tool that does so."""
+"""How Inception's input is resized, by the tool that does it so."""
 
 
 def inception(weights: Path | None = None, resize: str = "pytorch-fid", device: str = "cpu") -> Extractor:
@@ -105,7 +106,7 @@ def inception(weights: Path | None = None, resize: str = "pytorch-fid", device: 
         device: where it runs.
 
     Raises:
-        MissingError: no weights; the message says where they are to be had.
+        MissingError: no weights; the message says where to get them.
         CheckpointError: the file is not that of Inception v3 as ported from TensorFlow.
     """
     path = weights or cached_weights(INCEPTION_FILE)
@@ -123,13 +124,13 @@ def extractor_from_entry(entry: str, weights: Path, device: str = "cpu") -> Extr
 
     Args:
         entry: `module:attribute`; the attribute is called without arguments and returns a module that maps
-            N x 3 x H x W in [0, 1] to N x D or N x D x h x w. Its attribute `input_px`, where there is one, is the side
-            that images are resized to (bilinear, antialiased); its `name` names the figures, else its class does.
-        weights: its weight file, all of it.
+            N x 3 x H x W in [0, 1] to N x D or N x D x h x w. Its attribute `input_px`, if any, is the side that images
+            are resized to (bilinear, antialiased); its `name`, or else its class, names the figures.
+        weights: its weight file.
         device: where it runs.
 
     Raises:
-        InputError: the entry cannot be imported, or does not give a module.
+        InputError: the entry cannot be imported, or does not return a module.
         MissingError, CheckpointError: as in `load_weights` and `fill`.
     """
     network = _call_entry(entry)
@@ -147,7 +148,7 @@ def extractor_from_entry(entry: str, weights: Path, device: str = "cpu") -> Extr
 
 
 class FeatureMatrix:
-    """Features of a known number of tiles, filled batch by batch; nothing else of a tile is kept."""
+    """Features of a known number of tiles, filled batch by batch."""
 
     def __init__(self, tiles: int) -> None:
         self._tiles = tiles

@@ -1,4 +1,4 @@
-"""A figure: one number about all tiles, with how sure it is and how it was made."""
+"""A figure: one number over all tiles, with its uncertainty and protocol."""
 
 import json
 import math
@@ -14,41 +14,41 @@ from restain.metrics.interval import interval
 
 @dataclass(frozen=True)
 class Figure:
-    """One number about all tiles, with how sure it is and how it was made."""
+    """One number over all tiles, with its uncertainty and protocol."""
 
     value: float
     low: float
-    """Lower end of the bootstrap interval; not a number for a single tile."""
+    """Lower end of the bootstrap interval; NaN for a single tile."""
     high: float
     protocol: Mapping[str, str | float]
-    """Everything that decides the value besides the pixels."""
+    """Everything besides the pixels that determines the value."""
     label: str
-    """As a table's row says it."""
+    """Title of its row in a table."""
     unit: str = ""
     higher_is_better: bool | None = True
-    """None where neither is, as of a bias, whose best is 0."""
+    """None if neither is, as for a bias, whose best value is 0."""
     standard_error: float = math.nan
-    """Of the value, where the metric has one of its own; not a number otherwise."""
+    """Of the value, if the metric defines one; otherwise NaN."""
     missing: tuple[int, ...] = ()
-    """Places of the tiles that have no value and do not count, such as those without cells."""
+    """Indices of tiles without a value, such as those without cells; they are left out."""
     draws: Tensor = field(default_factory=lambda: torch.empty(0), repr=False, compare=False)
     """The figure of each bootstrap sample. Two evaluations of the same tiles draw the same samples."""
 
     @property
     def fingerprint(self) -> str:
-        """Eight letters that two figures share only if they were made in the same way."""
+        """Eight characters that two figures share only if their protocols are equal."""
         words = json.dumps(dict(self.protocol), sort_keys=True, ensure_ascii=False)
         return blake2b(words.encode(), digest_size=4).hexdigest()
 
     @property
     def tiles(self) -> int:
-        """How many tiles count."""
+        """Number of tiles with a value."""
         return int(self.protocol["tiles"]) - len(self.missing)
 
     def minus(self, other: "Figure") -> "Figure":
-        """By how much this exceeds the other, which was measured on the same tiles, with the paired interval.
+        """Difference to another figure on the same tiles, this minus the other, with the paired interval.
 
-        Not a number where other tiles count: who erases what is hard to stain would look better for it.
+        NaN if the two lack values on different tiles; otherwise leaving hard tiles blank would raise the score.
         """
         same = 0.0 if self.missing == other.missing else math.nan
         draws = self.draws - other.draws + same
@@ -64,7 +64,7 @@ class Figure:
         )
 
     def as_json(self) -> dict[str, object]:
-        """Everything but the draws; what is not finite becomes null."""
+        """Everything but the draws; values that are not finite become null."""
         return {
             "label": self.label,
             "unit": self.unit,
@@ -80,11 +80,11 @@ class Figure:
 
 
 def rounded(value: float, digits: int, sign: str = "") -> str:
-    """A number in words, with a minus that is one, and none before a zero.
+    """Format a number with a true minus sign, and without one before zero.
 
     Args:
         value: the number.
-        digits: behind the point.
+        digits: after the decimal point.
         sign: `+` to write it before positive numbers too.
     """
     return f"{value:{sign}z.{digits}f}".replace("-", "−")

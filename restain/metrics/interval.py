@@ -1,6 +1,6 @@
-"""How far a figure would move with other tiles: bootstrap percentile intervals (Efron 1979).
+"""Uncertainty of a figure over the choice of tiles: bootstrap percentile intervals (Efron 1979).
 
-Tiles of one patient resemble each other. Where it is known which case a tile belongs to, whole cases are drawn.
+Tiles of one patient resemble each other. If the case of each tile is known, whole cases are drawn.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -17,14 +17,14 @@ COVERAGE = 0.95
 def samples(tiles: int, draws: int = DRAWS, seed: int = 0, cases: Sequence[Hashable] | None = None) -> list[Tensor]:
     """Draw samples of the tiles, with replacement.
 
-    They depend on these arguments alone, so two methods measured on the same tiles are drawn alike, and the difference
-    of their draws is the paired one.
+    They depend on these arguments only, so two methods on the same tiles get the same draws, and the differences of
+    their draws are paired.
 
     Args:
         tiles: how many there are.
         draws: how many samples.
         seed: of the samples.
-        cases: the case of each tile; then as many cases as there are are drawn, each with all its tiles.
+        cases: the case of each tile; then cases are drawn, as many as there are, each with all its tiles.
 
     Returns:
         Indices of tiles for each draw; without cases, as many as there are tiles.
@@ -40,7 +40,7 @@ def samples(tiles: int, draws: int = DRAWS, seed: int = 0, cases: Sequence[Hasha
 
 
 def counts(drawn: Sequence[Tensor], tiles: int) -> Tensor:
-    """How often each sample has each tile, draws x tiles, int16."""
+    """How often each sample contains each tile, draws x tiles, int16."""
     return torch.stack([sample.bincount(minlength=tiles).to(torch.int16) for sample in drawn])
 
 
@@ -59,10 +59,10 @@ def bootstrap(figure: Callable[..., Tensor], columns: Sequence[Tensor], drawn: S
 
 
 def interval(figures: Tensor, coverage: float = COVERAGE) -> tuple[float, float]:
-    """The middle `coverage` of the figures of samples.
+    """The central `coverage` of the figures of samples.
 
-    A few samples may have no figure, as the correlation of one tile that was drawn throughout. Where more than
-    1 - `coverage` of them have none, nothing can be said: (nan, nan).
+    Some samples may have no figure, such as the correlation of a single tile drawn repeatedly. If more than 1 -
+    `coverage` of them have none, the interval is undefined: (nan, nan).
     """
     finite = figures[figures.isfinite()]
     if len(finite) < coverage * len(figures) or not len(finite):

@@ -1,4 +1,4 @@
-"""What an evaluation can use besides the pixels: networks with their weights, and the habits of the field by name."""
+"""Networks that an evaluation uses, and presets of how FID and KID are computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,14 @@ from restain.metrics.weights import cached_weights
 
 @dataclass(frozen=True)
 class Preset:
-    """One habit of the field: how FID and KID are computed."""
+    """A preset: how FID and KID are computed."""
 
     resize: str = "pytorch-fid"
     """A name in `restain.metrics.features.RESIZES`."""
     subsets: int = 100
-    """Of KID."""
+    """Number of subsets for KID."""
     subset_size: int | None = None
-    """Tiles in each; None takes 100, or half of the tiles where there are fewer than 200."""
+    """Tiles in each; None takes 100, or half of the tiles if there are fewer than 200."""
     side_px: int | None = None
     """Side that every tile must have."""
 
@@ -35,15 +35,15 @@ and BCI. `torch-fidelity`: that tool's defaults, with its resize and 100 subsets
 
 @dataclass(frozen=True)
 class Judges:
-    """Networks that judge, and what is missing."""
+    """The networks that were found, and notes on those that are missing."""
 
     extractors: Sequence[Extractor] = ()
     perceptuals: Sequence[Perceptual] = ()
     notes: Sequence[str] = field(default=())
-    """What cannot be measured, why, and how to change that; one sentence each."""
+    """What cannot be measured, why, and what to do; one sentence each."""
 
     def __post_init__(self) -> None:
-        """Refuse extractors whose figures would have one name.
+        """Refuse extractors whose figures would have the same name.
 
         Raises:
             InputError: there are two.
@@ -63,18 +63,18 @@ def find_judges(
     preset: str = "default",
     device: str = "cpu",
 ) -> Judges:
-    """Load every network whose weights are there. A file that was named must be; one in the cache may be missing.
+    """Load every network whose weights are available. A file given by name must exist; one in the cache may be missing.
 
     Args:
-        inception_weights: Inception's weight file; None looks into torch's cache.
+        inception_weights: Inception's weight file; None uses torch's cache.
         lpips_weights: folder with LPIPS's files, as `perceptual` takes it.
-        extractors: further ones, each as entry `module:attribute` and weight file.
+        extractors: further networks, each as `module:attribute` and weight file.
         preset: a name in `PRESETS`, for the resize of Inception's input.
         device: where the networks run.
 
     Raises:
-        InputError: an unknown preset, an entry that cannot be imported, or two extractors of one name.
-        MissingError, CheckpointError: a file that was named is missing or holds something else.
+        InputError: an unknown preset, an entry that cannot be imported, or two extractors of the same name.
+        MissingError, CheckpointError: a file given by name is missing or is something else.
     """
     found = Judges(tuple(extractor_from_entry(entry, weights, device) for entry, weights in extractors))
     try:
@@ -103,5 +103,5 @@ def preset_named(name: str) -> Preset:
         InputError: there is none.
     """
     if name not in PRESETS:
-        raise InputError(f"no preset '{name}'; there are {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Metrics that count cells: they need to know how large a pixel is, and where positive cells are brown."""
+"""Metrics that count cells; they need the resolution, and where DAB lies on positive cells."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ from restain.stains import POSITIVE_DENSITY, Marker, from_unit
 
 @dataclass(frozen=True)
 class Score:
-    """What a pathologist would write about a tile."""
+    """A score that a pathologist would give to a tile."""
 
     label: str
     of: Callable[[Counts], float]
-    """From the number of cells of each intensity; not a number without cells."""
+    """From the number of cells of each intensity; NaN without cells."""
     unit: str = ""
 
 
@@ -68,7 +68,7 @@ _CLASSES: Mapping[Marker, str] = {
         f" directions, 2+ from {COMPLETE:.0%}, 3+ from {STRONG_MEMBRANE:g} OD too"
     ),
 }
-"""How cells are classed, as the protocol says it."""
+"""How cells are classified, for the protocol."""
 
 _SHARED = ("nuclei_shared", "nuclei_virtual", "nuclei_he")
 _FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], bool | None]] = {
@@ -82,15 +82,15 @@ _FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], bool | None]]
 def nuclei_metrics(settings: QuantifySettings) -> dict[str, Metric]:
     """The `SCORES` against the real IHC, and nuclei shared with the H&E, for `evaluate`.
 
-    As in `restain quantify`, images much finer than 0.5 µm per pixel are measured at that, unless a segmenter of their
-    own is given.
+    As in `restain quantify`, images much finer than 0.5 µm per pixel are measured at 0.5, unless another segmenter is
+    given.
 
     Args:
-        settings: how nuclei are found and cells are classed, with the µm per pixel of the tiles.
+        settings: how nuclei are found and cells are classified, with the µm per pixel of the tiles.
 
     Returns:
-        Metrics by name: of each score the mean error, the bias, half the width of the limits of agreement and the
-        correlation; F1 of nuclei.
+        Metrics by name: for each score the mean error, the bias, half the width of the limits of agreement and the
+            correlation; F1 of nuclei.
     """
     read = settings if settings.segmenter else replace(settings, mpp=fit_mpp(settings.mpp))
     shrink = settings.mpp / read.mpp
@@ -123,12 +123,12 @@ def nuclei_metrics(settings: QuantifySettings) -> dict[str, Metric]:
 
 
 def _of(first: int, figure: Callable[[Tensor, Tensor], Tensor], *columns: Tensor) -> Tensor:
-    """A figure of two neighbouring columns."""
+    """A figure of two adjacent columns."""
     return figure(columns[first], columns[first + 1])
 
 
 def _measure(settings: QuantifySettings, shrink: float, virtual: Tensor, real: Tensor) -> Tensor:
-    """Each score of virtual and real tiles in turn, N x 2 for each score; not a number without nuclei."""
+    """Each score of virtual and real tiles, N x 2 per score; NaN without nuclei."""
     rows = []
     for pair in zip(_resized(virtual, shrink), _resized(real, shrink), strict=True):
         counts = [quantify_image(rgb, settings).tally().counts for rgb in pair]
@@ -137,7 +137,7 @@ def _measure(settings: QuantifySettings, shrink: float, virtual: Tensor, real: T
 
 
 def _shared(settings: QuantifySettings, shrink: float, virtual: Tensor, he: Tensor) -> Tensor:
-    """Nuclei that virtual IHC and H&E share, and those of each: N x 3 in the order of `_SHARED`."""
+    """Nuclei common to virtual IHC and H&E, and those of each: N x 3 in the order of `_SHARED`."""
     within = settings.nucleus_um / 2 / settings.mpp
     on_he = settings.without_dab()
     rows = []

@@ -1,6 +1,6 @@
-"""What all pages have in common: templates, one style sheet, and pictures inside, so that a page needs no other file.
+"""HTML pages: templates, one style sheet and embedded pictures, so that a page needs no other file.
 
-Templates lie beside the code that fills them. They may include one another by their path in the package, such as
+Templates are beside the code that fills them and may include one another by path in the package, such as
 `metrics/page.css` and `metrics/figures.html`.
 """
 
@@ -20,12 +20,12 @@ _MEDIA = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 
 def render_page(path: Path, template: str, **content: object) -> None:
-    """Render a Jinja template and write the page in one piece.
+    """Render a Jinja template and write the page atomically.
 
     Args:
         path: of the page.
         template: its path in the package, such as `metrics/report.html`.
-        **content: what the template names; a name that is missing is an error.
+        **content: variables of the template; a missing one is an error.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
@@ -44,7 +44,7 @@ def render_page(path: Path, template: str, **content: object) -> None:
 
 
 def png(rgb: NDArray[np.uint8]) -> str:
-    """An image as it is, as data URI; H x W x 3."""
+    """An image at full size as data URI; H x W x 3."""
     return _data_uri(Image.fromarray(rgb), "PNG", optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""LPIPS with the weights that its authors published: which files they are, and where they are looked for."""
+"""LPIPS with the published weights: which files they are, and where they are found."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ def perceptual(backbone: Backbone, folder: Path | None = None, device: str = "cp
 
     Args:
         backbone: `alex` or `vgg`.
-        folder: holds the ImageNet weights, named as published, and the head `alex.pth` or `vgg.pth`. None looks into
-            torch's cache; the heads are taken from an installed `lpips` package too, which is not imported.
+        folder: folder with the ImageNet weights, named as published, and the head `alex.pth` or `vgg.pth`. None uses
+            torch's cache; heads are also taken from an installed `lpips` package, which is not imported.
         device: where it runs.
 
     Raises:
-        MissingError: a file is missing; the message says where it is to be had.
-        CheckpointError: a file holds something else.
+        MissingError: a file is missing; the message says where to get it.
+        CheckpointError: a file is something else.
     """
     body = _find(BACKBONE_FILES[backbone], folder, f"{BACKBONE_SOURCE}/{BACKBONE_FILES[backbone]}")
     head = _find(f"{backbone}.pth", folder or _lpips_package(), HEAD_SOURCE)

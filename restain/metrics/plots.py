@@ -1,4 +1,4 @@
-"""The drawings of the report, as inline SVG: real against virtual, and how far they agree."""
+"""Plots of the report as inline SVG: virtual against real, and their agreement."""
 
 import io
 from typing import Any
@@ -43,7 +43,7 @@ def draw_agreement(
     Args:
         virtual: one value per tile, N.
         real: the partners'.
-        quantity: what it is, with its unit.
+        quantity: its name, with unit.
         colour: of the dots.
     """
     with mpl.rc_context(STYLE):
@@ -55,7 +55,7 @@ def draw_agreement(
 
 
 def svg(figure: Figure) -> str:
-    """The `<svg>` element alone, as wide as its place allows."""
+    """The `<svg>` element, as wide as its container."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -103,7 +103,7 @@ def _draw_bland_altman(
 
 
 def _scale(virtual: NDArray[np.float64], real: NDArray[np.float64]) -> float:
-    """How large the values are; 1 where all are 0."""
+    """Magnitude of the values; 1 if all are 0."""
     largest = float(np.abs([virtual, real]).max())
     return largest if largest > 1e-6 else 1.0
 

@@ -27,10 +27,10 @@ from restain.stains import POSITIVE_DENSITY
 
 @dataclass(frozen=True)
 class Metric:
-    """How to come from pairs of tiles to one figure: measure each pair, then draw all pairs together."""
+    """How pairs of tiles become one figure: measure each pair, then combine all pairs."""
 
     label: str
-    """As a table's row says it."""
+    """Title of its row in a table."""
     measure: Callable[[Tensor, Tensor], Tensor]
     """(virtual, partner), N x 3 x H x W in [0, 1] each, to one value per tile (N) or more (N x k). Metrics with the
     same function share one run of it."""
@@ -39,14 +39,14 @@ class Metric:
     figure: Callable[..., Tensor] = Tensor.mean
     """The columns, N each and in order, to a scalar."""
     higher_is_better: bool | None = True
-    """None where neither is, as of a bias, whose best is 0."""
+    """None if neither is, as for a bias, whose best value is 0."""
     unit: str = ""
     protocol: Mapping[str, str | float] = field(default_factory=dict)
     """Every choice inside the metric that changes its value."""
     partner: Partner = "real"
-    """What the virtual image is held against."""
+    """What the virtual image is compared with."""
     smallest_px: int = 0
-    """Shortest side that can be measured; where a tile's is shorter, the metric is left out, with a note."""
+    """Shortest side that can be measured; if a tile is smaller, the metric is left out with a note."""
 
 
 _WINDOW: dict[str, str | float] = {"window": "gaussian 11 px, sigma 1.5", "range": 1}

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no other file, for a pathologist to read on a screen or on paper."""
+"""The report: one self-contained HTML page for pathologists, on screen or on paper."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,20 @@ from restain.metrics.trust import unlike_shares
 from restain.stains import STAIN_VECTORS, dab_density, to_unit, vectors_in_words, with_reference_stains
 
 HEADLINES = ("fid", "positive_cells_error", "dab_r", "positive_dice", "dab_error", "ssim_rgb", "psnr")
-"""Figures for the large letters, the first four that there are."""
+"""Candidates for the headline figures; the first four available are shown."""
 EXAMPLES_EACH = 2
 """Tiles shown from the best, the middle and the worst."""
 FULL_DIFFERENCE = 0.6
-"""DAB density at which the difference's colours are full."""
+"""Difference of DAB density at which its colour saturates."""
 TRUST = "Trust"
-"""Heads the column of trust maps."""
+"""Title of the column of trust maps."""
 QUANTITIES = {
     "dab": ("DAB density, OD", "Amount of stain: integrated DAB optical density per pixel"),
     "positive_share": ("positive share", "Share of the area that is DAB-positive"),
     "positive_cells": ("positive cells, %", "Share of the cells that are positive"),
     "h_score": ("H-score", "H-score"),
 }
-"""What is drawn tile by tile, by column: on the axes, and above the drawing."""
+"""Quantities plotted tile by tile, by column: label of the axes and title of the plot."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class ExampleTile:
 
 @dataclass(frozen=True)
 class HeadlineFigure:
-    """One figure in large letters."""
+    """One headline figure."""
 
     label: str
     values: Sequence[tuple[str, str, str]]
     """Method, value, interval."""
     tiles: str
-    """How many count."""
+    """Number of tiles with a value."""
 
 
 def write_report(
@@ -65,15 +65,15 @@ def write_report(
 ) -> None:
     """Write the report on one method or on several that were measured in the same way.
 
-    Figures that need images in register get no verdict: nobody says here whether these are.
+    Figures that need registered images get no verdict, because registration is unknown here.
 
     Args:
         path: of the page.
-        evaluations: by the name of the method. Their images are read again for the tiles that are shown.
-        facts: further lines of the provenance, such as how cases were told.
+        evaluations: by the name of the method. Images of the tiles that are shown are read again.
+        facts: further lines of the provenance, such as the origin of the cases.
 
     Raises:
-        InputError: two figures were not made in the same way.
+        InputError: two figures have different protocols.
         OutputError: the file cannot be written; nothing is left behind.
     """
     first = next(iter(evaluations.values()))
@@ -106,9 +106,9 @@ def write_report(
 def dab_difference(
     virtual: NDArray[np.uint8], real: NDArray[np.uint8], stain_vectors: torch.Tensor | None = None
 ) -> NDArray[np.uint8]:
-    """Paint where the virtual image has more DAB (brown) or less (blue) than the real one, white where it has as much.
+    """Difference of DAB: brown where the virtual image has more than the real one, blue where less, white where equal.
 
-    H x W x 3 each; smoothed over about 8 px, since no cell lies at the same place on a neighbouring section.
+    H x W x 3 each; smoothed over about 8 px, since cells are displaced on a neighbouring section.
     """
     vectors = STAIN_VECTORS if stain_vectors is None else stain_vectors
     both = (with_reference_stains(to_unit(to_tensor(rgb)), vectors) for rgb in (virtual, real))
@@ -133,7 +133,7 @@ def _headlines(evaluations: Mapping[str, Evaluation]) -> list[HeadlineFigure]:
 
 
 def _plots(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, str]]:
-    """For each of the `QUANTITIES` that were measured, by caption: the drawing of each method."""
+    """For each measured quantity of `QUANTITIES`, by caption: the plot of each method."""
     plots: dict[str, dict[str, str]] = {}
     for place, (method, found) in enumerate(evaluations.items()):
         colour = COLOURS[place % len(COLOURS)]
@@ -144,7 +144,7 @@ def _plots(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, str]]:
 
 
 def _tile_values(found: Evaluation) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Virtual and real values by the names of `QUANTITIES`, without the tiles in which either is unknown."""
+    """Virtual and real values by the names of `QUANTITIES`, without tiles where either is undefined."""
     columns = dict(found.columns)
     if "positive_real_px" in columns:
         areas_px = torch.tensor([math.prod(tile.size) for tile in found.tiles])
@@ -190,7 +190,7 @@ def _examples(found: Evaluation) -> list[ExampleTile]:
 
 
 def _unlike(evaluations: Mapping[str, Evaluation]) -> dict[str, str]:
-    """How much of the H&E was unlike the training, by method, where it was written down."""
+    """Share of H&E blocks unlike the training data, by method, if recorded."""
     shares = {method: unlike_shares(found.virtual, found.names) for method, found in evaluations.items()}
     return {
         method: f"{100 * sum(own) / len(own):.1f} % of the blocks, mean over N = {len(own)}"

@@ -1,4 +1,4 @@
-"""Can one see where a large image was cut into tiles? The step across tile borders, against the steps inside tiles."""
+"""Visibility of tile borders: the step across them, relative to steps inside tiles."""
 
 from functools import partial
 
@@ -13,18 +13,18 @@ def seams(images: Tensor, tile_px: int) -> Tensor:
     """Mismatch of neighbouring tiles.
 
     The mean absolute difference between the two pixels on either side of each border of the grid, divided by the same
-    between neighbouring pixels halfway between the borders, where an untiled image is as rough. 1 means that the
-    borders cannot be told from any other place; use it beside the value of the image without tiles.
+    between neighbouring pixels halfway between the borders, where an untiled image is equally rough. 1 means that
+    borders are indistinguishable from other places; compare with the value of the untiled image.
 
     Args:
         images: N x C x H x W, any range.
         tile_px: side of the tiles, whose grid starts at the upper left corner.
 
     Returns:
-        One value per image, N; not a number for an image without any detail.
+        One value per image, N; NaN for an image without detail.
 
     Raises:
-        ShapeError: there is no border in the image, or the tile is smaller than 4 px.
+        ShapeError: the image has no border, or the tile is smaller than 4 px.
     """
     height, width = images.shape[-2:]
     if tile_px < 4 or max(height, width) <= tile_px:
@@ -38,7 +38,7 @@ def seams(images: Tensor, tile_px: int) -> Tensor:
 
 
 def seam_metrics(tile_px: int) -> dict[str, Metric]:
-    """The seams of the virtual images as a metric of `evaluate`; it is for images larger than a tile.
+    """Seams of the virtual images as a metric of `evaluate`, for images larger than a tile.
 
     Args:
         tile_px: side of the tiles that they were stained in, at least 4.

@@ -1,7 +1,6 @@
-"""How alike two images are, pixel by pixel: SSIM, MS-SSIM and PSNR.
+"""Pixel-wise similarity of two images: SSIM, MS-SSIM and PSNR.
 
-Both need the two images in register. On adjacent sections, where no cell lies at the same place, they say little
-about a stain.
+They need registered images. On adjacent sections, where cells are displaced, they say little about a stain.
 """
 
 import torch
@@ -13,7 +12,7 @@ from restain.tensors import same_shape
 __all__ = ["LUMA", "MS_SSIM_SMALLEST_PX", "ROUNDING", "SCALE_WEIGHTS", "ms_ssim", "psnr", "ssim", "ssim_grey"]
 
 ROUNDING = 1 / 12 / 255**2
-"""Mean square of what rounding to 8 bits does to a value in [0, 1]: an even error of up to half a grey level."""
+"""Mean squared error of rounding a value in [0, 1] to 8 bits: uniform up to half a grey level."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601, as in Pillow and OpenCV)."""
@@ -28,8 +27,8 @@ def ssim_grey(virtual: Tensor, real: Tensor) -> Tensor:
 def psnr(virtual: Tensor, real: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB over all channels, data range 1.
 
-    Images of 8 bits are known no better than to `ROUNDING`, so no mean square error counts for less: equal images have
-    58.9 dB, and one such tile among many leaves their mean a number.
+    8-bit images are exact only to `ROUNDING`, so the mean squared error is at least that: equal images have 58.9 dB,
+    and the mean over tiles stays finite.
 
     Args:
         virtual: images, N x C x H x W in [0, 1].

@@ -1,6 +1,6 @@
-"""Does the virtual stain keep the tissue? Its haematoxylin and its nuclei against those of the H&E it was made from.
+"""Preservation of structure: haematoxylin and nuclei of the virtual stain, compared with its H&E.
 
-The H&E and the virtual IHC are the same section by construction, so this needs no real IHC.
+H&E and virtual IHC show the same section, so this needs no real IHC.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def haematoxylin_correlation(virtual: Tensor, he: Tensor) -> Tensor:
         he: the H&E it was made from, same shape.
 
     Returns:
-        One value in [-1, 1] per tile, N; not a number where one side is even.
+        One value in [-1, 1] per tile, N; NaN if either side is constant.
 
     Raises:
         ShapeError: the shapes differ.
@@ -32,7 +32,7 @@ def haematoxylin_correlation(virtual: Tensor, he: Tensor) -> Tensor:
 
 
 def matched_nuclei(first: Cells, second: Cells, within_px: float) -> int:
-    """Count nuclei that both images show: pairs that are each other's nearest, at most `within_px` apart."""
+    """Count nuclei common to both images: mutual nearest neighbours at most `within_px` apart."""
     if not len(first) or not len(second):
         return 0
     here, there = (np.stack([cells.x, cells.y], 1) for cells in (first, second))
@@ -43,5 +43,5 @@ def matched_nuclei(first: Cells, second: Cells, within_px: float) -> int:
 
 
 def nuclei_f1(matched: Tensor, virtual: Tensor, he: Tensor) -> Tensor:
-    """F1 of the nuclei of all tiles together: twice the matched ones by all, in [0, 1]; N each to a scalar."""
+    """F1 of the nuclei of all tiles together, in [0, 1]; N each to a scalar."""
     return 2 * matched.sum() / (virtual.sum() + he.sum())

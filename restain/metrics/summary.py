@@ -19,13 +19,13 @@ from restain.randomness import generator
 SEED = 0
 """Of the bootstrap and of KID's subsets."""
 SMALLEST_SET = 4
-"""Tiles that FID and KID need at the least: KID's subsets are then of two."""
+"""Fewest tiles for FID and KID; KID's subsets then have two."""
 _KID_SCALE = 1000
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tiles are drawn again and again, for every figure alike."""
+    """How tiles are resampled, the same for every figure."""
 
     tiles: int
     cases: tuple[str, ...] | None = None
@@ -33,12 +33,12 @@ class Sampling:
 
     @property
     def units(self) -> int:
-        """How many things are drawn; a single one gives no interval."""
+        """Number of units that are drawn; a single one gives no interval."""
         return len(set(self.cases)) if self.cases else self.tiles
 
     @property
     def words(self) -> str:
-        """As the protocol says it."""
+        """Text for the protocol."""
         over = f"{self.units} cases" if self.cases else "tiles"
         return f"{COVERAGE:.0%} bootstrap over {over}, {DRAWS} draws, seed {SEED}"
 
@@ -49,11 +49,11 @@ class Sampling:
 
     @cached_property
     def counts(self) -> Tensor:
-        """How often each draw has each tile."""
+        """How often each draw contains each tile."""
         return counts(self.drawn, self.tiles)
 
     def ends(self, draws: Tensor) -> tuple[float, float]:
-        """The interval of a figure's draws; not a number for a single unit."""
+        """The interval of a figure's draws; NaN for a single unit."""
         return interval(draws) if self.units > 1 else (math.nan, math.nan)
 
 
@@ -64,7 +64,7 @@ def tile_figure(
     sampling: Sampling,
     common: Mapping[str, str | float],
 ) -> Figure:
-    """The figure of a metric that measures tile by tile; `common` is what all figures' protocols share."""
+    """The figure of a metric that measures tile by tile; `common` is the part of the protocol that figures share."""
     values = [columns[column] for column in metric.columns]
     draws = bootstrap(metric.figure, values, sampling.drawn)
     missing = torch.stack(values).isnan().any(0).nonzero().flatten().tolist()

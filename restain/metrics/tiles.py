@@ -1,4 +1,4 @@
-"""The tiles to measure: virtual images, their real partners, the H&E they were made from; paired by name, read once."""
+"""The tiles to measure: virtual images, their real partners and their H&E, paired by name and read once."""
 
 import hashlib
 import math
@@ -16,18 +16,18 @@ from restain.image import image_size, load_image, to_tensor
 from restain.stains import to_unit
 
 BATCH_PX = 2**21
-"""Pixels measured at a time, which bounds memory to about half a gigabyte; a larger image is measured alone."""
+"""Pixels per batch, which limits memory to about half a gigabyte; a larger image is a batch of its own."""
 
 Partner = Literal["real", "he"]
-"""What a virtual image is held against: the real IHC, or the H&E it was made from."""
+"""What a virtual image is compared with: the real IHC, or its H&E."""
 
 PARTNERS: dict[Partner, str] = {"real": "real images", "he": "H&E images"}
-"""As protocols call them."""
+"""Their names in protocols."""
 
 
 @dataclass(frozen=True)
 class TilePair:
-    """A virtual image and its real partner, not yet read."""
+    """A virtual image and its real partner."""
 
     name: str
     virtual: Path
@@ -39,7 +39,7 @@ class TilePair:
 
     @property
     def trust(self) -> Path:
-        """Where the map of the virtual image lies, if there is one."""
+        """Path of the trust map of the virtual image, which may not exist."""
         return trust_map(self.virtual)
 
 
@@ -54,12 +54,12 @@ class Batch:
 
 
 def pair_images(virtual: Path, real: Path, he: Path | None = None) -> list[TilePair]:
-    """Find the pairs of two folders by stem, in order; check what shows without decoding.
+    """Find the pairs of two folders by stem, in order, and check their headers.
 
     Args:
         virtual: folder of virtual images.
         real: folder of real images; each has the stem and the size of its partner, the format may differ.
-        he: folder of the H&E images, likewise; it may hold more than these.
+        he: folder of the H&E images, likewise; it may contain more.
 
     Raises:
         MissingError: a folder does not exist.
@@ -71,7 +71,7 @@ def pair_images(virtual: Path, real: Path, he: Path | None = None) -> list[TileP
 
 
 def read_batches(tiles: Sequence[TilePair]) -> Iterator[Batch]:
-    """Read neighbours of one size together, as many as `BATCH_PX` allows; each image is decoded once."""
+    """Read consecutive tiles of equal size in batches of up to `BATCH_PX` pixels; each image is decoded once."""
     for batch in _batches(tiles):
         he = [tile.he for tile in batch if tile.he]
         virtual, real = ([getattr(tile, side) for tile in batch] for side in ("virtual", "real"))
@@ -79,7 +79,7 @@ def read_batches(tiles: Sequence[TilePair]) -> Iterator[Batch]:
 
 
 def tile_protocol(tiles: Sequence[TilePair], partner: Partner) -> dict[str, str | float]:
-    """What of a figure's protocol the tiles decide: size, format, number, and which images they are held against."""
+    """The tiles' part of a protocol: size, format, number, and the images that they are compared with."""
     sizes = sorted({tile.size for tile in tiles})
     partners = [tile.real if partner == "real" or tile.he is None else tile.he for tile in tiles]
     sides = [tile.virtual for tile in tiles], partners
@@ -104,7 +104,7 @@ def _pair(name: str, virtual: Path, real: Path, he: Path | None) -> TilePair:
         partner_size = image_size(partner)
         if size != partner_size:
             raise InputError(
-                f"{virtual} has {times(size)} px but {partner} has {times(partner_size)} px; partners must have one"
+                f"{virtual} has {times(size)} px but {partner} has {times(partner_size)} px; partners must have equal"
                 " size, so resize or crop one of them"
             )
     return TilePair(name, virtual, real, size, he)
@@ -122,7 +122,7 @@ def _batches(tiles: Sequence[TilePair]) -> Iterator[list[TilePair]]:
 
 
 def _digest(names: Sequence[str], paths: Sequence[Path]) -> str:
-    """Twelve letters that depend on the names and on the bytes of the files."""
+    """Hash of the names and contents of files, twelve characters."""
     digest = hashlib.blake2b(digest_size=6)
     for name, path in zip(names, paths, strict=True):
         with path.open("rb") as file:

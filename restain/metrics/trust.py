@@ -1,4 +1,4 @@
-"""The table that lies beside maps of trust: written by `restain.trust`, read by the report."""
+"""The table beside trust maps: written by `restain.trust`, read by the report."""
 
 import csv
 import math
@@ -10,8 +10,8 @@ from restain.image import atomic_path
 
 TABLE = "trust.csv"
 COLUMNS = ("name", "unlike_training_share", "made_with")
-"""Of the image or slide, without ending; the share of its blocks that are unlike the H&E of the training, 0 to 1, empty
-where the model does not know its training; what the map depends on besides the result."""
+"""Name of the image or slide, without suffix; share of its blocks unlike the training H&E, 0 to 1, empty if the model
+is not calibrated; what the map depends on besides the result."""
 
 
 def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str) -> None:
@@ -32,7 +32,7 @@ def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with
 
 
 def read_trust_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of a table by name; none where there is no such file, or another one."""
+    """The rows of a table by name; empty if there is no such file, or it is another table."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["name"]: row for row in csv.DictReader(file)}
@@ -41,7 +41,7 @@ def read_trust_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def unlike_shares(virtual: Path, names: Iterable[str]) -> list[float]:
-    """The share of blocks unlike the training, 0 to 1, of each tile for which it was written down.
+    """Share of blocks unlike the training H&E, 0 to 1, of each tile for which it is recorded.
 
     Args:
         virtual: folder of virtual images.

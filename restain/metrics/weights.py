@@ -1,6 +1,6 @@
-"""Weight files of the networks that judge images: found where people keep them, read without running code, hashed.
+"""Weight files of networks for evaluation: found in the usual caches, read without running code, hashed.
 
-Nothing is ever downloaded: a figure must not depend on what a server hands out today.
+Nothing is downloaded, because a figure must not depend on what a server offers today.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from restain.errors import CheckpointError, MissingError
 
 
 def cached_weights(name: str) -> Path:
-    """Where torch keeps a downloaded file of this name: `$TORCH_HOME/hub/checkpoints`. It need not exist."""
+    """Path of a downloaded file in torch's cache, `$TORCH_HOME/hub/checkpoints`; it may not exist."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints" / name
 
@@ -28,7 +28,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         MissingError: there is no such file.
-        CheckpointError: it is damaged, or holds something other than named tensors.
+        CheckpointError: it is damaged, or is not a dict of tensors.
     """
     if not path.is_file():
         raise MissingError(f"{path} does not exist; a file of weights is expected")
@@ -44,7 +44,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights, all of them and nothing else, and make the network ready to judge: eval mode, no gradients.
+    """Load weights strictly and prepare the network for evaluation: eval mode, no gradients.
 
     Raises:
         CheckpointError: names or shapes do not fit; the message names the first.

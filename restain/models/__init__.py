@@ -1,7 +1,6 @@
 """Weights that come with restain, found by name; any other checkpoint is found by its path.
 
-Beside `NAME.safetensors` lie its card, `NAME.md`, and a picture of what it does on tissue that it has never seen,
-`NAME.jpg`.
+Each `NAME.safetensors` comes with its card, `NAME.md`, and a picture of results on held-out tissue, `NAME.jpg`.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ class PackagedModel:
 
     @property
     def card(self) -> Path:
-        """What it was made of and how good it is, Markdown."""
+        """Training data, accuracy and limits, in Markdown."""
         return self.weights.with_suffix(".md")
 
     @property
@@ -36,13 +35,13 @@ def packaged_models() -> dict[str, PackagedModel]:
 
 
 def find_model(name: Path | str) -> Path:
-    """The checkpoint that a user means.
+    """Find the checkpoint that a user names.
 
     Args:
         name: of a model of the package, such as `colon-panck`, or the path of a checkpoint.
 
     Raises:
-        MissingError: a word without suffix and folder is neither; names the models of the package.
+        MissingError: a bare name is neither a model of the package nor a file; the message lists the models.
     """
     path, known = Path(name).expanduser(), packaged_models()
     if str(name) in known:
@@ -50,6 +49,6 @@ def find_model(name: Path | str) -> Path:
     if path.suffix or path.name != str(name) or path.exists():
         return path
     raise MissingError(
-        f"no model is called {str(name)!r}; the package has {' and '.join(known) or 'none'}, "
-        "and any other is given by its path, ending in .safetensors"
+        f"there is no model {str(name)!r}; restain comes with {' and '.join(known) or 'none'}, "
+        "and other checkpoints are given by path, ending in .safetensors"
     )

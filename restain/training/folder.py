@@ -71,7 +71,7 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
         raise OutputError(f"{out} is not a run: it holds {_first(foreign)}; give a new or an empty folder")
     for name in (RECIPE, LISTING, LOCK, STATE, MODEL, BEST, LOSSES, HELD_OUT):
         if name in present and not (out / name).is_file():
-            raise OutputError(f"{out / name} is not a plain file; remove it, or give another folder")
+            raise OutputError(f"{out / name} is not a regular file; remove it, or give another folder")
     if STATE not in present:  # nothing to lose
         return
     _check_recipe(out, recipe, steps, saved)

@@ -38,7 +38,7 @@ def locked(folder: Path, busy: str, waiting: Callable[[], None] | None = None) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
-            raise OutputError(f"{path} is not a plain file; remove it, or give another place")
+            raise OutputError(f"{path} is not a regular file; remove it, or give another place")
         file = path.open("w")
     except OutputError:
         raise

@@ -296,7 +296,7 @@ def test_a_header_with_an_impossible_resolution_is_refused(saved: Path, mpp: flo
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match="is not a plain file"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         read_info(tmp_path / "m.safetensors")
 
 

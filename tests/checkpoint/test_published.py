@@ -213,7 +213,7 @@ def test_a_key_that_is_not_there_and_a_choice_that_nobody_made_name_what_is_ther
 def test_a_file_that_claims_more_than_it_holds_is_refused_before_it_takes_memory(tmp_path: Path, width: int) -> None:
     stem = {"model.1.weight": torch.zeros(1, 3, 1, 1).expand(width, 3, 7, 7)}
     blocks = {f"model.{10 + n}.conv_block.1.weight": torch.zeros(1) for n in range(9)}
-    with pytest.raises(CheckpointError, match=r"net.pth: model.1.weight claims .* more than the file holds"):
+    with pytest.raises(CheckpointError, match=r"net.pth: model.1.weight claims .* more than are in the file"):
         load_published(written(tmp_path, stem | blocks))
     with pytest.raises(CheckpointError, match=r"much larger than the file|cannot be built"):
         load_published(written(tmp_path, {"model.1.weight": torch.zeros(width, 3, 1, 1)} | blocks))
@@ -222,7 +222,7 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_before_it_takes_memory
 def test_the_checkpoint_does_not_replace_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, changed())
     whole = path.read_bytes()
-    with pytest.raises(OutputError, match="is the file to read"):
+    with pytest.raises(OutputError, match="is the input file"):
         import_published(path, path)
     assert path.read_bytes() == whole
 
@@ -263,7 +263,7 @@ def test_what_fits_no_layout_is_refused_with_what_was_found(tmp_path: Path, cont
 
 
 def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a pickled \S*Conv2d, .* save the weights alone"):
+    with pytest.raises(CheckpointError, match=r"a pickled \S*Conv2d, .* save only the weights"):
         load_published(written(tmp_path, nn.Conv2d(1, 1, 1)))
 
 

@@ -115,8 +115,8 @@ def test_cells_are_counted_on_demand(
     ("options", "words"),
     [
         ("--device abacus", "--device abacus: torch cannot use it here"),
-        ("--out tiles/0.png", "cannot make the folder tiles/0.png"),
-        ("--html tiles/0.png/report.html", "cannot make the folder tiles/0.png"),
+        ("--out tiles/0.png", "cannot create the folder tiles/0.png"),
+        ("--html tiles/0.png/report.html", "cannot create the folder tiles/0.png"),
         ("--cases ^P", "'^P' does not occur in the tile name '0'"),
         ("--virtual nowhere", "nowhere does not exist"),
         ("--virtual jpeg", "tiles holds png but jpeg holds jpg; methods in one table need one format"),

@@ -250,7 +250,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1
-    assert "cannot make the folder" in capsys.readouterr().err
+    assert "cannot create the folder" in capsys.readouterr().err
 
 
 def test_partners_stand_side_by_side_and_name_each_other() -> None:

@@ -156,5 +156,5 @@ def test_a_file_that_is_not_there_is_named_with_its_line(tiles: Path, name: str)
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pairs.csv")
-    with pytest.raises(InputError, match="not a plain file"):
+    with pytest.raises(InputError, match="not a regular file"):
         find_layout(tmp_path)

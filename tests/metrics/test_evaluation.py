@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_tiles(folders: tuple[Path, Path]) -> None:
         name for name, metric in METRICS.items() if not metric.smallest_px and metric.partner == "real"
     ]
     assert found.notes == (
-        "MS-SSIM, RGB: needs sides of 161 px, the shortest here is 20 px.",
+        "MS-SSIM, RGB: needs sides of at least 161 px; the shortest is 20 px.",
         "Haematoxylin of the H&E, Pearson R: needs the H&E images (he).",
     )
     for index, name in enumerate(found.names):
@@ -148,7 +148,7 @@ def test_figures_held_against_other_images_are_refused_in_one_table(folders: tup
         save_image(other / path.name, 255 - rgb if index == 2 else rgb)
         save_image(he / path.name, rgb)
     found = evaluate(virtual, real)
-    with pytest.raises(InputError, match=r"different real images \(.*other and .*real\); measure both against the"):
+    with pytest.raises(InputError, match=r"different real images \(.*other and .*real\); evaluate both against the"):
         tabulate({"one": found, "two": evaluate(virtual, other)})
     tabulate({"one": found, "copied": evaluate(virtual, he)})
     first, second = evaluate(virtual, real, he=he), evaluate(virtual, real, he=other)
@@ -237,7 +237,7 @@ def test_images_that_cannot_be_measured_are_named(folders: tuple[Path, Path], tm
 
 def test_nothing_is_left_behind_where_the_result_cannot_be_written(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OutputError, match="cannot make the folder"):
+    with pytest.raises(OutputError, match="cannot create the folder"):
         evaluate(*folders, out=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "not a folder"
 

@@ -180,13 +180,13 @@ def test_fewer_tiles_than_a_distribution_takes_are_said(tiny: tuple[str, Path], 
         for index in range(1, 9):
             (folder / f"{index}.png").unlink()
     found = evaluate(*folders, judges=find_judges(extractors=[tiny]))
-    assert "FID and KID: a distribution takes 4 tiles or more; N = 1." in found.notes
+    assert "FID and KID: need at least 4 tiles, and N = 1." in found.notes
 
 
 def test_presets_are_checked_against_the_tiles(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(InputError, match=r"paper-1024 measures tiles of 1024×1024 px but .* has 20×20"):
+    with pytest.raises(InputError, match=r"paper-1024 needs tiles of 1024×1024 px, but .* has 20×20"):
         evaluate(*folders, preset="paper-1024")
-    with pytest.raises(InputError, match=r"torch-fidelity takes KID over subsets of 1000 tiles but there are 9"):
+    with pytest.raises(InputError, match=r"torch-fidelity needs subsets of 1000 tiles for KID, but there are 9"):
         evaluate(*folders, preset="torch-fidelity")
     with pytest.raises(InputError, match="no preset 'mine'"):
         evaluate(*folders, preset="mine")

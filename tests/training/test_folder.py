@@ -120,7 +120,7 @@ def test_what_is_no_plain_file_is_neither_waited_for_nor_replaced(
 ) -> None:
     (run / name).unlink(missing_ok=True)
     kind(run / name)
-    with pytest.raises(OutputError, match=rf"{name} is not a plain file"):
+    with pytest.raises(OutputError, match=rf"{name} is not a regular file"):
         check_folder(run, small("cut"), LISTED)
 
 
