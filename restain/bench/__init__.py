@@ -1,4 +1,4 @@
-"""Methods under the same budget, on the same data, judged alike: one table."""
+"""Compares methods under the same budget, on the same data, with the same metrics, in one table."""
 
 from restain.bench.rows import Budget, Row, read_rows
 from restain.bench.run import run_bench

@@ -1,6 +1,6 @@
-"""One cell of a bench: a recipe with one seed, trained, stained, measured; in a process of its own.
+"""One cell of a bench: a recipe with one seed, trained, stained and measured in a separate process.
 
-A process of its own gives each cell its own peak of memory, and lets one that dies take nothing with it.
+A separate process gives each cell its own peak memory, and a crash does not affect other cells.
 """
 
 import json
@@ -30,14 +30,14 @@ from restain.training.state import steps_done
 RESULT = "result.json"
 _TRAINED = "trained.json"
 PROBE = ".probe-"
-"""What the folders of such trainings, beside those of the cells, begin with; a kill leaves them."""
+"""Prefix of the folders of trial trainings, beside those of the cells; a kill may leave them."""
 _PROBES = (4, 4, 12)
-"""Steps of short trainings: the first warms up, the difference of the others tells how long a step takes."""
+"""Steps of trial trainings: the first warms up, the difference of the others measures the time per step."""
 
 
 @dataclass(frozen=True)
 class Judging:
-    """What every cell is judged on, and by what."""
+    """The data and networks that every cell is evaluated with."""
 
     he: Path
     real: Path
@@ -55,22 +55,22 @@ class Cell:
     recipe: Recipe
     data: Path
     run: Path
-    """Folder of the training; auxiliary models lie beside it."""
+    """Folder of the training; auxiliary models are beside it."""
     out: Path
     """Folder of the stained tiles and of the result."""
     budget: Budget
     judging: Judging
     device: str
     auxiliary: tuple[Path, ...] = ()
-    """Notes on what its auxiliary models took."""
+    """Notes on the cost of its auxiliary models."""
     length: Path | None = None
-    """Note on how many steps its row gets, where the budget is in minutes."""
+    """Note on the number of steps of its row, if the budget is in minutes."""
 
     def done(self) -> bool:
-        """Whether its result is there.
+        """Whether its result exists.
 
         Raises:
-            OutputError: it is that of another recipe.
+            OutputError: it is the result of another recipe.
         """
         if not (self.out / RESULT).is_file():
             return False
@@ -86,20 +86,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training took."""
+    """Cost of a training."""
 
     steps: int
     pairs: int
     """Pairs seen: steps times batch."""
     seconds: float
-    """Of the method alone. After an interruption: steps times the seconds per step since; not a number if there was no
-    step since."""
+    """Of the method alone. After an interruption: steps times the seconds per step since then; NaN without a step since
+    then."""
     peak_bytes: int
-    """Most memory that the process held, on the GPU where there is one."""
+    """Peak memory of the process, on the GPU if there is one."""
 
 
 def work(cell: Cell, console: Console | None) -> None:
-    """Do what is left to do of a cell; to be called in a fresh process."""
+    """Do the remaining work of a cell; to be called in a fresh process."""
     training = _train(cell, console)
     cell.out.mkdir(parents=True, exist_ok=True)
     virtual = cell.out / "virtual"
@@ -120,7 +120,7 @@ def work(cell: Cell, console: Console | None) -> None:
 
 
 def measure_cell(judging: Judging, virtual: Path, out: Path, device: str) -> Evaluation:
-    """Hold virtual tiles against the real ones; the figures of each tile are written to `out`."""
+    """Evaluate virtual tiles against real ones; the figures of each tile are written to `out`."""
     judges = find_judges(None, None, judging.extractors, "default", _place(device))
     return evaluate(virtual, judging.real, out, he=judging.he, judges=judges)
 
@@ -141,7 +141,7 @@ def work_auxiliary(recipe: Recipe, data: Path, folder: Path, device: str, note: 
 def work_length(cell: Cell, console: Console | None) -> None:
     """Find how many steps of a cell's row fit into the minutes of its budget; to be called in a fresh process.
 
-    All seeds of a row take the same number, which is kept.
+    All seeds of a row use the same number, which is stored.
     """
     del console  # it takes no longer than a moment
     assert cell.length
@@ -152,14 +152,14 @@ def work_length(cell: Cell, console: Console | None) -> None:
 
 
 def knows_length(cell: Cell) -> bool:
-    """Whether the steps of a cell's row are known: it has no minutes, or they were found for this recipe."""
+    """Whether the steps of a cell's row are known: its budget is not in minutes, or they were measured."""
     if not cell.length:
         return True
     return cell.length.is_file() and read_note(cell.length)["recipe"] == _unseeded(cell.recipe)
 
 
 def _train(cell: Cell, console: Console | None) -> Training:
-    """Train, or read what an earlier training took."""
+    """Train, or read the cost of an earlier training."""
     note = cell.out / _TRAINED
     if note.is_file():
         return Training(**read_note(note))
@@ -174,12 +174,12 @@ def _train(cell: Cell, console: Console | None) -> Training:
 
 
 def _whole(seconds: float, steps: int, before: int) -> float:
-    """What all steps take, by those that were done now, after `before` others; not a number where there were none."""
+    """Seconds of all steps, from those done now after `before` others; NaN if there were none."""
     return seconds * steps / (steps - before) if steps > before else math.nan
 
 
 def _limited(cell: Cell) -> Recipe:
-    """The recipe with the length that the budget allows, and states saved often enough to lose little."""
+    """The recipe with the length of the budget, and frequent saved states."""
     steps = int(read_note(cell.length)["steps"]) if cell.length else cell.budget.steps
     if steps is None:
         return cell.recipe
@@ -189,7 +189,7 @@ def _limited(cell: Cell) -> Recipe:
 
 
 def _seconds_per_step(cell: Cell) -> float:
-    """Train a little and a little longer, and throw all away; auxiliary models are there already."""
+    """Measure the time per step with trial trainings, which are discarded; auxiliary models already exist."""
     took = []
     cell.run.parent.mkdir(parents=True, exist_ok=True)
     for steps in _PROBES:
@@ -201,11 +201,11 @@ def _seconds_per_step(cell: Cell) -> float:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has held so far: on the GPU where it used one, else resident."""
+    """Peak memory of this process so far: on the GPU if it used one, else resident."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
-    if status.is_file():  # unlike getrusage, this leaves out the parent that the process was started from
+    if status.is_file():  # unlike getrusage, this excludes the parent process
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource
@@ -215,17 +215,17 @@ def peak_bytes() -> int:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What determines the weights, as JSON gives it back."""
+    """The settings that determine the weights, as JSON values."""
     return dict(json.loads(json.dumps(identity(recipe.table()))))
 
 
 def _unseeded(recipe: Recipe) -> dict[str, Any]:
-    """What all seeds of a row have in common."""
+    """The key that all seeds of a row share."""
     return {key: value for key, value in _settings(recipe).items() if key.rpartition(".")[2] != "seed"}
 
 
 def write_note(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON in one piece."""
+    """Write JSON atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""What takes no training at all, judged as every row is: a method should come out above it.
+"""Untrained baselines, evaluated as every row is: a method should be better.
 
-Early in a training, and on figures that a uniform picture satisfies, rows do not; a table should show that.
+Early in a training rows are not, nor on metrics that a uniform image satisfies; the table shows this.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class Floor:
-    """Held-out tiles that nobody has stained."""
+    """Held-out tiles of an untrained baseline."""
 
     name: str
     data: Path
@@ -31,7 +31,7 @@ class Floor:
     device: str
 
     def done(self) -> bool:
-        """Whether its result is there."""
+        """Whether its result exists."""
         return (self.out / RESULT).is_file()
 
 
@@ -39,14 +39,14 @@ UNSTAINED, UNIFORM = "the H&E as it is", "the mean colour of the IHC"
 
 
 def floors_of(data: Path, out: Path, judging: Judging, device: str) -> list[Floor]:
-    """Each H&E tile unchanged; and each in one colour, the mean of the training IHC."""
+    """Each H&E tile unchanged, and each uniform in the mean colour of the training IHC."""
     return [
         Floor(name, data, out / key, judging, device) for name, key in ((UNSTAINED, "unstained"), (UNIFORM, "uniform"))
     ]
 
 
 def work_floor(floor: Floor, console: Console | None) -> None:
-    """Make the tiles of a floor and measure them; to be called in a fresh process."""
+    """Make the tiles of a baseline and measure them; to be called in a fresh process."""
     del console  # it takes no longer than a moment
     virtual = floor.out / "virtual"
     colour = mean_colour(floor.data) if floor.name == UNIFORM else None

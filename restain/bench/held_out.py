@@ -1,4 +1,4 @@
-"""The tiles that every row is judged on, brought together in one folder per side."""
+"""The held-out tiles that every row is evaluated on, linked in one folder per side."""
 
 import shutil
 from pathlib import Path
@@ -15,13 +15,13 @@ from restain.image import save_image
 def gather(
     data: Path, out: Path, truth: Path | None, tiles: int | None, extractors: tuple[tuple[str, Path], ...]
 ) -> Judging:
-    """Link, or where one file shows both sides cut, the held-out pairs into `out/he` and `out/real`.
+    """Link the held-out pairs to `out/he` and `out/real`, or cut them if one file shows both sides.
 
     Args:
         data: the data set.
-        out: a folder for them; what an earlier call put there is replaced.
-        truth: folder of IHC in register with the held-out H&E, by the same names; the data set's own IHC if None.
-        tiles: how many to take, spread evenly; all if None.
+        out: a folder for them; results of an earlier call are replaced.
+        truth: folder of IHC registered with the held-out H&E, with the same names; the data set's IHC if None.
+        tiles: number of tiles, spread evenly; all if None.
         extractors: passed through.
 
     Raises:
@@ -29,7 +29,7 @@ def gather(
     """
     held_out = PairedTiles(data, "val", grades="none")
     if held_out.part in (WHOLE, "train"):
-        raise InputError(f"{data} has no held-out part; a bench judges by tiles that no row has learned from")
+        raise InputError(f"{data} has no held-out part, which a bench needs for its evaluation; split off a val part")
     files = held_out.files
     if tiles is not None and tiles < len(files):
         files = [files[place * len(files) // tiles] for place in range(tiles)]
@@ -62,7 +62,7 @@ def _place(pair: PairFiles, he: Path, real: Path, truth: Path | None) -> None:
 
 
 def _link(source: Path, folder: Path, name: str) -> None:
-    """Link where the file system can, else copy; partners get one name, whatever they are called."""
+    """Link if the file system can, else copy; partners get the same name."""
     target = folder / f"{name}{source.suffix}"
     try:
         target.symlink_to(source.resolve())

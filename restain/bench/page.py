@@ -1,4 +1,4 @@
-"""What a bench leaves to read: the table as Markdown and JSON, and as a page with a row of pictures per method."""
+"""Output of a bench: the table as Markdown and JSON, and a page with a row of pictures per method."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def write_outputs(out: Path, table: BenchTable, cells: Sequence[Cell], failures:
         The page.
 
     Raises:
-        OutputError: one cannot be written; what was there before is left.
+        OutputError: one cannot be written; existing files are kept.
     """
     _write(out / "table.md", as_markdown(table, failures))
     _write(out / "table.json", json.dumps(as_json(table, failures), indent=1, ensure_ascii=False, allow_nan=False))
@@ -71,9 +71,9 @@ def as_markdown(table: BenchTable, failures: Mapping[str, str]) -> str:
     parts = [
         _markdown(["Method", *headings], figures),
         f"Mean over seeds ± half of Student's 95 % interval; N = {table.tiles} tiles; {table.budget}."
-        + (" In italics what takes no training." if table.floors else ""),
+        + (" Untrained baselines in italics." if table.floors else ""),
         _markdown([f"Difference to {table.reference}", *headings], differences) if differences else "",
-        "Seed by seed; **bold** where the 95 % interval leaves out 0." if differences else "",
+        "Paired by seed; **bold** where the 95 % interval excludes 0." if differences else "",
         _markdown(_HEADER, [_cost(line) for line in table.lines]),
         "Protocols: " + ", ".join(prints) + ".",
         *(f"Left out: {note}" for note in table.notes),
@@ -83,7 +83,7 @@ def as_markdown(table: BenchTable, failures: Mapping[str, str]) -> str:
 
 
 def as_json(table: BenchTable, failures: Mapping[str, str]) -> dict[str, Any]:
-    """Everything; what is not finite becomes null."""
+    """Everything; values that are not finite become null."""
 
     def spread(found: Spread) -> dict[str, Any]:
         values = [number if math.isfinite(number) else None for number in found.values]
@@ -149,7 +149,7 @@ def _minutes(seconds: Spread) -> str:
 
 
 def _known(found: Spread) -> Spread:
-    """Over the seeds that were timed: a kill just before the time is noted loses it."""
+    """Over the seeds with a recorded time, which is missing if the run was killed before it was written."""
     return Spread(tuple(value for value in found.values if math.isfinite(value)))
 
 
@@ -160,7 +160,7 @@ def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _strips(held_out: Path, table: BenchTable, cells: Sequence[Cell]) -> list[Strip]:
-    """The H&E, the real IHC and, of each row, the first seed that has a result."""
+    """The H&E, the real IHC, and the first seed with a result of each row."""
     tiles = list_images(held_out / "he")
     chosen = [tiles[(2 * place + 1) * len(tiles) // (2 * SHOWN_TILES)].stem for place in range(SHOWN_TILES)]
     chosen = list(dict.fromkeys(chosen))

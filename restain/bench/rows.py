@@ -1,4 +1,4 @@
-"""What a bench compares: its rows, and how much training each of them gets."""
+"""The rows that a bench compares, and the training budget of each."""
 
 import re
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ _SEPARATOR = re.compile(r",(?=\w+(?:\.\w+)+=)")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a recipe, and what is changed in it."""
+    """One row of the table: a recipe and its overrides."""
 
     name: str
     recipe: Path
     settings: tuple[str, ...] = ()
-    """Such as `model.alignment=identity`; they win over the file."""
+    """Overrides such as `model.alignment=identity`."""
 
     @property
     def key(self) -> str:
-        """Its name as a folder's."""
+        """Its folder name."""
         return re.sub(r"\W+", "-", self.name.lower()).strip("-")
 
     def load(self, seed: int) -> Recipe:
@@ -32,20 +32,20 @@ class Row:
 
         Raises:
             MissingError: there is no such file.
-            ConfigError: the file or a setting is wrong, or its model would stain at another scale than the others.
+            ConfigError: the file or a setting is wrong, or its model would stain at a different scale.
         """
         recipe = load_recipe(self.recipe, [*self.settings, f"seed={seed}"])
         if side := recipe.data.resize_px:
             raise ConfigError(
-                f"the row {self.name!r} learns from tiles resized to {side} px, but a bench stains them as they are; "
-                "leave resize_px in [data] out"
+                f"the row {self.name!r} trains on tiles resized to {side} px, but a bench stains them at full size; "
+                "remove resize_px from [data]"
             )
         return recipe
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each row trains, its auxiliary models not counted; neither given means as long as its recipe says."""
+    """Length of each training, not counting auxiliary models; from the recipe if neither is given."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -69,7 +69,7 @@ class Budget:
 
     @property
     def words(self) -> str:
-        """As the table says it."""
+        """Text for the table."""
         if self.steps:
             return f"{self.steps:,} steps"
         return f"{self.minutes:g} minutes" if self.minutes else "as long as each recipe says"
@@ -80,10 +80,10 @@ def read_rows(words: Sequence[str], settings: Sequence[str] = ()) -> list[Row]:
 
     Args:
         words: for each row `[NAME=]RECIPE[,SECTION.KEY=VALUE…]`; without a name it is called as its file.
-        settings: changes in every recipe; those of the row itself win.
+        settings: overrides of every recipe; those of the row take precedence.
 
     Raises:
-        ConfigError: there is no row, two share a name, or a name has signs that a folder's cannot have.
+        ConfigError: there is no row, two share a name, or a name is not valid for a folder.
     """
     rows = []
     for word in words:
@@ -94,8 +94,8 @@ def read_rows(words: Sequence[str], settings: Sequence[str] = ()) -> list[Row]:
         raise ConfigError("no recipe was given; a bench needs one or more")
     for row in rows:
         if not _NAME.fullmatch(row.name):
-            raise ConfigError(f"a row cannot be called {row.name!r}; use letters, digits, spaces and . + - _")
+            raise ConfigError(f"the row name {row.name!r} is not valid; use letters, digits, spaces and . + - _")
     keys = [row.key for row in rows]
     if twice := next((row for row in rows if keys.count(row.key) > 1), None):
-        raise ConfigError(f"two rows are called {twice.name!r}; name them apart, as in first={twice.recipe}")
+        raise ConfigError(f"two rows are called {twice.name!r}; give them different names, as in first={twice.recipe}")
     return rows

@@ -1,4 +1,4 @@
-"""Run what is missing of a bench, several cells at a time where asked, and write the table."""
+"""Run the missing cells of a bench, several at a time if requested, and write the table."""
 
 import shutil
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from restain.workers.ray import connected
 
 @dataclass(frozen=True)
 class BenchOutcome:
-    """What a bench came to."""
+    """The result of a bench."""
 
     table: BenchTable
     page: Path
     failures: dict[str, str]
-    """By cell or auxiliary model, why it has no result."""
+    """Why cells or auxiliary models have no result, by name."""
 
 
 def run_bench(
@@ -51,32 +51,32 @@ def run_bench(
 ) -> BenchOutcome:
     """Train every row with every seed under one budget, stain the held-out tiles, measure them, and write one table.
 
-    What is finished is not done again, and a training that was stopped goes on; a cell that fails does not stop others.
+    Finished work is kept and stopped trainings resume; a cell that fails does not stop others.
 
     Args:
         rows: what to compare.
-        data: the data set; its training part is learned from, its held-out part judged on.
-        out: folder of the bench: `table.md`, `table.json`, `index.html`, and all that they were made from.
-        budget: of each row, as long as its recipe says if None; auxiliary models, which rows share, come on top.
-        seeds: how many trainings a row gets, with seeds 0, 1, …
-        truth: folder of IHC in register with the held-out H&E; the data set's own IHC if None.
-        tiles: how many held-out tiles to judge by, spread evenly; all if None.
+        data: the data set; rows train on its training part and are evaluated on its held-out part.
+        out: folder of the bench: `table.md`, `table.json`, `index.html`, and everything that they are based on.
+        budget: of each row, from its recipe if None; auxiliary models, which rows share, are not counted.
+        seeds: number of trainings per row, with seeds 0, 1, …
+        truth: folder of IHC registered with the held-out H&E; the data set's IHC if None.
+        tiles: number of held-out tiles to evaluate, spread evenly; all if None.
         reference: name of the row that others are compared with; the first if None.
         extractors: networks for FID and KID, as (module:attribute, weights).
-        processes: cells at a time, on as many GPUs in turn as there are.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
-        ray: address of a Ray cluster whose machines see the same files, or `local`; cells run there, one GPU each.
+        processes: cells at a time, spread over the GPUs.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one.
+        ray: address of a Ray cluster whose machines see the same files, or `local`; cells run there, with one GPU each.
         console: where progress is shown; nowhere if None.
 
     Raises:
-        ConfigError, MissingError, InputError: a recipe or the data set is wrong; nothing has been done then.
-        OutputError: `out` holds something else, or a bench with another budget, other tiles or another extractor; or
-            another process is at work in it.
+        ConfigError, MissingError, InputError: a recipe or the data set is wrong; reported before any work.
+        OutputError: `out` has other files, or a bench with a different budget, tiles or extractor, or another process is
+            working in it.
     """
     budget = budget or Budget()
     names = [row.name for row in rows]
     if reference is not None and reference not in names:
-        raise InputError(f"the reference {reference!r} is no row; there are {', '.join(names)}")
+        raise InputError(f"the reference {reference!r} is not a row; choose one of {', '.join(names)}")
     data, out = data.absolute(), out.absolute()
     recipes = {(row, seed): row.load(seed) for row in rows for seed in range(seeds)}
     judged_by = ", ".join(f"{entry}={weights.absolute()}" for entry, weights in extractors) or None
@@ -117,7 +117,7 @@ def run_bench(
             pool: Pool = Processes(processes, device, attempts=1)
             if ray and units:
                 pool = stack.enter_context(connected(ray, processes, None if device == "auto" else device))
-            for some in (models, timings, units):  # each needs those before
+            for some in (models, timings, units):  # each needs the ones before
                 able = without_unmet(some, failures, progress)
                 failures |= run_units(able, pool, progress, show=processes == 1 and not ray and console is not None)
         table = collect(rows, cells, floors, reference or names[0], budget)
@@ -138,24 +138,24 @@ def _models(cell: Cell) -> tuple[str, ...]:
 
 
 def _note(out: Path, folder: Path) -> Path:
-    """Where it is kept what an auxiliary model took."""
+    """Path of the note on the cost of an auxiliary model."""
     return out / "cells" / f"{folder.name}.json"
 
 
 def _take(out: Path, what: dict[str, object]) -> None:
-    """Make the folder, or check that it holds this very bench."""
+    """Create the folder, or check that it belongs to this bench."""
     note = out / "bench.json"
     if note.is_file():
         before = read_note(note)
         if changed := [key for key in what if before.get(key) != what[key]]:
             key = changed[0]
             raise OutputError(
-                f"{out} holds a bench with another {key} ({before.get(key)}, now {what[key]}); give another folder, or "
-                "the same again to resume it"
+                f"{out} is a bench with a different {key} ({before.get(key)}, now {what[key]}); give another folder, or "
+                "the same value to resume it"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} holds something else; give a new or empty folder")
+        raise OutputError(f"{out} is not empty and not a bench; give a new or empty folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From the results of all cells to one table: means over seeds, their intervals, paired differences."""
+"""The table over the results of all cells: means over seeds, their intervals, paired differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """Over the seeds; not a number where there is none."""
+        """Over the seeds; NaN without seeds."""
         return sum(self.values) / len(self.values) if self.values else math.nan
 
     @property
     def half_width(self) -> float:
-        """Of Student's 95 % interval of the mean; not a number for fewer than two seeds."""
+        """Of Student's 95 % interval of the mean; NaN for fewer than two seeds."""
         number = len(self.values)
         if number < 2:
             return math.nan
@@ -59,7 +59,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Its label, the direction that is better, its unit."""
+        """Its label, better direction and unit."""
         return f"{self.label} {'↑' if self.higher_is_better else '↓'}" + (f", {self.unit}" if self.unit else "")
 
 
@@ -69,10 +69,10 @@ class Line:
 
     name: str
     seeds: tuple[int, ...]
-    """Those that have a result."""
+    """The seeds with a result."""
     figures: Mapping[str, Spread]
     differences: Mapping[str, Spread]
-    """To the reference, seed by seed; empty for the reference itself."""
+    """To the reference, paired by seed; empty for the reference itself."""
     steps: Spread
     pairs: Spread
     seconds: Spread
@@ -80,7 +80,7 @@ class Line:
     peak_bytes: Spread
 
     def clearly(self, name: str, column: Column) -> str:
-        """`better` or `worse` than the reference where the paired interval leaves out 0, else nothing."""
+        """`better` or `worse` than the reference if the paired interval excludes 0, else empty."""
         difference = self.differences.get(name)
         if difference is None or not abs(difference.mean) > difference.half_width:
             return ""
@@ -89,26 +89,26 @@ class Line:
 
 @dataclass(frozen=True)
 class BenchTable:
-    """Everything that a bench found."""
+    """All results of a bench."""
 
     reference: str
     budget: str
     columns: Mapping[str, Column]
     lines: tuple[Line, ...]
     floors: Mapping[str, Mapping[str, Spread]]
-    """By name, the figures of what was not stained by anybody; see `restain.bench.floors`."""
+    """Figures of the untrained baselines by name; see `restain.bench.floors`."""
     tiles: int
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """What was left out and why."""
 
 
 def collect(
     rows: Sequence[Row], cells: Sequence[Cell], floors: Sequence[Floor], reference: str, budget: Budget
 ) -> BenchTable:
-    """Read the results that there are.
+    """Read the existing results.
 
     Raises:
-        InputError: two of them were not measured in the same way.
+        InputError: two of them have different protocols.
         OutputError: a result is damaged.
     """
     found = {(cell.row, cell.seed): read_note(cell.out / RESULT) for cell in cells if cell.done()}
@@ -119,7 +119,7 @@ def collect(
             column = Column(**{key: figure[key] for key in Column.__dataclass_fields__})
             if columns.setdefault(name, column).fingerprint != column.fingerprint:
                 raise InputError(
-                    f"{column.label} of {words} was not measured as in the other rows; remove its result, so that it "
+                    f"{column.label} of {words} has another protocol than in other rows; remove its result, so that it "
                     "is measured again"
                 )
     of_row = {row.name: {seed: result for (name, seed), result in found.items() if name == row.name} for row in rows}
@@ -139,7 +139,7 @@ def _value(result: Mapping[str, Any], figure: str) -> float:
 
 
 def _gap(result: Mapping[str, Any], reference: Mapping[str, Any], figure: str) -> float:
-    """By how much a result exceeds the reference; not a number where other tiles count."""
+    """Difference of a result to the reference; NaN if they lack values on different tiles."""
     first, second = (found["figures"].get(figure, {}).get("missing") for found in (result, reference))
     return _value(result, figure) - _value(reference, figure) if first == second else math.nan
 

@@ -1,4 +1,4 @@
-"""Units of a bench, several at a time, each in a process of its own; one that fails does not stop the others."""
+"""Units of work of a bench, several at a time in separate processes; one that fails does not stop the others."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,19 +12,19 @@ from restain.workers.pool import Pool
 
 @dataclass(frozen=True)
 class Unit:
-    """Something to do in a process of its own."""
+    """Work for a separate process."""
 
     words: str
     work: Callable[..., None]
-    """Called with `arguments` and a console, or None where nothing is to be shown."""
+    """Called with `arguments` and a console, or None to show nothing."""
     arguments: tuple[object, ...]
     needs: tuple[str, ...] = ()
-    """Words of units that must have been done before."""
+    """Names of units that must be done before."""
 
 
 @dataclass
 class UnitProgress:
-    """Tells which unit begins or ends, and about how long all of it will take."""
+    """Shows which unit begins or ends, and the estimated time remaining."""
 
     console: Console | None
     total: int
@@ -42,7 +42,7 @@ class UnitProgress:
             self._say(f"{unit.words} failed: {failure}")
 
     def stands(self) -> None:
-        """Tell how far it is, where units do not tell when they begin."""
+        """Show progress for units whose beginning is not known."""
         self._say(f"{self.done} of {self.total} done{self._left()}")
 
     def _left(self) -> str:
@@ -57,12 +57,12 @@ class UnitProgress:
 
 
 def without_unmet(units: Sequence[Unit], failures: dict[str, str], progress: UnitProgress) -> list[Unit]:
-    """Leave out units that need one that failed.
+    """Skip units that depend on a failed one.
 
     Args:
-        units: what is to be done next.
-        failures: by words, why earlier units failed; gets those that are left out.
-        progress: is told of those that are left out.
+        units: the next units.
+        failures: why earlier units failed, by name; skipped units are added.
+        progress: shows skipped units.
 
     Returns:
         The others.
@@ -79,16 +79,16 @@ def without_unmet(units: Sequence[Unit], failures: dict[str, str], progress: Uni
 
 
 def run_units(units: Sequence[Unit], pool: Pool, progress: UnitProgress, *, show: bool = False) -> dict[str, str]:
-    """Do all units, as many at a time as the pool has room for, each in a process of its own.
+    """Do all units, as many at a time as the pool allows, each in a separate process.
 
     Args:
         units: in the order in which they begin.
         pool: where; on a cluster every machine sees the same files.
-        progress: is told of each.
-        show: whether units show their own progress, where only one is done at a time.
+        progress: shows each.
+        show: whether units show their own progress, if only one is done at a time.
 
     Returns:
-        By the unit's words, why it failed; empty where all went well.
+        Why units failed, by name; empty if all succeeded.
     """
     failures = dict[str, str]()
     begun = set[int]()

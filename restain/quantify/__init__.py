@@ -1,4 +1,4 @@
-"""How much stain, on how many cells: DAB density, nuclei, and the scores that pathologists read from them."""
+"""Quantification of IHC: DAB density, nuclei, and the scores that pathologists derive from them."""
 
 from restain.quantify.cells import Cells, measure_cells
 from restain.quantify.density import densities

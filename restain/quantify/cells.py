@@ -1,4 +1,4 @@
-"""What is measured on each cell: where it lies, how much DAB its nucleus holds, how much of its membrane is stained."""
+"""Measurements of each cell: position, DAB in the nucleus, and how much of the membrane is stained."""
 
 from dataclasses import dataclass, fields
 
@@ -15,23 +15,23 @@ CLASSES = ("Negative", "1+", "2+", "3+")
 """The classes of a cell, by its intensity 0 to 3."""
 
 NUCLEAR_LIMITS = (0.2, 0.4, 0.6)
-"""Mean DAB density of a nucleus from which on it is 1+, 2+ and 3+: the defaults of QuPath (Bankhead et al. 2017)."""
+"""Least mean DAB density of a nucleus for 1+, 2+ and 3+: the defaults of QuPath (Bankhead et al. 2017)."""
 
 MEMBRANE_UM = 4.0
-"""How far from its nucleus a cell's membrane is looked for, where no other nucleus is nearer."""
+"""Largest distance of a membrane from its nucleus, where no other nucleus is nearer."""
 
 SECTORS = 16
-"""Directions around a nucleus in which the membrane is looked at."""
+"""Directions around a nucleus in which the membrane is measured."""
 
 COMPLETE = 0.6
-"""Share of the directions with stain from which on a membrane counts as complete. On phantoms it parts positive cells
-from negative ones with stained neighbours best; whole rings are never found, because membranes leave the section."""
+"""Least share of stained directions of a complete membrane. On phantoms it best separates positive cells from negative
+ones with stained neighbours; full rings do not occur, because membranes leave the section."""
 
 INCOMPLETE = 0.2
-"""Share of the directions with stain from which on a membrane counts as stained at all."""
+"""Least share of stained directions of an incompletely stained membrane."""
 
 STRONG_MEMBRANE = 0.5
-"""Mean DAB density of the stained membrane from which on complete staining is intense."""
+"""Least mean DAB density of the stained membrane for complete staining to be intense."""
 
 _MEMBRANE_BLUR_UM = 0.4
 _RIM_PX = 1.5
@@ -42,9 +42,9 @@ class Cells:
     """The cells of an image, one array entry each."""
 
     label: NDArray[np.int32]
-    """Of the nucleus in the labels that were measured."""
+    """Label of the nucleus."""
     x: Float32s
-    """Of the nucleus's centre in px, 0 at the centre of the first pixel."""
+    """Centre of the nucleus in px, 0 at the centre of the first pixel."""
     y: Float32s
     area_um2: Float32s
     """Of the nucleus."""
@@ -55,7 +55,7 @@ class Cells:
     completeness: Float32s
     """Share of the directions around the nucleus in which the membrane is stained, 0 to 1."""
     membrane_dab: Float32s
-    """Mean DAB density of the membrane where it is stained; 0 where it is nowhere."""
+    """Mean DAB density of the stained part of the membrane; 0 if none is stained."""
     intensity: NDArray[np.int64]
     """0 to 3, an index of `CLASSES`."""
 
@@ -63,12 +63,12 @@ class Cells:
         return len(self.x)
 
     def chosen(self, which: NDArray[np.bool_]) -> "Cells":
-        """The cells where `which` holds."""
+        """The cells selected by a mask or indices."""
         return Cells(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
 
 
 def measure_cells(rgb: RGB, labels: Labels, mpp: float, marker: Marker) -> Cells:
-    """Measure and class every labelled nucleus.
+    """Measure and classify every labelled nucleus.
 
     With a nuclear marker the class is that of the mean DAB density in the nucleus (`nuclear_intensity`), with a
     membrane marker that of the stain around it (`membrane_intensity`).
@@ -103,15 +103,15 @@ def measure_cells(rgb: RGB, labels: Labels, mpp: float, marker: Marker) -> Cells
 
 
 def nuclear_intensity(dab: Float32s) -> NDArray[np.int64]:
-    """Class nuclei by their mean DAB density, 0 to 3, by `NUCLEAR_LIMITS`."""
+    """Classify nuclei by mean DAB density, 0 to 3, with `NUCLEAR_LIMITS`."""
     return np.searchsorted(np.asarray(NUCLEAR_LIMITS, np.float32), dab, side="right")
 
 
 def membrane_intensity(completeness: Float32s, membrane_dab: Float32s) -> NDArray[np.int64]:
-    """Class cells by their membrane, 0 to 3, after ASCO/CAP (Wolff et al. 2018).
+    """Classify cells by their membrane, 0 to 3, after ASCO/CAP (Wolff et al. 2018).
 
-    3+ is complete and intense, 2+ complete and weak to moderate, 1+ incomplete, 0 none. The guideline has words where
-    a computer needs numbers: `COMPLETE`, `INCOMPLETE` and `STRONG_MEMBRANE` are ours.
+    3+ is complete and intense, 2+ complete and weak to moderate, 1+ incomplete, 0 none. The guideline gives no numbers:
+    `COMPLETE`, `INCOMPLETE` and `STRONG_MEMBRANE` are ours.
     """
     complete = completeness >= COMPLETE
     intense = membrane_dab >= STRONG_MEMBRANE
@@ -127,9 +127,9 @@ def _membrane(
 ) -> tuple[Float32s, Float32s]:
     """Completeness and density of each cell's membrane.
 
-    A pixel belongs to the nearest nucleus within `MEMBRANE_UM`. In each direction from a nucleus's centre the darkest
-    brown of its pixels counts as the membrane; it is stained above `POSITIVE_DENSITY`. The rim of the nucleus belongs
-    to it, so that a direction in which another nucleus touches is looked at too.
+    A pixel belongs to the nearest nucleus within `MEMBRANE_UM`. In each direction from a nucleus's centre its pixel
+    with the most DAB is taken as the membrane; it is stained above `POSITIVE_DENSITY`. The rim of the nucleus is
+    included, so that directions in which another nucleus touches are measured too.
     """
     distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
     owner = np.where(distance <= MEMBRANE_UM / mpp, labels[tuple(nearest)], 0)

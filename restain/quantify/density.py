@@ -1,4 +1,4 @@
-"""Optical densities of one image as arrays, and smoothing whose reach is known."""
+"""Optical densities of one image as arrays, and smoothing with a known radius."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from restain.stains import HED_UNIT, rgb_to_hed, to_unit
 Float32s = NDArray[np.float32]
 
 REACH = 3.0
-"""Where Gaussian weights end, in standard deviations."""
+"""Radius of Gaussian kernels, in standard deviations."""
 
 
 def densities(rgb: RGB) -> tuple[Float32s, Float32s]:
@@ -27,5 +27,5 @@ def densities(rgb: RGB) -> tuple[Float32s, Float32s]:
 
 
 def smooth(values: NDArray[np.floating], sigma_px: float) -> Float32s:
-    """Blur with a Gaussian that reaches `REACH` sigmas far; beyond the border the image is reflected."""
+    """Blur with a Gaussian truncated at `REACH` sigmas; the image is reflected at its border."""
     return np.asarray(ndimage.gaussian_filter(values, sigma_px, truncate=REACH, output=np.float32))

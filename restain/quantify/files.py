@@ -12,7 +12,7 @@ from restain.quantify.tally import Tally
 from restain.quantify.tiles import QuantifySettings, Read, quantify_tiles
 
 WHOLE = "all"
-"""What the tables call the whole image; no region of interest may."""
+"""Name of the whole image in the tables; regions of interest cannot use it."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class MeasuredImage:
     """An image to measure."""
 
     name: str
-    """What the tables call it, and the files that are written, without ending."""
+    """Its name in the tables, and of the files that are written, without suffix."""
     size: tuple[int, int]
     """Width and height in px of what is measured."""
     read: Read
     scale: float = 1.0
-    """How many px of the whole image one px that is measured is wide; for coordinates of cells and regions."""
+    """Px of the whole image per measured px; for coordinates of cells and regions."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,16 @@ def save_tables(out: Path, reports: Sequence[QuantifyReport]) -> None:
 
 
 def load_rois(path: Path) -> list[Roi]:
-    """Read regions of interest to be summed up on their own.
+    """Read regions of interest that are measured separately.
 
     Raises:
-        MissingError, InputError: as in `read_rois`; or one has the name of the whole image.
+        MissingError, InputError: as in `read_rois`; or a region has the name of the whole image.
     """
     rois = read_rois(path)
     if any(roi.name == WHOLE for roi in rois):
-        raise InputError(f"{path}: a region is named '{WHOLE}', as the tables name the whole image; rename it")
+        raise InputError(
+            f"{path}: a region is named '{WHOLE}', which is the name of the whole image in the tables; rename it"
+        )
     return rois
 
 

@@ -1,6 +1,6 @@
-"""InstanSeg finds the nuclei (Goldsborough et al. 2024, arXiv 2408.15954), by its own package: `restain[instanseg]`.
+"""Segments nuclei with InstanSeg (Goldsborough et al. 2024, arXiv 2408.15954) and its package: `restain[instanseg]`.
 
-That package fetches its weights from its releases on GitHub when they are first needed, unlike anything else here.
+Unlike everything else here, that package downloads its weights, from its releases on GitHub on first use.
 """
 
 import warnings
@@ -22,22 +22,24 @@ def load_instanseg(model: str = MODEL, device: str | None = None) -> Callable[[f
     """Load InstanSeg.
 
     Args:
-        model: a name that the package knows, or of a folder of `INSTANSEG_BIOIMAGEIO_PATH`.
-        device: where it runs; None takes a GPU where there is one.
+        model: a name that the package knows, or of a folder in `INSTANSEG_BIOIMAGEIO_PATH`.
+        device: where it runs; None takes a GPU if there is one.
 
     Returns:
-        From µm per pixel to what finds nuclei in images of that resolution.
+        A function from µm per pixel to a segmenter for images of that resolution.
 
     Raises:
-        InputError: the package is not installed, or the weights cannot be had.
+        InputError: the package is not installed, or the weights cannot be obtained.
     """
     try:
         from instanseg import InstanSeg
     except ImportError as error:
-        raise InputError(f"InstanSeg cannot be imported ({error}); pip install 'restain[instanseg]'") from error
+        raise InputError(
+            f"InstanSeg cannot be imported ({error}); install it with pip install 'restain[instanseg]'"
+        ) from error
     try:
         network = InstanSeg(model, device=device, verbosity=0)
-    except Exception as error:  # of requests, zipfile, torch.jit, and a bare Exception of its own
+    except Exception as error:  # from requests, zipfile, torch.jit, and a bare Exception of its own
         reason = shorten(str(error), 200, placeholder=" …")
         raise InputError(
             f"InstanSeg's model {model} cannot be loaded ({reason}); it is fetched from"
@@ -47,7 +49,7 @@ def load_instanseg(model: str = MODEL, device: str | None = None) -> Callable[[f
 
     def segment(rgb: RGB, mpp: float) -> Labels:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "CUDA is not available")  # it asks for CUDA's autocast everywhere
+            warnings.filterwarnings("ignore", "CUDA is not available")  # it requests CUDA's autocast on every device
             found = network.eval_small_image(rgb, mpp, target="nuclei", return_image_tensor=False)
         return np.ascontiguousarray(found[0, 0].cpu().numpy(), np.int32)
 

@@ -1,11 +1,10 @@
-"""Finds nuclei without a trained model: what is dark against its surroundings, cut at its necks.
+"""Segments nuclei without a trained model: local contrast, then a watershed of the distance transform.
 
-The density of what stains nuclei is compared with its mean around; what stands out is foreground. Each foreground pixel
-has a distance to the background, and a nucleus is a hill of that distance: all pixels whose steepest way up ends on the
-same top. That is the watershed of the distance transform (Vincent & Soille 1991), found by following the slope. Shape
-parts touching nuclei; texture inside a nucleus does not.
+Pixels whose density of nuclear stain exceeds its local mean are foreground. A nucleus is a hill of their distance to
+the background: all pixels whose steepest ascent ends on the same top. That is the watershed of the distance transform
+(Vincent & Soille 1991), found by following the gradient. Touching nuclei are separated by shape, not by texture.
 
-Any callable from RGB (H x W x 3 uint8) to labels (H x W, 0 is background) may stand in, for instance a StarDist or
+Any callable from RGB (H x W x 3 uint8) to labels (H x W, 0 is background) can replace it, for instance a StarDist or
 InstanSeg model.
 """
 
@@ -22,13 +21,13 @@ from restain.stains import Marker
 
 Labels = NDArray[np.int32]
 NucleusSegmenter = Callable[[RGB], Labels]
-"""Finds the nuclei of an image: H x W, 0 between them."""
+"""Segments the nuclei of an image: labels H x W, 0 is background."""
 
 NUCLEUS_UM = 6.0
 """Diameter of a typical nucleus in a section."""
 
 CONTRAST = 0.04
-"""Optical density by which a nucleus exceeds its surroundings, at the least."""
+"""Least optical density by which a nucleus exceeds its surroundings."""
 
 SURROUNDINGS = 2.0
 """Standard deviation of the Gaussian that defines the surroundings, in diameters of a nucleus."""
@@ -37,10 +36,10 @@ SMALLEST = 0.2
 """Area of the smallest nucleus that counts, as a share of the typical one. Smaller holes in nuclei are closed."""
 
 GRAIN_UM = 0.4
-"""Standard deviation of the blur that takes out noise and chromatin texture."""
+"""Standard deviation of the blur that removes noise and chromatin texture."""
 
 SHAPE_UM = 0.5
-"""Standard deviation of the blur of the distance to the background, so that a rough outline makes no hills."""
+"""Standard deviation of the blur of the distance to the background, so that a rough outline creates no hills."""
 
 
 def find_nuclei(rgb: RGB, mpp: float, marker: Marker = "membrane", nucleus_um: float = NUCLEUS_UM) -> Labels:
@@ -49,19 +48,19 @@ def find_nuclei(rgb: RGB, mpp: float, marker: Marker = "membrane", nucleus_um: f
     Args:
         rgb: IHC, or H&E (with "membrane"), H x W x 3.
         mpp: µm per pixel, at most a sixth of a nucleus.
-        marker: "nuclear" counts DAB as nuclear stain too; "membrane" looks at haematoxylin alone.
+        marker: "nuclear" counts DAB as nuclear stain too; "membrane" uses haematoxylin alone.
         nucleus_um: diameter of a typical nucleus.
 
     Returns:
-        Labels H x W: 0 is background, 1 to N are the nuclei. Each is one connected piece.
+        Labels H x W: 0 is background, 1 to N are the nuclei. Each is connected.
 
     Raises:
         InputError: the pixels are too coarse for such nuclei.
     """
     if mpp > nucleus_um / 6:
         raise InputError(
-            f"at {mpp:g} µm per pixel a nucleus of {nucleus_um:g} µm has fewer than 6 px across; read the image finer,"
-            " or give the right mpp"
+            f"at {mpp:g} µm per pixel a nucleus of {nucleus_um:g} µm is less than 6 px across; use a finer image,"
+            " or correct mpp"
         )
     haematoxylin, dab = densities(rgb)
     density = haematoxylin + dab if marker == "nuclear" else haematoxylin
@@ -76,14 +75,14 @@ def find_nuclei(rgb: RGB, mpp: float, marker: Marker = "membrane", nucleus_um: f
 
 
 def _blob(density: Float32s, diameter_px: float) -> Float32s:
-    """Laplacian of Gaussian, scaled to answer most to discs of a diameter (Lindeberg 1998); positive inside them."""
+    """Laplacian of Gaussian, strongest for discs of a diameter (Lindeberg 1998); positive inside them."""
     sigma = diameter_px / 2 / np.sqrt(2)
     response = ndimage.gaussian_laplace(density, sigma, truncate=4, output=np.float32)
     return np.asarray(-(sigma**2) * response, np.float32)
 
 
 def _without_holes(foreground: NDArray[np.bool_], largest_px: float) -> NDArray[np.bool_]:
-    """Close what is enclosed and small, as the pale middle of a nucleus."""
+    """Fill small holes, such as the pale centre of a nucleus."""
     holes, _ = ndimage.label(~foreground)
     small = np.bincount(holes.ravel()) < largest_px
     small[0] = False
@@ -91,7 +90,7 @@ def _without_holes(foreground: NDArray[np.bool_], largest_px: float) -> NDArray[
 
 
 def _hills(height: Float32s, foreground: NDArray[np.bool_]) -> Labels:
-    """Give every foreground pixel the label of the top that its steepest way up leads to."""
+    """Give every foreground pixel the label of the top that its steepest ascent leads to."""
     rows, columns = height.shape
     place = np.arange(height.size, dtype=np.int32).reshape(height.shape)
     walled = np.pad(np.where(foreground, height, -np.inf).astype(np.float32), 1, constant_values=-np.inf)
@@ -103,7 +102,7 @@ def _hills(height: Float32s, foreground: NDArray[np.bool_]) -> Labels:
             best[higher] = neighbour[higher]
             up[higher] = place[higher] + np.int32((down - 1) * columns + right - 1)
     upwards = up.ravel()
-    while not np.array_equal(further := upwards[upwards], upwards):  # each round doubles the way
+    while not np.array_equal(further := upwards[upwards], upwards):  # each round doubles the distance
         upwards = further
     tops = np.where(foreground, upwards.reshape(height.shape), -1)
     names, labels = np.unique(tops, return_inverse=True)
@@ -111,7 +110,7 @@ def _hills(height: Float32s, foreground: NDArray[np.bool_]) -> Labels:
 
 
 def _worthy(labels: Labels, blob: Float32s, smallest_px: float) -> Labels:
-    """Drop hills that are too small or stand out too little, and number the rest."""
+    """Drop hills that are too small or too flat, and number the rest."""
     areas = np.bincount(labels.ravel())
     keep = areas >= smallest_px
     keep &= np.asarray(ndimage.maximum(blob, labels, np.arange(len(areas)))) > CONTRAST

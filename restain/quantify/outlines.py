@@ -9,14 +9,14 @@ from restain.quantify.nuclei import Labels
 
 
 def outlines(labels: Labels, which: NDArray[np.int32]) -> list[NDArray[np.float64]]:
-    """Trace nuclei half-way between their pixels and the next ones.
+    """Trace nuclei halfway between their pixels and the background.
 
     Args:
         labels: H x W; 0 is background.
         which: the labels to trace, each present.
 
     Returns:
-        For each, the longest closed line around it: x and y in px, K x 2, the first point repeated at the end. 0 is the
+        For each, its longest closed contour: x and y in px, K x 2, the first point repeated at the end. 0 is the
         upper left corner of the first pixel, as in QuPath.
     """
     boxes = ndimage.find_objects(labels)

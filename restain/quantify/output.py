@@ -1,4 +1,4 @@
-"""Writes what was measured: cells as GeoJSON that QuPath opens, an overlay picture, rows of CSV."""
+"""Writes the results: cells as GeoJSON for QuPath, an overlay picture, rows of CSV."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,10 @@ from restain.quantify.cells import CLASSES
 from restain.quantify.tiles import TileResult
 
 COLOURS = ((36, 92, 220), (250, 205, 30), (245, 130, 20), (214, 30, 45))
-"""Of the classes, in red, green and blue."""
+"""Of the classes, RGB."""
 
 OVERLAY_PX = 4096
-"""Longest side of an overlay picture; larger images are drawn smaller."""
+"""Longest side of an overlay picture; larger images are scaled down."""
 
 
 def add_cells(file: GeoJsonFile, tile: TileResult, scale: float) -> None:
@@ -26,8 +26,8 @@ def add_cells(file: GeoJsonFile, tile: TileResult, scale: float) -> None:
 
     Args:
         file: from `restain.polygons.geojson_file`.
-        tile: whose cells.
-        scale: px of the whole image, in which coordinates are written, per px that was measured.
+        tile: the measured tile.
+        scale: px of the whole image, the unit of the coordinates, per measured px.
     """
     cells, corner = tile.cells, np.array(tile.location)
     for index, outline in enumerate(tile.outlines()):
@@ -59,7 +59,7 @@ def draw_tile(tile: TileResult) -> RGB:
 
 
 class Overlay:
-    """The picture of a whole image, at most `OVERLAY_PX` wide and high, put together tile by tile."""
+    """The overlay of a whole image, at most `OVERLAY_PX` wide and high, assembled tile by tile."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._shrink = max(1.0, max(size) / OVERLAY_PX)
@@ -68,7 +68,7 @@ class Overlay:
         """H x W x 3."""
 
     def add(self, tile: TileResult) -> None:
-        """Draw a tile at its place."""
+        """Draw a tile at its position."""
         drawn = draw_tile(tile)
         x, y = tile.location
         height, width = drawn.shape[:2]
@@ -80,7 +80,7 @@ class Overlay:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows of one kind; numbers get six digits, what is not known stays empty.
+    """Write rows with the same columns; numbers have six digits, undefined values are empty.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,6 +1,6 @@
-"""The scores that pathologists give to a region, from the number of its cells of each intensity.
+"""Scores that pathologists give to a region, from its number of cells of each intensity.
 
-`counts` are the cells that are negative, 1+, 2+ and 3+. Every score is not a number without cells.
+`counts` are the cells that are negative, 1+, 2+ and 3+. Every score is NaN without cells.
 """
 
 import math
@@ -55,7 +55,8 @@ def allred(counts: Counts) -> Allred | None:
 def ki67_index(counts: Counts) -> float:
     """Percentage of cells with any nuclear stain, 0 to 100 (International Ki67 Working Group, Nielsen et al. 2021).
 
-    The guideline counts invasive tumour cells alone. Here every nucleus of the region counts: give a region of tumour.
+    The guideline counts invasive tumour cells only. Here every nucleus of the region counts, so select a region of
+    tumour.
     """
     return 100 * positive_fraction(counts)
 
@@ -64,8 +65,8 @@ def her2_score(counts: Counts) -> int | None:
     """0 to 3 as ASCO/CAP 2018 (Wolff et al.) score HER2, from cells classed by their membrane; None without cells.
 
     3+: complete, intense staining in more than 10 % of the cells. 2+: complete staining in more than 10 %. 1+: any
-    staining in more than 10 %. 0: less. The guideline counts invasive tumour cells; its further patterns of 2+ are not
-    told apart. It is no diagnosis.
+    staining in more than 10 %. 0: less. The guideline counts invasive tumour cells; its other patterns of 2+ are not
+    distinguished. It is not a diagnosis.
     """
     if not sum(counts):
         return None

@@ -1,4 +1,4 @@
-"""What is counted in a tile or region. Tallies add up: the tally of a slide is the sum of its tiles'."""
+"""Counts and sums of a tile or region. Tallies add up: the tally of a slide is the sum over its tiles."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from restain.quantify.scores import allred, h_score, her2_score, ki67_index, pos
 from restain.stains import POSITIVE_DENSITY, Marker
 
 LEAST_POSITIVE: dict[Marker, int] = {"nuclear": 1, "membrane": 2}
-"""Intensity from which on a cell is positive: any nuclear stain; a complete membrane."""
+"""Least intensity of a positive cell: any nuclear stain; a complete membrane."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Tally:
         return sum(self.counts)
 
     def row(self, marker: Marker) -> dict[str, float | int | None]:
-        """Every figure by name; None where there is nothing to compute it from, or where it means nothing."""
+        """Every figure by name; None if it is undefined, or does not apply to the marker."""
         nuclear = marker == "nuclear"
         points = allred(self.counts) if nuclear else None
         return {
@@ -71,7 +71,7 @@ def tally(dab: Float32s, cells: Cells, mpp: float, where: NDArray[np.bool_] | No
 
     Args:
         dab: its optical density, H x W.
-        cells: those to count, all of them.
+        cells: the cells to count.
         mpp: µm per pixel.
         where: pixels whose DAB counts, H x W; all if not given.
     """

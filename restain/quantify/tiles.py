@@ -1,4 +1,4 @@
-"""Measures images of any size tile by tile, in the memory of one tile, and counts every cell once."""
+"""Measures images of any size tile by tile, with the memory of one tile, and counts every cell once."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,14 +21,14 @@ Read = Callable[[tuple[int, int], tuple[int, int]], RGB]
 """From location (x, y) and size (width, height), both in px, to H x W x 3; always inside the image."""
 
 USUAL_MPP = 0.5
-"""Nuclei are found well at this resolution, and nothing is won by a finer one."""
+"""Nuclei are found well at this resolution, and a finer one brings no gain."""
 
 _SAMPLES, _SAMPLE_PX = 8, 64
-"""Places along each side, and px of each, from which stain vectors are estimated."""
+"""Samples along each side, and their size in px, from which stain vectors are estimated."""
 
 
 def fit_mpp(mpp: float) -> float:
-    """At how many µm per pixel to read an image that has `mpp`: as it is, or at 0.5 where it is much finer."""
+    """The µm per pixel at which to read an image of `mpp`: unchanged, or 0.5 if it is much finer."""
     return USUAL_MPP if mpp < 0.7 * USUAL_MPP else mpp
 
 
@@ -43,12 +43,12 @@ class QuantifySettings:
     nucleus_um: float = NUCLEUS_UM
     """Diameter of a typical nucleus."""
     segmenter: NucleusSegmenter | None = None
-    """Finds the nuclei instead of `find_nuclei`."""
+    """Replaces `find_nuclei`."""
     stain_vectors: torch.Tensor | None = None
-    """Of the images, 3 x 3, as from `estimate_stain_vectors`; None for those of Ruifrok & Johnston."""
+    """Of the images, 3 x 3, from `estimate_stain_vectors`; None for those of Ruifrok & Johnston."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured."""
+        """Check the ranges."""
         if not 0.05 <= self.mpp <= 10:
             raise InputError(f"{self.mpp:g} µm per pixel is out of range; expected 0.05 to 10 (0.25 is usual at 40x)")
         if self.marker not in ("nuclear", "membrane"):
@@ -58,15 +58,15 @@ class QuantifySettings:
 
     @property
     def halo_px(self) -> int:
-        """What a tile sees around itself: the reach of the surroundings, and two nuclei."""
+        """Margin read around each tile, in px: the radius of the surroundings, and two nuclei."""
         return int(np.ceil((REACH * SURROUNDINGS + 2) * self.nucleus_um / self.mpp))
 
     def without_dab(self) -> "QuantifySettings":
-        """The same for an image that holds none, such as the H&E: nuclei are blue."""
+        """The same for an image without DAB, such as H&E: nuclei are blue."""
         return replace(self, marker="membrane")
 
     def with_reference_stains(self, rgb: RGB) -> RGB:
-        """An image, H x W x 3, as if its stains had the reference's colours."""
+        """An image, H x W x 3, re-rendered with the reference stain vectors."""
         if self.stain_vectors is None:
             return rgb
         stained = to_uint8(from_unit(with_reference_stains(to_unit(to_tensor(rgb)), self.stain_vectors)))
@@ -82,18 +82,18 @@ class TileResult:
     rgb: RGB
     """The tile."""
     seen: Cells
-    """All cells of the tile and of what was read around it."""
+    """All cells of the tile and its margin."""
     cells: Cells
-    """The cells that count for this tile, whose nucleus has its centre on it."""
+    """The cells of this tile: those whose nucleus has its centre in it."""
     settings: QuantifySettings
     window: Labels
-    """Labels of all nuclei of the tile and of what was read around it."""
+    """Labels of all nuclei of the tile and its margin."""
     inset: tuple[int, int]
     """x and y of the tile in `window`."""
 
     @property
     def labels(self) -> Labels:
-        """Labels of the nuclei on the tile, those that are counted elsewhere too: H x W."""
+        """Labels of the nuclei on the tile, including those counted in other tiles: H x W."""
         (column, row), (height, width) = self.inset, self.rgb.shape[:2]
         return self.window[row : row + height, column : column + width]
 
@@ -107,7 +107,7 @@ class TileResult:
         return [outline - np.array(self.inset) for outline in outlines(self.window, self.cells.label)]
 
     def tally(self, where: NDArray[np.bool_] | None = None) -> Tally:
-        """Count the tile, or the part of it where `where` (H x W) holds."""
+        """Count the tile, or its part in the mask `where` (H x W)."""
         cells = self.cells
         if where is not None:
             rows, columns = (np.rint(place).astype(int) for place in (cells.y, cells.x))
@@ -117,7 +117,7 @@ class TileResult:
 
 
 def sampled_pixels(read: Read, size: tuple[int, int]) -> RGB:
-    """A quarter of the pixels at 8 x 8 places spread over an image, K x 3: enough to estimate stain vectors from."""
+    """Sample pixels at 8 x 8 positions over an image, K x 3, to estimate stain vectors from."""
     extent = min(_SAMPLE_PX, size[0]), min(_SAMPLE_PX, size[1])
     columns, rows = (np.linspace(0, size[axis] - extent[axis], _SAMPLES, dtype=int).tolist() for axis in (0, 1))
     parts = (read((x, y), extent) for y in rows for x in columns)
@@ -125,10 +125,10 @@ def sampled_pixels(read: Read, size: tuple[int, int]) -> RGB:
 
 
 def quantify_image(rgb: RGB, settings: QuantifySettings) -> TileResult:
-    """Measure an image in one piece.
+    """Measure an image as a whole.
 
-    Nuclei that touch its right or lower edge are not counted, those at its left and upper edge are: the counting frame
-    that makes counts unbiased (Gundersen 1977).
+    Nuclei that touch its right or lower edge are not counted, those at its left and upper edge are, as in the unbiased
+    counting frame (Gundersen 1977).
 
     Args:
         rgb: IHC, H x W x 3.
@@ -151,15 +151,15 @@ def quantify_tiles(
 ) -> Iterator[TileResult]:
     """Measure an image tile by tile, row by row.
 
-    Each tile is read with enough around it that its cells come out as in one piece, and a cell belongs to the tile that
-    its nucleus has its centre on. At the edges of the image the counting frame of `quantify_image` holds.
+    Each tile is read with a margin, so that its cells equal those of the whole image, and a cell belongs to the tile
+    with the centre of its nucleus. At the edges of the image the counting frame of `quantify_image` applies.
 
     Args:
         read: the image.
         size: its width and height in px.
         settings: how.
         tile_px: side of a tile; those at the right and lower edge may be smaller.
-        wanted: tells by its location and size whether a tile is measured; all are if not given.
+        wanted: tells by location and size whether a tile is measured; all are if not given.
 
     Raises:
         InputError: as in `quantify_image`.
@@ -186,7 +186,7 @@ def _tile(
         labels = find_nuclei(stained, settings.mpp, settings.marker, settings.nucleus_um)
     cells = measure_cells(stained, labels, settings.mpp, settings.marker)
     x, y = cells.x + (left - location[0]), cells.y + (top - location[1])
-    # A centre belongs to the pixel it lies on, and pixel 0 reaches from -0.5 to 0.5.
+    # A centre belongs to the pixel that it lies in, and pixel 0 extends from -0.5 to 0.5.
     own = (x >= -0.5) & (x < extent[0] - 0.5) & (y >= -0.5) & (y < extent[1] - 0.5)
     cut: set[int] = set()
     cut |= set(labels[:, -1].tolist()) if right == size[0] else set()

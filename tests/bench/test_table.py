@@ -134,7 +134,7 @@ def test_a_seed_whose_time_is_lost_leaves_the_others(cells: list[Cell]) -> None:
 
 def test_figures_of_another_protocol_are_refused(cells: list[Cell]) -> None:
     write(cells[4], 0.1, fingerprint="bb")
-    with pytest.raises(InputError, match="not measured as in the other rows"):
+    with pytest.raises(InputError, match="another protocol"):
         table(cells)
 
 

@@ -149,7 +149,7 @@ def drawn(path: Path, *geometries: object, name: str = "part") -> Path:
 
 def test_no_region_is_called_as_the_whole_image(tmp_path: Path) -> None:
     path = drawn(tmp_path / "r.geojson", {"type": "Polygon", "coordinates": [square(0, 0)]}, name="all")
-    with pytest.raises(InputError, match="a region is named 'all', as the tables name the whole image; rename it"):
+    with pytest.raises(InputError, match=r"r.geojson: a region is named 'all'.*rename it"):
         load_rois(path)
     image = MeasuredImage("s", (64, 64), _white)
     report = quantify_file(image, QuantifySettings(0.5), tmp_path, rois=[_box("all")])

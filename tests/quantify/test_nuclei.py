@@ -161,7 +161,7 @@ def test_another_segmenter_may_stand_in() -> None:
 
 def test_what_cannot_be_measured_is_refused() -> None:
     white = np.full((64, 64, 3), 255, np.uint8)
-    with pytest.raises(InputError, match="fewer than 6 px across"):
+    with pytest.raises(InputError, match="less than 6 px across"):
         quantify_image(white, QuantifySettings(2.0))
     with pytest.raises(InputError, match="out of range"):
         QuantifySettings(0.0)
