@@ -52,7 +52,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "info": info.command,
     "demo": demo.command,
 }
-"""Each imports torch and its like only when it runs, so that help comes at once."""
+"""Each imports torch and similar libraries only when it runs, so that help is instant."""
 
 STOPPED = {
     "train": RESUME,
@@ -60,10 +60,10 @@ STOPPED = {
     "demo": RESUME,
     "pairs align": RESUME,
     "pairs cut": RESUME,
-    "stain": "Stopped; images begin again with --overwrite.",
+    "stain": "Stopped; run the same command with --overwrite to start again.",
     "stain-slides": RESUME,
 }
-"""What long work says when it is stopped; every other command says `AGAIN`."""
+"""Messages of commands that are stopped; all others say `AGAIN`."""
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     "models": ("List the models that come with restain, or show the card of one.", {"show": models.show}),
@@ -78,19 +78,19 @@ GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
     ),
     "recipes": ("List the recipes that come with restain, or copy one.", {"copy": recipes.copy}),
 }
-"""Verbs of two words: the first word, what it is about, and its second words."""
+"""Commands of two words: the first word, its help, and the second words."""
 
 ALONE: dict[str, Callable[..., None]] = {"models": models.command, "recipes": recipes.command}
-"""What a first word does without a second."""
+"""First words that are commands by themselves."""
 
 
 class Verbs(TyperGroup):
-    """The verbs; `restain stain` of slides goes on as `restain stain-slides`."""
+    """The commands; `restain stain` of slides runs `restain stain-slides`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that is meant, and its arguments."""
+        """Find the command and its arguments."""
         if args[:1] == ["stain"] and not {"--help", "-h"} & set(args) and stain_slides.is_meant(args[1:]):
-            typer.echo("These are slides: as with restain stain-slides.", err=True)
+            typer.echo("These are slides, so restain stain-slides is run.", err=True)
             args = ["stain-slides", *args[1:]]
         return super().resolve_command(ctx, args)
 
@@ -132,12 +132,12 @@ def _at_home(argument: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; what restain refuses on purpose becomes one line on stderr and exit status 1."""
-    for stream in (sys.stdout, sys.stderr):  # a console of another code page must not end what is done
+    """Run the command line; errors of restain become one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):  # a console with another encoding must not stop the work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
     sys.argv[1:] = map(_at_home, sys.argv[1:])
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it makes of a damaged file is in our own message
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own message covers damaged files
     try:
         _refuse_empty(sys.argv[1:])
         app(prog_name="restain")
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """Refuse an empty argument, which as a path would mean the working directory: a variable of the shell is unset.
+    """Refuse empty arguments: as a path they would mean the working directory, and usually a shell variable is unset.
 
     Raises:
         InputError: there is one.

@@ -1,4 +1,4 @@
-"""`restain calibrate`: teach a checkpoint what its training H&E looks like."""
+"""`restain calibrate`: store in a checkpoint what its training H&E looks like."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,8 +42,8 @@ def command(
     add_to_checkpoint(model, {"familiarity": fitted.as_json()})
     if not held_out:
         typer.echo(
-            f"{data} has no validation tiles, so the threshold is that of the training tiles, which is too tight: of"
-            f" other tiles more than {1 - USUAL:.0%} of the blocks will be unlike, though nothing is wrong with them",
+            f"{data} has no validation tiles, so the threshold comes from the training tiles and is too strict: more"
+            f" than {1 - USUAL:.0%} of the blocks of normal tiles will be marked as unfamiliar",
             err=True,
         )
-    typer.echo(f"{model} knows the H&E of {data}: a block farther than {fitted.threshold:.2f} from it is unlike it")
+    typer.echo(f"{model} is calibrated on {data}: blocks at a distance above {fitted.threshold:.2f} are unfamiliar")

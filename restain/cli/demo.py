@@ -1,4 +1,4 @@
-"""`restain demo`: see everything once."""
+"""`restain demo`: one run of everything."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,4 +16,4 @@ def command(
     from restain.demo.run import run_demo
 
     page = run_demo(out, seed, Console(stderr=True))
-    typer.echo(f"{page} shows what came out; open it in a browser.")
+    typer.echo(f"{page} shows the results; open it in a browser.")

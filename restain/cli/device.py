@@ -1,8 +1,8 @@
-"""Where the command line computes."""
+"""The device that the command line computes on."""
 
 
 def usable_device(wanted: str | None) -> str:
-    """The device that was asked for; else a GPU where there is one, else the CPU.
+    """The requested device, else a GPU if there is one, else the CPU.
 
     Raises:
         InputError: torch cannot use it.
@@ -15,5 +15,5 @@ def usable_device(wanted: str | None) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device}: torch cannot use it here; 'cpu' always works") from error
+        raise InputError(f"--device {device} is not available to torch; use cpu, which always works") from error
     return device

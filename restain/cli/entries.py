@@ -1,4 +1,4 @@
-"""How the command line names a network for FID and KID."""
+"""Parses networks for FID and KID on the command line."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ def entry(words: str) -> tuple[str, Path]:
     """Split `module:attribute=weights`.
 
     Raises:
-        InputError: no weights are named.
+        InputError: the weights are missing.
     """
     name, _, weights = words.partition("=")
     if not weights:

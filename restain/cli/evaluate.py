@@ -154,7 +154,7 @@ def command(
     for note in notes(found):
         typer.echo(f"Left out: {note}")
     if not cells:
-        typer.echo("Left out: scores of cells. Say where positive cells are brown with --marker, and give --mpp.")
+        typer.echo("Left out: scores of cells, which need --marker and --mpp.")
     if html is not None:
         write_report(html, found, {"Preset": preset, **({"Cases": origin} if case else {})})
         typer.echo(f"{html} is the report.")
@@ -162,13 +162,13 @@ def command(
         place_of_json = out / "evaluation.json" if len(methods) == 1 else f"{out}/*/evaluation.json"
         typer.echo(f"{place_of_json} holds the figures, their protocols and every tile.")
     if html is None and out is None:
-        typer.echo("What the fingerprints stand for is written with --out or --html.")
+        typer.echo("Give --out or --html to write the protocols behind the fingerprints.")
 
 
 def _pairs(
     methods: "Mapping[str, Path]", real: Path, he: Path | None, case: "Callable[[str], str] | None"
 ) -> "dict[str, list[TilePair]]":
-    """The pairs of each method; what is wrong with any of them is told before the first one is measured."""
+    """The pairs of each method; errors in any of them are reported before the first is measured."""
     from restain.errors import InputError
     from restain.metrics.tiles import pair_images
 
@@ -181,7 +181,9 @@ def _pairs(
         formats.setdefault("/".join(sorted({tile.virtual.suffix.lower()[1:] for tile in tiles})), methods[name])
     if len(formats) > 1:
         held = " but ".join(f"{folder} holds {words}" for words, folder in formats.items())
-        raise InputError(f"{held}; methods in one table need one format, so save them alike or measure them apart")
+        raise InputError(
+            f"{held}; methods in one table need the same format, so save them in one format or evaluate them separately"
+        )
     return found
 
 
@@ -227,14 +229,14 @@ def _cell_metrics(
     if marker is None and mpp is None:
         return {}
     if marker is None:
-        raise InputError("--mpp is for counting cells; say where positive ones are brown, --marker nuclear or membrane")
+        raise InputError("--mpp is used for counting cells, which also needs --marker nuclear or membrane")
     if mpp is None:
-        raise InputError("--marker counts cells, and images do not say how large a pixel is; give --mpp, such as 0.5")
+        raise InputError("--marker counts cells, which needs the resolution of the images; give --mpp, such as 0.5")
     return nuclei_metrics(QuantifySettings(mpp, marker, nucleus_um))
 
 
 def _names(folders: list[Path]) -> dict[str, Path]:
-    """A name for each method: its folder's, with as many parents as it takes to tell them apart."""
+    """A name for each method: that of its folder, with as many parents as needed to make it unique."""
     if len(folders) == 1:
         return {"Virtual": folders[0]}
     for depth in range(1, max(len(folder.resolve().parts) for folder in folders)):

@@ -32,4 +32,4 @@ def command(
     if norm:
         generator = freeze(generator, load_statistics(norm, model=read_info(model).sha256))
     difference = export_onnx(generator, onnx)
-    typer.echo(f"{onnx}, equal to PyTorch to {difference:.0e}")
+    typer.echo(f"{onnx} differs from PyTorch by at most {difference:.0e}")

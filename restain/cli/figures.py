@@ -1,4 +1,4 @@
-"""A table of figures as the terminal shows it: whole where there is room, else narrower."""
+"""Prints a table of figures, in a narrower form if the terminal is too narrow."""
 
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ from restain.metrics import ComparisonTable
 
 
 def print_figures(table: ComparisonTable, console: Console) -> None:
-    """Print the table without its protocols, which fingerprints stand for.
+    """Print the table with fingerprints instead of protocols.
 
-    Where it is too wide, fingerprints go below the table; where it still is, intervals go below their values.
+    If it is too wide, fingerprints go below the table; if it still is, intervals go below their values.
     """
     shown = table.without("Protocol")
     if shown.width > console.width:

@@ -31,4 +31,4 @@ def command(
     check_output(out, ".safetensors", [file])
     info = import_published(file, out, kind=kind, key=key, mpp=mpp, stain=stain)
     shape = ", ".join(f"{name} {value}" for name, value in info.network.items())
-    typer.echo(f"{file.name} is a {info.kind} ({shape}); it is now in {out}")
+    typer.echo(f"{file.name} is a {info.kind} ({shape}); the checkpoint is {out}")

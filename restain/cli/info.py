@@ -48,7 +48,7 @@ def command(
 
 
 def _words(name: str, value: object) -> str:
-    """What a header says besides, in words."""
+    """Further entries of a header as text."""
     if name == "familiarity":
         return "calibrated"
     if isinstance(value, dict):

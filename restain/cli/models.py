@@ -20,14 +20,14 @@ def command(context: typer.Context) -> None:
         megabytes = model.weights.stat().st_size / 1e6
         typer.echo(f"{name:{width}}  {info.stain}, {info.mpp} µm per px, {megabytes:.1f} MB: {_title(model.card)}")
     typer.echo(
-        "\nFor research, not for diagnosis. `restain models show NAME` shows what one can do and where it fails."
+        "\nFor research, not for diagnosis. `restain models show NAME` shows the data, accuracy and limits of one."
     )
 
 
 def show(
     name: Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME", show_default=False)],
 ) -> None:
-    """Show the card of a model: its data, its figures on held-out tissue, its limits."""
+    """Show the card of a model: its data, its accuracy on held-out tissue, and its limits."""
     from rich.console import Console
     from rich.markdown import Markdown
 
@@ -43,6 +43,6 @@ def show(
 
 
 def _title(card: Path) -> str:
-    """What a card says in its first line, a heading."""
+    """The heading in the first line of a card."""
     with card.open(encoding="utf-8") as lines:
         return lines.readline().lstrip("#").strip()

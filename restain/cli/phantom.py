@@ -185,7 +185,7 @@ def _draw_slides(
                 progress.update(task, completed=before + done, description=f"tiles, {rate:.1f} per second")
 
             if whole[nth]:
-                typer.echo(f"{path} was drawn before; it stays.", err=True)
+                typer.echo(f"{path} exists already and is kept.", err=True)
                 continue
             key = f"{job} {path.name} {description.stain}"
             write_slide(path, size, tile, description, background=glass, job=key, on_progress=show)
@@ -196,7 +196,7 @@ def _draw_slides(
 
 
 def _refuse_names(given: dict[str, Path | None]) -> None:
-    """Make sure that every slide has a name of its own."""
+    """Check that the slides have different names."""
     taken: dict[Path, str] = {}
     for option, path in given.items():
         if path is None:
@@ -204,15 +204,15 @@ def _refuse_names(given: dict[str, Path | None]) -> None:
         if not path.name.lower().endswith((".ome.tif", ".ome.tiff")):
             raise OutputError(f"{path}: a slide is an OME-TIFF; give a name that ends in .ome.tif")
         if other := taken.get(path.resolve()):
-            raise OutputError(f"{other} and {option} are both {path}; give each a file of its own")
+            raise OutputError(f"{other} and {option} are both {path}; give different files")
         taken[path.resolve()] = option
 
 
 def _is_drawn(path: Path, size: tuple[int, int], description: "Description") -> bool:
-    """Whether a slide was drawn just so before, by a run that was stopped at another one.
+    """Whether the same slide was drawn by an earlier run that was stopped at another one.
 
     Raises:
-        OutputError: there is another file.
+        OutputError: the file exists and is another slide.
     """
     from restain.slides.sources import image_description
     from restain.slides.tiff import ome_xml
@@ -229,7 +229,7 @@ def _tiles_of(size: tuple[int, int]) -> int:
 
 
 def _write_truth(he: Path, ihc: Path, slide: "PhantomSlide", beside: "PhantomNeighbour") -> list[Path]:
-    """The true transform and true landmarks, beside the slide of the neighbour."""
+    """Write the true transform and landmarks beside the slide of the neighbour."""
     from restain.registration.field import Affine, Raster, field_of
     from restain.registration.landmarks import Landmarks, write_acrobat, write_anhir
     from restain.registration.transform import Scan, Transform

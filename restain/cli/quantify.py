@@ -55,7 +55,7 @@ def command(
     from restain.staining.inputs import find_images
 
     drawn = load_rois(regions) if regions else []
-    QuantifySettings(0.5 if mpp is None else mpp, marker, nucleus_um)  # a wrong setting is said before any work
+    QuantifySettings(0.5 if mpp is None else mpp, marker, nucleus_um)  # wrong settings are reported before any work
     jobs = find_images(inputs, out, overwrite=overwrite)
     segmenter = load_instanseg() if nuclei == "instanseg" else lambda _: None
     vectors = _common_vectors([job.source for job in jobs], mpp) if stain_vectors == "estimated" else None
@@ -87,14 +87,14 @@ def command(
     for failure in failures:
         typer.echo(f"restain: not measured: {failure}", err=True)
     done = len(jobs) - len(failures)
-    where = f", in {out}; regions.csv there sums them up" if done else ""
-    typer.echo(f"{done} of {len(jobs)} images are measured{where}")
+    where = f"; {out / 'regions.csv'} has one row for each" if done else ""
+    typer.echo(f"{done} of {len(jobs)} images measured{where}")
     if failures:
         raise typer.Exit(1)
 
 
 def _common_vectors(sources: "Sequence[Path]", mpp: float | None) -> "Tensor":
-    """Estimate the stain vectors of images and slides, 64 at the most; those that cannot be read are told later."""
+    """Estimate the stain vectors of at most 64 images and slides; unreadable ones are reported later."""
     from contextlib import suppress
 
     import numpy as np
@@ -116,6 +116,6 @@ def _common_vectors(sources: "Sequence[Path]", mpp: float | None) -> "Tensor":
 
 
 def _read(slide: "Slide", mpp: float, location: tuple[int, int], size: tuple[int, int]) -> "RGB":
-    """Read a box that is given in px at `mpp`."""
+    """Read a box given in px at `mpp`."""
     scale = slide.scale(mpp)
     return slide.read((location[0] * scale, location[1] * scale), size, mpp)

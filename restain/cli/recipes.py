@@ -7,7 +7,7 @@ import typer
 
 
 def command(context: typer.Context) -> None:
-    """List the recipes that come with restain; `restain train NAME` and `restain bench NAME` take them by name."""
+    """List the recipes that come with restain, for `restain train NAME` and `restain bench NAME`."""
     if context.invoked_subcommand is not None:
         return
     from restain.training.shelf import description, packaged_recipes
@@ -29,7 +29,7 @@ def copy(
         typer.Argument(help="File or folder to write to.", metavar="DEST", show_default="NAME.toml"),
     ] = None,
 ) -> None:
-    """Write a recipe to a file of your own, to edit and train from; existing files are not replaced."""
+    """Copy a recipe to a new file, to edit and train from."""
     from restain.training.shelf import copy_recipe
 
     typer.echo(copy_recipe(name, destination))

@@ -86,7 +86,7 @@ def command(
             on_progress=show,
         )
     for table in maps.save() if maps else ():
-        typer.echo(f"{table} lists how far to believe each")
+        typer.echo(f"{table} lists how unfamiliar each image is")
     for reason in failures.values():
         typer.echo(f"restain: not stained: {reason}", err=True)
     if slides := passed_over(inputs, is_plain_image):

@@ -165,9 +165,9 @@ def command(
 
 
 def is_meant(words: Sequence[str]) -> bool:
-    """Whether the words after `restain stain` are about slides: a slide, a CSV, a folder of slides, or the name of one.
+    """Whether the arguments of `restain stain` name slides: a slide, a CSV, a folder of slides, or a result's name.
 
-    `restain stain` is what one tries first, so that it goes on as `restain stain-slides` then.
+    New users try `restain stain` first, so it runs `restain stain-slides` then.
     """
     from restain.folders import files_below
     from restain.slides.kinds import is_plain_image, is_slide, names_result
@@ -228,7 +228,7 @@ def _stain_one(
         report = stain_slide(loaded, source, out, settings, overwrite=overwrite, extra=extra, on_progress=show)
     for note in report.notes:
         typer.echo(f"{source.name}: {note}", err=True)
-    typer.echo(f"{out} was there already, from the same slide, model and settings" if report.skipped else f"{out}")
+    typer.echo(f"{out} exists already, from the same slide, model and settings" if report.skipped else f"{out}")
 
 
 def _stain_many(

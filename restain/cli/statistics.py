@@ -1,4 +1,4 @@
-"""`restain statistics`: what many slides are normalised by together."""
+"""`restain statistics`: common statistics to normalise many slides."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,7 @@ def command(
 
     check_output(out, ".safetensors", [model, *inputs])
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists; choose another name, or allow it (--overwrite)")
+        raise OutputError(f"{out} exists; choose another name, or give --overwrite")
     slides = find_slides(inputs, out)
     loaded = load_model(model, usable_device(device))
     settings = SlideSettings(mpp=mpp, model_mpp=model_mpp, tissue_mask=not no_tissue_mask)
@@ -50,8 +50,6 @@ def command(
         typer.echo(f"restain: left out: {' '.join(str(reason).split())}", err=True)
     if found.statistics:
         save_statistics(out, found.statistics, model=loaded.sha256)
-        typer.echo(
-            f"{out} holds the statistics of {found.slides} slides; restain stain-slides --norm {out} goes by them"
-        )
+        typer.echo(f"{out} has the statistics of {found.slides} slides; use it with restain stain-slides --norm {out}")
     if found.failures:
         raise typer.Exit(1)

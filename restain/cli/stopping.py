@@ -1,4 +1,4 @@
-"""How every command answers being stopped: by Ctrl-C, by `kill` or a scheduler, by a terminal that is closed."""
+"""How commands stop on Ctrl-C, on `kill` or a scheduler's signal, and when the terminal is closed."""
 
 import functools
 import signal
@@ -9,11 +9,11 @@ from types import FrameType
 import typer
 
 RESUME = "Stopped; run the same command to resume."
-AGAIN = "Stopped; nothing is left half-written, run the same command to begin again."
+AGAIN = "Stopped; nothing is left half-written, so run the same command to start again."
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that means the same as Ctrl-C."""
+    """A signal with the same meaning as Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable_by_signals() -> Iterator[None]:
-    """Within the context SIGTERM and SIGHUP raise what Ctrl-C raises; one that is ignored, as under nohup, stays so."""
+    """Within the context SIGTERM and SIGHUP raise `Stopped`; signals that are ignored, as under nohup, stay ignored."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     replaced = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in replaced:
@@ -35,7 +35,7 @@ def stoppable_by_signals() -> Iterator[None]:
 
 
 def stoppable(command: Callable[..., None], words: str) -> Callable[..., None]:
-    """The command, which says `words` when it is stopped and ends with the status that shells give to the signal."""
+    """Wrap a command to print `words` when it is stopped and to exit with the signal's usual status."""
 
     @functools.wraps(command)
     def run(**options: object) -> None:

@@ -72,7 +72,7 @@ def command(
         raise InputError(f"the viewer needs {error.name}; install it with pip install 'restain[view,slides]'") from None
 
     if transform and not ihc:
-        raise InputError("--transform leads to the slide of --ihc; give both")
+        raise InputError("--transform maps to the slide of --ihc; give both")
     view = View(
         slide,
         tuple(map(find_model, model or ())),

@@ -1,4 +1,4 @@
-"""Where not to believe a virtual stain: where it depends on how the H&E is turned, or the H&E is unlike the training's.
+"""Reliability of a virtual stain: whether it depends on the orientation of the H&E, and how familiar the H&E is.
 
-A network answers for every input. Two maps tell where its answer is a guess: `disagreement` and `familiarity`.
+A network produces a result for every input. Two maps show where it is a guess: `disagreement` and `familiarity`.
 """

@@ -1,4 +1,4 @@
-"""How much a virtual stain depends on what must not matter: the orientation of the tissue.
+"""How much a virtual stain depends on the orientation of the tissue, which must not matter.
 
 Tissue has no up and down, so turning or mirroring the H&E should turn or mirror the result and nothing else. Where the
 eight symmetries of the square disagree on DAB, the network is guessing (test-time augmentation, Wang et al. 2019).
@@ -19,7 +19,7 @@ Stain = Callable[[RGB], RGB]
 
 
 def disagreement(virtual: Iterable[RGB]) -> Float32s:
-    """Standard deviation of the DAB density over several virtual stains of one image.
+    """Standard deviation of DAB density over several virtual stains of one image.
 
     Args:
         virtual: H x W x 3 each, at least two; one is held at a time.
@@ -45,12 +45,12 @@ def disagreement(virtual: Iterable[RGB]) -> Float32s:
 
 
 def under_symmetries(stain: Stain, rgb: RGB, upright: RGB | None = None) -> Iterator[RGB]:
-    """Stain an image in its eight orientations; each result is turned back.
+    """Stain an image in its eight orientations, each turned back.
 
     Args:
-        stain: one way to stain it.
+        stain: stains an image.
         rgb: H&E, H x W x 3.
-        upright: what `stain` makes of the image as it is, where that is known already.
+        upright: the result for the upright image, if known.
     """
     for turns in range(4):
         for mirrored in (False, True):

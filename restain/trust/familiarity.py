@@ -1,8 +1,8 @@
-"""How unlike the H&E of the training an image is: a Gaussian over simple features of small blocks.
+"""Distance of an image from the training H&E: a Gaussian over simple features of small blocks.
 
-A network answers for every input, also where it has never seen the like: other stains, folds, ink, blur. Each block of
-an image is described by a few numbers on colour and texture. Their Mahalanobis distance from the blocks of the training
-images says how unusual it is (the distance of Lee et al. 2018, on plain features instead of a network's).
+A network produces a result for every input, even unfamiliar ones: other stains, folds, ink, blur. Each block of an
+image is described by a few features of colour and texture. Their Mahalanobis distance from the blocks of the training
+images measures how unusual it is (as Lee et al. 2018, but with simple features instead of a network's).
 """
 
 import math
@@ -21,27 +21,27 @@ BLOCK_PX = 64
 """Side of a block."""
 
 FEATURES = 10
-"""Numbers that describe a block."""
+"""Features of a block."""
 
 LEAST_BLOCKS = 100
-"""Blocks that a fit needs at least."""
+"""Fewest blocks for a fit."""
 
 USUAL = 0.99
-"""Share of the validation blocks that count as usual."""
+"""Share of validation blocks below the threshold."""
 
-_SHRINKAGE = 0.01  # of the covariance towards its diagonal
+_SHRINKAGE = 0.01  # shrinkage of the covariance towards its diagonal
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """What the training H&E looks like."""
+    """A model of the training H&E."""
 
     mean: Tensor
     """Of the features, K, float64."""
     precision: Tensor
     """Inverse covariance of the features, K x K, float64."""
     threshold: float
-    """Distance above which a block is unlike the training H&E."""
+    """Distance above which a block is unfamiliar."""
 
     def distances(self, he: Tensor) -> Tensor:
         """Mahalanobis distance of every whole block: N x 3 x H x W in [0, 1] to N x H/64 x W/64.
@@ -54,7 +54,7 @@ class Familiarity:
         return torch.einsum("nkhw,kl,nlhw->nhw", away, self.precision, away).clamp_min(0).sqrt()
 
     def unlike(self, he: Tensor) -> Tensor:
-        """Which blocks are unlike the training H&E: N x H/64 x W/64, bool."""
+        """Which blocks are unfamiliar: N x H/64 x W/64, bool."""
         return self.distances(he) > self.threshold
 
     def as_json(self) -> dict[str, Any]:
@@ -63,10 +63,10 @@ class Familiarity:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Familiarity":
-        """What `as_json` gave.
+        """Read the output of `as_json`.
 
         Raises:
-            CheckpointError: something else; the header of a checkpoint may have been changed.
+            CheckpointError: it is invalid; the header of a checkpoint may have been changed.
         """
         try:
             mean, precision = (torch.tensor(content[name], dtype=torch.float64) for name in ("mean", "precision"))
@@ -82,25 +82,23 @@ class Familiarity:
 
 
 def _unusable(reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"what the checkpoint's header says of its training H&E cannot be used ({reason}); calibrate it again"
-    )
+    return CheckpointError(f"the calibration in the checkpoint's header is invalid ({reason}); calibrate it again")
 
 
 def familiarity_of(extra: Mapping[str, Any]) -> Familiarity | None:
-    """What a checkpoint knows of its training H&E, after `restain calibrate`.
+    """The calibration of a checkpoint, from `restain calibrate`; None without one.
 
     Args:
-        extra: of its header, as `CheckpointInfo` and `Model` have it.
+        extra: of its header, as in `CheckpointInfo` and `Model`.
 
     Raises:
-        CheckpointError: it knows something else under this name.
+        CheckpointError: the entry is invalid.
     """
     return Familiarity.from_json(extra["familiarity"]) if "familiarity" in extra else None
 
 
 def block_features(he: Tensor) -> Tensor:
-    """Describe blocks: mean and log spread of three colour axes of optical density, and log edges at two scales.
+    """Features of blocks: mean and log spread of three colour axes of optical density, and log edges at two scales.
 
     Args:
         he: N x 3 x H x W in [0, 1].
@@ -137,7 +135,7 @@ def fit_familiarity(training: Iterable[Tensor], validation: Iterable[Tensor]) ->
 
     Args:
         training: H&E, N x 3 x H x W in [0, 1] each.
-        validation: likewise, of other cases where possible. The threshold leaves `USUAL` of their blocks below it.
+        validation: likewise, of other cases if possible. `USUAL` of their blocks are below the threshold.
 
     Raises:
         InputError: there are fewer than `LEAST_BLOCKS` blocks to fit, or no validation images.
@@ -150,7 +148,7 @@ def fit_familiarity(training: Iterable[Tensor], validation: Iterable[Tensor]) ->
     fitted = Familiarity(rows.mean(0), torch.linalg.inv(covariance), threshold=0.0)
     distances = [fitted.distances(he).flatten() for he in validation]
     if not distances:
-        raise InputError("no validation images; the threshold is set on them")
+        raise InputError("there are no validation images, which set the threshold; give some")
     return Familiarity(fitted.mean, fitted.precision, torch.cat(distances).quantile(USUAL).item())
 
 

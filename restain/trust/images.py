@@ -1,4 +1,4 @@
-"""Maps of trust for images, in the folder `trust` beside their results."""
+"""Trust maps for images, in the folder `trust` beside their results."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from restain.trust.maps import made_with, paint_disagreement
 
 @dataclass
 class ImageMaps:
-    """Draws a map for each image while it is stained: hand `add` to `stain_files`, then `save` the tables."""
+    """Draws a map of each image as it is stained: pass `add` to `stain_files`, then `save` the tables."""
 
     stain: Stain
-    """As the images are stained, under a norm policy that does not depend on the place, so not `dense`."""
+    """How images are stained, with a norm policy that does not depend on position, so not `dense`."""
     familiarity: Familiarity | None
-    """What the model knows of its training H&E."""
+    """The model's calibration."""
     _shares: dict[Path, list[tuple[str, float]]] = field(default_factory=dict)
 
     def add(self, job: ImageJob, he: RGB, virtual: RGB) -> None:
-        """Draw the map of an image: seven more passes.
+        """Draw the map of an image, with seven more passes.
 
         Args:
             job: the image and its result.

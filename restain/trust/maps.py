@@ -1,4 +1,4 @@
-"""What a map of trust looks like, and what it depends on; the same for images and slides."""
+"""Colours of trust maps and what they depend on, for images and slides."""
 
 import matplotlib as mpl
 import numpy as np
@@ -12,17 +12,17 @@ from restain.staining.policies import DenseNorm, NormPolicy
 from restain.trust.familiarity import Familiarity
 
 SHOWN_OD = 0.2
-"""Disagreement that gets the brightest colour."""
+"""Disagreement with the brightest colour."""
 
 _UNKNOWN = 200
 _UNLIKE = (0, 220, 220)
 
 
 def check_turnable(norm: NormPolicy) -> None:
-    """Refuse a norm policy under which an image cannot be turned.
+    """Refuse a norm policy whose statistics depend on position.
 
     Raises:
-        InputError: it is dense.
+        InputError: the policy is `dense`.
     """
     if isinstance(norm, DenseNorm):
         raise InputError(
@@ -32,12 +32,12 @@ def check_turnable(norm: NormPolicy) -> None:
 
 
 def paint_disagreement(spread: Float32s, unlike: NDArray[np.bool_] | None, block_px: int) -> RGB:
-    """Dark where the stain can be believed, bright where not, grey where it is not known; unlike blocks framed in cyan.
+    """Dark where the stain is reliable, bright where not, grey where unknown; unfamiliar blocks are framed in cyan.
 
     Args:
-        spread: disagreement, H x W; NaN where it is not known.
-        unlike: by blocks, from the upper left corner on; None where the model does not know its training.
-        block_px: side of a block in the picture; its frame takes a 32nd of that, 1 px at least.
+        spread: disagreement, H x W; NaN where unknown.
+        unlike: per block, from the upper left corner; None without calibration.
+        block_px: side of a block in the picture; its frame is a 32nd of that wide, at least 1 px.
     """
     levels = np.minimum(np.nan_to_num(spread) / SHOWN_OD, 1)
     picture: RGB = (mpl.colormaps["inferno"](levels)[..., :3] * 255).round().astype(np.uint8)
@@ -50,5 +50,5 @@ def paint_disagreement(spread: Float32s, unlike: NDArray[np.bool_] | None, block
 
 
 def made_with(familiarity: Familiarity | None) -> str:
-    """Names what a map depends on besides the result: what the model knows of its training."""
+    """Identifies what a map depends on besides the result: the model's calibration."""
     return job_key({"familiarity": familiarity.as_json() if familiarity else None})[:16]

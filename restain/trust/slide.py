@@ -1,4 +1,4 @@
-"""Maps of trust for slides, beside their results: one value for each block of 64 px, so that memory stays bounded."""
+"""Trust maps for slides, beside their results: one value per block of 64 px, so that memory is bounded."""
 
 import math
 from dataclasses import dataclass
@@ -30,30 +30,30 @@ _SHOWN_PX = 4
 
 @dataclass(frozen=True)
 class SlideTrust:
-    """One value for each block of 64 px of the result; at its right and lower border, blocks are cut."""
+    """One value per block of 64 px of the result; blocks at the right and lower border are cut."""
 
     disagreement: Float32s
-    """Standard deviation of the DAB density, mean over the block, rows x columns; NaN where nothing is stained."""
+    """Standard deviation of the DAB density, mean over the block, rows x columns; NaN where nothing was stained."""
     unlike: NDArray[np.bool_] | None
-    """Whether the H&E is unlike the training's, rows x columns; None where the model does not know its training."""
+    """Whether the H&E is unfamiliar, rows x columns; None without calibration."""
 
     @property
     def unlike_share(self) -> float:
-        """Of the blocks in which something is stained, NaN where it is not known."""
+        """Share of unfamiliar blocks among the stained ones; NaN without calibration."""
         return math.nan if self.unlike is None else float(self.unlike[~np.isnan(self.disagreement)].mean())
 
     def picture(self) -> RGB:
-        """As `paint_disagreement` draws it, 4 x 4 px for each block."""
+        """The map drawn by `paint_disagreement`, 4 x 4 px per block."""
         spread = self.disagreement.repeat(_SHOWN_PX, axis=0).repeat(_SHOWN_PX, axis=1)
         return paint_disagreement(spread, self.unlike, _SHOWN_PX)
 
 
 @dataclass(frozen=True)
 class SlideMaps:
-    """Makes `NAME.trust.png` and `NAME.trust.csv` of each slide; hand it to `stain_slide` or `stain_slides`."""
+    """Writes `NAME.trust.png` and `NAME.trust.csv` for each slide; pass it to `stain_slide` or `stain_slides`."""
 
     def check(self, settings: SlideSettings) -> None:
-        """Refuse a norm policy under which tiles cannot be turned.
+        """Refuse a norm policy whose statistics depend on position.
 
         Raises:
             InputError: it is `dense`.
@@ -61,12 +61,12 @@ class SlideMaps:
         check_turnable(settings.norm)
 
     def is_made(self, model: Model, out: Path) -> bool:
-        """Whether both files are there, and are those that this model would give again."""
+        """Whether both files exist and are up to date for this model."""
         row = next(iter(read_trust_table(beside(out, "trust.csv")).values()), {})
         return beside(out, "trust.png").exists() and row.get("made_with") == made_with(familiarity_of(model.extra))
 
     def make(self, sitting: Sitting, on_progress: OnProgress | None) -> list[str]:
-        """Make the map of a stained slide; says what it found.
+        """Make the map of a stained slide; returns notes.
 
         Raises:
             InputError: the slide is damaged.
@@ -79,7 +79,7 @@ class SlideMaps:
         save_image(picture, trust.picture())
         share = trust.unlike_share
         write_trust_table(table, [(table.name.removesuffix(".trust.csv"), share)], made_with(familiarity))
-        found = f", {share:.1%} of its blocks are unlike the training" if familiarity else ""
+        found = f"; {share:.1%} of its blocks are unlike the training H&E" if familiarity else ""
         return [f"{picture} is bright where the stain depends on orientation{found}"]
 
 
@@ -89,15 +89,15 @@ def map_trust(
     """Stain every tile in its eight orientations.
 
     Args:
-        network: under a norm policy that does not depend on the place, so not `dense`.
+        network: with a norm policy that does not depend on position, so not `dense`.
         plan: of the slide.
-        familiarity: what the model knows of its training H&E.
+        familiarity: the model's calibration.
         on_progress: called after each tile.
 
     Raises:
         InputError: the slide is damaged.
     """
-    finest = math.lcm(BLOCK_PX, plan.tile_px & -plan.tile_px)  # of blocks, and of what the network asks of tiles
+    finest = math.lcm(BLOCK_PX, plan.tile_px & -plan.tile_px)  # a multiple of blocks, and of what the network needs
     tiles = list(plan.tiles(-(-plan.tile_px // finest) * finest))
     grid = -(-plan.area.height // BLOCK_PX), -(-plan.area.width // BLOCK_PX)
     spread = np.full(grid, np.nan, np.float32)
@@ -126,7 +126,7 @@ def _stain(network: WindowStainer, place: Box, he: RGB) -> RGB:
 
 
 def _stained_blocks(plan: Plan, grid: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which blocks hold something stained; tiles of the network reach over what the result leaves out."""
+    """Which blocks are stained; tiles of the network may extend beyond the stained area."""
     stained = np.zeros(grid, bool)
     for position in (position for work in plan.work() for position in work.positions):
         box, drawn = plan.box(position), plan.drawn_in(plan.box(position))
@@ -141,7 +141,7 @@ def _stained_blocks(plan: Plan, grid: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _block_means(values: Float32s) -> Float32s:
-    """Means over blocks of 64 px; the last of each side may be cut."""
+    """Means over blocks of 64 px; the last ones may be cut."""
     rows, columns = (range(0, length, BLOCK_PX) for length in values.shape)
     sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
     heights, widths = (np.diff([*range(0, length, BLOCK_PX), length]) for length in values.shape)

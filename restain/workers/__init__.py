@@ -1,1 +1,1 @@
-"""How work is spread: processes, threads, Ray, and what the C library does with memory."""
+"""Parallel work: processes, threads, Ray, and memory of the C library."""

@@ -1,4 +1,4 @@
-"""Being asked to stop by Ctrl-C, `kill` or a closed terminal: when it suits the work, or not at all in a helper."""
+"""Signals that stop a process: postponed until the work can stop, or ignored in a helper process."""
 
 import ctypes
 import os
@@ -13,36 +13,36 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What asks a process to stop: Ctrl-C, `kill` or a scheduler, a closed terminal."""
+"""Signals to stop: Ctrl-C, `kill` or a scheduler, a closed terminal."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class Postponed:
-    """A request to stop that waits."""
+    """A postponed request to stop."""
 
     asked: bool = False
     _answers: dict[int, Callable[[int, FrameType | None], Any]] = field(default_factory=dict)
     _signal: int = signal.SIGINT
 
     def answer(self) -> None:
-        """Stop now, if that was asked for: what the signal would have raised is raised here."""
+        """Stop now if requested: raise what the signal would have raised."""
         if self.asked:
             self._answers[self._signal](self._signal, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:  # a second time: now
+        if self.asked:  # the second time, stop now
             self._answers[number](number, frame)
         self.asked, self._signal = True, number
 
 
 @contextmanager
 def postponed() -> Iterator[Postponed]:
-    """Within the context the first request to stop waits until `answer` is called; a second one is answered at once.
+    """Within the context the first request to stop waits until `answer` is called; a second one stops at once.
 
-    Only signals that Python code answers are postponed, which is Ctrl-C and whatever else the program has handlers for,
-    and only in the main thread.
+    Only signals with Python handlers are postponed: Ctrl-C and any others that the program handles, and only in the
+    main thread.
     """
     waiting = Postponed()
     if threading.current_thread() is not threading.main_thread():
@@ -61,7 +61,7 @@ def postponed() -> Iterator[Postponed]:
 
 @contextmanager
 def answers_kept() -> Iterator[None]:
-    """Around a library's code that would take the signals for itself: they are answered afterwards as before."""
+    """Restore the signal handlers that a library's code replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -75,10 +75,10 @@ def answers_kept() -> Iterator[None]:
 
 
 def leave_stopping_to_parent(parent: int) -> None:
-    """In a helper process: take no signals that ask to stop, and end when the parent has ended, however it did.
+    """In a helper process: ignore signals to stop, and end when the parent ends for any reason.
 
     Args:
-        parent: process number of the one that this one helps.
+        parent: process id of the parent.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -87,7 +87,7 @@ def leave_stopping_to_parent(parent: int) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # it ended before this process could ask to be told
+    if os.getppid() != parent:  # it ended before this process could register
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a folder that ends with the process that holds it, however that ends."""
+"""A lock on a folder that is released when its process ends for any reason."""
 
 import os
 import sys
@@ -14,25 +14,25 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = ".lock"
-"""The file in a folder whose lock is taken."""
+"""The lock file in a folder."""
 _PATIENCE_S = 1.0
-"""Time between two looks at a lock that is waited for."""
+"""Seconds between two attempts to take a lock."""
 
 _held: set[IO[str]] = set()
 
 
 @contextmanager
 def locked(folder: Path, busy: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Make a folder where it is missing, and keep other processes out of it while the context lasts.
+    """Create a folder if it is missing, and keep other processes out of it within the context.
 
     Args:
         folder: what is locked.
-        busy: the sentence for whoever comes second.
-        waiting: called once before waiting for a process that is in the folder; without it, a second process is
-            refused. Locks of Windows are not known here: there, nobody is kept out.
+        busy: the message for a second process.
+        waiting: called once before waiting for the process that has the folder; without it, a second process is
+            refused. There is no locking on Windows.
 
     Raises:
-        OutputError: the folder cannot be written, or another process is in it.
+        OutputError: the folder cannot be written, or another process has it.
     """
     path = folder / LOCK
     try:
@@ -72,7 +72,7 @@ def _take(file: IO[str], busy: str, waiting: Callable[[], None] | None) -> None:
 
 
 def _leave_to_parent() -> None:
-    """Close inherited locks in a forked child: it may live on for a moment when this process was killed."""
+    """Close inherited locks in a forked child, which may outlive this process for a moment."""
     for file in list(_held):
         file.close()
     _held.clear()

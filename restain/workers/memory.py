@@ -1,4 +1,4 @@
-"""How the C library keeps memory, for a while: steady over long work, or used again at once. Only glibc is told."""
+"""Memory settings of glibc for some time: steady over long work, or fast reuse."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ _LARGE = 2**20
 
 
 def total_bytes() -> int:
-    """Memory that this process may have: of the machine, or less where a control group limits it."""
+    """Memory available to this process: that of the machine, or the limit of its control group."""
     limits = [2**63]
     with suppress(OSError, ValueError, AttributeError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -25,24 +25,23 @@ def total_bytes() -> int:
 
 @contextmanager
 def steady_memory() -> Iterator[None]:
-    """For a while, let every array of a megabyte or more take memory of its own, which the system gets back at once.
+    """Within the context, allocate each array of a megabyte or more separately and return it to the system at once.
 
-    glibc takes arrays of up to 32 MiB, as most of a tile are, from one heap, and large arrays of many sizes leave
-    holes in it that do not fit the next: measuring pairs of 1024 px it grew by 20 MiB for each. Holds for the whole
-    process. Without glibc, nothing is done.
+    glibc allocates arrays of up to 32 MiB, such as those of a tile, from one heap, which large arrays of many sizes
+        fragment: it grew by 20 MiB per pair of 1024 px. Applies to the whole process. Without glibc it does nothing.
     """
-    # afterwards: where glibc comes to by itself once large arrays were freed
+    # afterwards: the value that glibc reaches once large arrays were freed
     with _told({_MMAP_THRESHOLD: _LARGE}, afterwards={_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}):
         yield
 
 
 @contextmanager
 def reused_memory() -> Iterator[None]:
-    """Let the whole process use freed memory again, instead of giving it back to the system, for a while.
+    """Within the context, let the process reuse freed memory instead of returning it to the system.
 
-    By default glibc returns the memory of each large tensor when it is freed. The next tensor then gets pages that the
-    system must first clear, layer by layer: a quarter of the time of a network on a CPU. Without glibc, nothing is
-    done. Memory is cut into more pieces so; for networks that are not folded it nearly doubles, and is not worth it.
+    By default glibc returns the memory of each large tensor when it is freed, and the system must clear the pages of
+    the next one: a quarter of the time of a network on a CPU. Without glibc it does nothing. Fragmentation
+    increases; for networks that are not folded memory nearly doubles, which is not worth it.
     """
     usual = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
     with _told({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}, afterwards=usual) as libc:
@@ -55,7 +54,7 @@ def reused_memory() -> Iterator[None]:
 
 @contextmanager
 def _told(options: Mapping[int, int], afterwards: Mapping[int, int]) -> Iterator[ctypes.CDLL | None]:
-    """Set glibc's options, and others at the end; None where there is no glibc."""
+    """Set glibc's options, and others at the end; None without glibc."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "mallopt"):
         yield None

@@ -1,7 +1,7 @@
-"""Pieces of work in processes of this machine, several at a time; `restain.workers.ray` does the same on a cluster.
+"""Runs tasks in processes of this machine, several at a time; `restain.workers.ray` does the same on a cluster.
 
-Each process has a pipe of its own. A pool of `concurrent.futures` shares one queue and its lock: one killed process
-breaks all the work under way there, or, idle, leaves the pool waiting for ever.
+Each process has its own pipe. A pool of `concurrent.futures` shares one queue and its lock: one killed process breaks
+all running tasks or, if idle, leaves the pool waiting forever.
 """
 
 import multiprocessing
@@ -19,21 +19,21 @@ from restain.errors import RestainError
 from restain.workers.processes import share_of_cores, start_process
 
 ATTEMPTS = 3
-"""How often a piece of work is begun whose process was killed, for instance for lack of memory."""
+"""How often a task is tried whose process is killed, for instance for lack of memory."""
 
 T = TypeVar("T")
 
 
 class TaskError(RestainError):
-    """A piece of work that came to nothing: it failed, or its process died too often."""
+    """A task that failed, or whose process died too often."""
 
 
 class Pool(Protocol):
-    """Where pieces of work are done: in processes of this machine, or on a Ray cluster."""
+    """Where tasks run: in processes of this machine, or on a Ray cluster."""
 
     @property
     def device(self) -> str:
-        """Where a network runs in a piece of work, such as `cpu` or `cuda`."""
+        """The device of networks in a task, such as `cpu` or `cuda`."""
 
     def each(
         self,
@@ -43,29 +43,29 @@ class Pool(Protocol):
         fresh: bool = False,
         on_begin: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[int, T | TaskError]]:
-        """Do the work once for each set of arguments; gives the indices and results as they come.
+        """Run the work once per set of arguments; yields indices and results as they complete.
 
         Args:
             work: a function of a module, not of the main program.
-            arguments: of each call; they pickle.
-            fresh: each piece in a process of its own.
-            on_begin: called with the index of a piece when it begins, where that is known.
+            arguments: of each call; they must pickle.
+            fresh: run each task in a new process.
+            on_begin: called with the index of a task when it begins, if that is known.
 
         Raises:
-            RestainError: a process cannot begin.
+            RestainError: a process cannot start.
         """
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes of this machine, `count` at a time. One that is killed is replaced, and its work begun again.
+    """Processes of this machine, `count` at a time. If one is killed, it is replaced and its task is tried again.
 
-    A single one that need not be fresh is this process itself.
+    A single process that need not be fresh is this process.
     """
 
     count: int = 1
     device: str = "cpu"
-    """With `cuda` or `auto` the processes get the GPUs in turn, each as the only one that it sees."""
+    """With `cuda` or `auto` the processes take the GPUs in turn, and each sees only its own."""
     attempts: int = ATTEMPTS
 
     def each(
@@ -85,14 +85,14 @@ class Processes:
 def _here(
     work: Callable[..., T], arguments: Sequence[tuple[object, ...]], on_begin: Callable[[int], None]
 ) -> Iterator[tuple[int, T | TaskError]]:
-    """One after the other, in this process."""
+    """Run the tasks one by one in this process."""
     for index, given in enumerate(arguments):
         on_begin(index)
         yield index, attempt(work, given)
 
 
 class _Run:
-    """Pieces of work that are waiting or under way in processes."""
+    """Tasks that are waiting or running in processes."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Run:
         self._workers = dict[int, _Worker]()  # by slot
 
     def results(self) -> Iterator[tuple[int, Any]]:
-        """Indices and results, as they come."""
+        """Yield indices and results as they complete."""
         try:
             while self._waiting or self._busy:
                 while self._waiting and self._idle:
@@ -135,7 +135,7 @@ class _Run:
         self._busy[slot] = index
 
     def _result(self, slot: int, index: int) -> Any:
-        """What became of a piece of work; one whose process died waits again, if it may."""
+        """The result of a task; if its process died, it is queued again while attempts are left."""
         result = self._workers[slot].hear()
         if self._fresh or isinstance(result, _Death):
             self._workers.pop(slot).end()
@@ -146,7 +146,7 @@ class _Run:
         if self._deaths[index] < attempts:
             self._waiting.appendleft(index)
         times = f", {attempts} times" if attempts > 1 else ""
-        return TaskError(f"its process {result.words}{times}; memory may be too small")
+        return TaskError(f"its process {result.words}{times}; perhaps memory is too small, so run fewer at a time")
 
 
 def _gpus() -> int:
@@ -156,40 +156,40 @@ def _gpus() -> int:
 
 
 def attempt(work: Callable[..., T], arguments: tuple[object, ...]) -> T | TaskError:
-    """Do a piece of work; what goes wrong becomes its result, so that the others go on."""
+    """Run a task; an exception becomes its result, so that other tasks continue."""
     try:
         return work(*arguments)
     except RestainError as error:
         return TaskError(str(error))
-    except Exception as error:  # a night of work must not end with one odd piece
+    except Exception as error:  # one bad task must not end a night of work
         traceback.print_exc()
         return TaskError(f"unexpected {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
 class _Death:
-    """What became of a process that did not answer."""
+    """The end of a process that did not answer."""
 
     words: str
 
 
 class _Worker:
-    """A process that does what is sent to it, until it is ended."""
+    """A process that runs the tasks that are sent to it."""
 
     def __init__(self, work: Callable[..., Any], gpu: int | None, threads: int | None) -> None:
         self.pipe, there = multiprocessing.Pipe()
         self.process = start_process(_serve, there, work, gpu, threads)
-        there.close()  # so that its end is noticed here
+        there.close()  # so that the end of the process is noticed here
         if isinstance(death := self.hear(), _Death):
-            raise RestainError(f"a process {death.words} before it began; try with a single one")
+            raise RestainError(f"a process {death.words} before it started; try a single process")
 
     def send(self, arguments: tuple[object, ...]) -> None:
-        """Have it do a piece of work."""
-        with suppress(OSError):  # of a dead one nothing will be heard
+        """Send it a task."""
+        with suppress(OSError):  # a dead process is noticed when it should answer
             self.pipe.send(arguments)
 
     def hear(self) -> Any:
-        """What it answers, or its death."""
+        """Its answer, or its death."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
@@ -204,12 +204,12 @@ class _Worker:
 
 
 def _serve(pipe: Connection, work: Callable[..., Any], gpu: int | None, threads: int | None) -> None:
-    """In the new process: take its share of the machine, and do what comes until it is ended."""
+    """In the new process: take its share of the machine, and run tasks until it is ended."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        if torch := sys.modules.get("torch"):  # the work may have brought it already
+        if torch := sys.modules.get("torch"):  # the work may have imported it already
             torch.set_num_threads(threads)
     pipe.send("ready")
     while True:

@@ -1,4 +1,4 @@
-"""Processes that work for this one: they end when it ends, and leave Ctrl-C to it."""
+"""Helper processes: they end with this process and ignore Ctrl-C."""
 
 import multiprocessing
 import os
@@ -14,18 +14,18 @@ CONTEXT = multiprocessing.get_context("spawn")
 
 
 def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Call a function in a fresh process, which never outlives this one, however this one ends.
+    """Call a function in a new process, which never outlives this one.
 
     Args:
         work: a function of a module.
-        arguments: what it is called with; they must pickle, or be ends of pipes.
+        arguments: its arguments; they must pickle, or be ends of pipes.
     """
     process = CONTEXT.Process(target=_work, args=(work, arguments))
     if not hasattr(signal, "pthread_sigmask"):
         process.start()
         return process
-    resource_tracker.ensure_running()  # it would start with the first process, and let Ctrl-C through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: it would die of Ctrl-C, with noise
+    resource_tracker.ensure_running()  # it would start with the first process and enable Ctrl-C again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited, or Ctrl-C would kill it
     try:
         process.start()
     finally:
@@ -34,8 +34,8 @@ def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def share_of_cores(processes: int) -> int:
-    """How many threads each of so many processes should use; together no more than torch would use here."""
-    import torch  # not above: a process that needs none begins at once
+    """Threads for each of so many processes; together no more than torch uses here."""
+    import torch  # not above, so that a process without torch starts at once
 
     return max(1, torch.get_num_threads() // processes)
 

@@ -1,6 +1,6 @@
-"""Pieces of work on a Ray cluster: each is a task, a GPU is a resource, and what a lost worker had is tried again.
+"""Runs tasks on a Ray cluster, one GPU each; tasks of a lost worker are tried again.
 
-Every machine sees the same files under the same paths, as on a shared disk, and has the same restain.
+All machines see the same files under the same paths, as on a shared disk, and have the same restain.
 """
 
 import logging
@@ -17,9 +17,9 @@ from restain.workers.pool import ATTEMPTS, TaskError, attempt
 from restain.workers.processes import share_of_cores
 
 LOCAL = "local"
-"""As an address: a cluster of this machine alone, made for this run."""
+"""Address of a cluster of this machine alone, started for this run."""
 
-_OBJECT_STORE_BYTES = 2**27  # of a local cluster; no pixels pass through it
+_OBJECT_STORE_BYTES = 2**27  # of a local cluster, which passes no pixels
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Cluster:
     cpus: int
     """Of each task."""
     device: str
-    """Where a network runs in a task: `cpu`, or `cuda` for one GPU for itself."""
+    """The device of networks in a task: `cpu`, or `cuda` for one GPU."""
 
     def each(
         self,
@@ -59,20 +59,22 @@ class Cluster:
         except self.ray.exceptions.RayTaskError as error:  # is never tried again
             return TaskError(f"unexpected {type(error.cause).__name__}: {error.cause}")
         except self.ray.exceptions.RayError as error:
-            return TaskError(f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); memory may be too small")
+            return TaskError(
+                f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); perhaps memory is too small"
+            )
 
 
 @contextmanager
 def connected(address: str, processes: int = 1, device: str | None = None) -> Iterator[Cluster]:
-    """Connect to a cluster, or make one of this machine, and leave it at the end.
+    """Connect to a cluster, or start one on this machine, and disconnect at the end.
 
     Args:
         address: of a running cluster, such as `auto` or `ray://head:10001`, or `local`.
-        processes: tasks at the same time on a `local` cluster; a running cluster decides by what it has.
-        device: `cpu` or `cuda`; cuda where the cluster has GPUs, if not given.
+        processes: tasks at a time on a `local` cluster; a running cluster uses its resources.
+        device: `cpu` or `cuda`; cuda if not given and the cluster has GPUs.
 
     Raises:
-        InputError: Ray is not installed, the cluster does not answer, or has no GPU though one is asked for.
+        InputError: Ray is not installed, the cluster does not answer, or it has no GPU although one is requested.
     """
     cpus = share_of_cores(processes) if address == LOCAL else 1
     ray = _connect(address, processes * cpus)
@@ -85,7 +87,7 @@ def connected(address: str, processes: int = 1, device: str | None = None) -> It
 def _device(ray: Any, wanted: str | None) -> str:
     gpus = ray.cluster_resources().get("GPU", 0)
     if wanted not in (None, "cpu") and not gpus:
-        raise InputError(f"device {wanted}: the Ray cluster has no GPU; 'cpu' always works")
+        raise InputError(f"device {wanted}: the Ray cluster has no GPU; use cpu")
     return "cpu" if wanted == "cpu" or not gpus else "cuda"  # which one, Ray decides
 
 
@@ -94,11 +96,11 @@ def _connect(address: str, cpus: int) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError("Ray is missing; install restain[ray], or work in processes of this machine") from error
+        raise InputError("Ray is missing; install restain[ray], or use processes of this machine") from error
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == LOCAL:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray sends usage statistics
             local = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
             with answers_kept():  # Ray would end the process at a SIGTERM
                 ray.init(address=LOCAL, **local, **quiet)
@@ -114,7 +116,7 @@ def _connect(address: str, cpus: int) -> Any:
 
 
 def _knock(address: str) -> None:
-    """See whether somebody listens at HOST:PORT; Ray itself would try for minutes."""
+    """Check that HOST:PORT accepts connections; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,4 +1,4 @@
-"""Work in threads a bounded number of steps ahead of the one who needs it."""
+"""Work in threads, a bounded number of steps ahead of the consumer."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,13 +10,13 @@ R = TypeVar("R")
 
 
 def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """Apply `work` to each item, in order, with up to `depth` results under way or waiting.
+    """Apply `work` to each item, in order, with up to `depth` results in progress or waiting.
 
-    `items` is drawn from by the caller's thread and only as results are taken, so several of these in a row make a
-    pipeline whose memory is bounded.
+    `items` is consumed in the caller's thread and only as results are taken, so a chain of these is a pipeline with
+    bounded memory.
 
     Raises:
-        Whatever `work` raises, when its result is due; what has not begun by then is cancelled.
+        Any exception of `work`, when its result is due; tasks that have not begun are cancelled.
     """
     waiting: deque[Future[R]] = deque()
     try:

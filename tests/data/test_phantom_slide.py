@@ -117,7 +117,7 @@ def test_the_command_writes_pyramids_in_register(tmp_path: Path) -> None:
     [
         (["--slide", "s.tif"], OutputError, r"ends in \.ome\.tif"),
         (["--slide", "there.ome.tif"], OutputError, r"there\.ome\.tif exists"),
-        (["--slide", "s.ome.tif", "--ihc", "s.ome.tif"], OutputError, "give each a file of its own"),
+        (["--slide", "s.ome.tif", "--ihc", "s.ome.tif"], OutputError, "give different files"),
         (["out", "--slide", "s.ome.tif"], ConfigError, "give one or the other"),
         (["out"], ConfigError, "give OUT and --pairs"),
         (["out", "--pairs", "2", "--ihc", "s.ome.tif"], ConfigError, "--ihc.*--slide"),

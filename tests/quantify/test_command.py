@@ -52,7 +52,7 @@ def test_tables_cells_and_picture(tile: Path, tmp_path: Path) -> None:
         tile.parents[1], "--out", out, "--marker", "nuclear", "--mpp", 0.5, "--tile-px", 100,
         "--regions", tmp_path / "left.geojson",
     )  # fmt: skip
-    assert "1 of 1 images are measured" in said
+    assert "1 of 1 images measured" in said
     whole, left = rows(out / "regions.csv")
     assert (whole["image"], whole["region"], left["region"]) == ("sub/tile", "all", "left")
     assert float(left["area_mm2"]) == pytest.approx(float(whole["area_mm2"]) / 2, rel=0.01)
@@ -88,7 +88,7 @@ def test_an_image_without_resolution_is_named_and_the_others_are_measured(tile: 
     result = CliRunner().invoke(app, ["quantify", str(tile), "--out", str(tmp_path / "out"), "--marker", "nuclear"])
     assert result.exit_code == 1
     assert "no micrometres per pixel" in result.output
-    assert result.output.endswith("0 of 1 images are measured\n"), "and no table is promised"
+    assert result.output.endswith("0 of 1 images measured\n"), "and no table is promised"
 
 
 def test_a_region_outside_the_image_is_told(tile: Path, tmp_path: Path) -> None:

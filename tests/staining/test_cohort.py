@@ -90,12 +90,12 @@ def test_the_command_writes_a_file_that_staining_takes(
     with pytest.raises(SystemExit) as ended:
         run("statistics", tmp_path / "slides.csv", "--model", checkpoint, "--out", study)
     assert ended.value.code in (None, 0)
-    assert "holds the statistics of 2 slides" in capsys.readouterr().out
+    assert "has the statistics of 2 slides" in capsys.readouterr().out
     before = study.read_bytes()
     with pytest.raises(SystemExit) as ended:
         run("statistics", tmp_path / "a.ome.tif", "--model", checkpoint, "--out", study)
     assert ended.value.code == 1
-    assert "allow it (--overwrite)" in capsys.readouterr().err
+    assert "give --overwrite" in capsys.readouterr().err
     assert study.read_bytes() == before
     words = ["--model", checkpoint, "--out", tmp_path / "v.ome.tif", "--norm", study]
     with pytest.raises(SystemExit):

@@ -87,7 +87,7 @@ def test_no_process_is_left_when_nobody_asks_for_more() -> None:
 
 def test_a_process_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("restain.workers.pool._serve", end_at_once)
-    with pytest.raises(RestainError, match="code 9 before it began"):
+    with pytest.raises(RestainError, match="code 9 before it started"):
         list(Processes(2).each(square, [(1,)]))
 
 
