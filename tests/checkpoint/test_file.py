@@ -149,7 +149,7 @@ def test_folding_keeps_the_mode_and_the_singular_vectors() -> None:
 
 def test_only_a_generator_stains(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.safetensors", NETWORKS[-1], method="classify")
-    with pytest.raises(CheckpointError, match="holds the classifier of 'classify'"):
+    with pytest.raises(CheckpointError, match="is a classifier trained by 'classify'"):
         load_generator(tmp_path / "m.safetensors")
 
 
