@@ -70,8 +70,8 @@ def run_bench(
 
     Raises:
         ConfigError, MissingError, InputError: a recipe or the data set is wrong; reported before any work.
-        OutputError: `out` has other files, or a bench with a different budget, tiles or extractor, or another process is
-            working in it.
+        OutputError: `out` has other files, or a bench with a different budget, tiles or extractor, or another process
+            is working in it.
     """
     budget = budget or Budget()
     names = [row.name for row in rows]
@@ -150,7 +150,7 @@ def _take(out: Path, what: dict[str, object]) -> None:
         if changed := [key for key in what if before.get(key) != what[key]]:
             key = changed[0]
             raise OutputError(
-                f"{out} is a bench with a different {key} ({before.get(key)}, now {what[key]}); give another folder, or "
+                f"{out} is a bench with a different {key} ({before.get(key)}, now {what[key]}); give another folder or "
                 "the same value to resume it"
             )
         return
