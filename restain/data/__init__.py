@@ -1,1 +1,1 @@
-"""Paired H&E and IHC tiles: found, checked, cropped and augmented; and what is derived from them."""
+"""Paired H&E and IHC tiles: found, checked, cropped and augmented, with grades and densities of nuclei."""

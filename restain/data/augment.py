@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow turns colour into grey
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow's conversion to grey
 
 
 class Augment(BaseModel):
@@ -29,7 +29,7 @@ class Augment(BaseModel):
 
 @dataclass(frozen=True)
 class Change:
-    """All that happens to one pair: where the window lies, how it is mirrored, the factors of the H&E's colours."""
+    """The random change of one pair: its window, how it is mirrored, and the colour factors of the H&E."""
 
     left: int
     top: int
@@ -43,13 +43,13 @@ class Change:
 
 
 def draw_change(augment: Augment, size: tuple[int, int], window: tuple[int, int], generator: torch.Generator) -> Change:
-    """Draw one pair's change; the same number of draws whatever the settings.
+    """Draw the change of one pair; the number of draws does not depend on the settings.
 
     Args:
         augment: how strong.
         size: width and height of the pair in px.
-        window: width and height in px of what is cut out, at most `size`.
-        generator: a CPU generator of this pair's own.
+        window: width and height of the crop in px, at most `size`.
+        generator: a CPU generator for this pair.
     """
     x, y, mirror_x, mirror_y, brightness, contrast, saturation = torch.rand(7, generator=generator).tolist()
     return Change(
@@ -66,12 +66,12 @@ def draw_change(augment: Augment, size: tuple[int, int], window: tuple[int, int]
 
 
 def centre_window(size: tuple[int, int], window: tuple[int, int]) -> Change:
-    """Cut the middle out and change nothing else; sizes are width and height in px."""
+    """The central crop without any other change; sizes are width and height in px."""
     return Change(left=(size[0] - window[0]) // 2, top=(size[1] - window[1]) // 2, width=window[0], height=window[1])
 
 
 def crop_and_mirror(rgb: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
-    """The window of an image, H x W x 3 or H x W, mirrored as drawn; a view, nothing is copied."""
+    """Crop and mirror an image, H x W x 3 or H x W; returns a view."""
     window = rgb[change.top : change.top + change.height, change.left : change.left + change.width]
     return window[:: -1 if change.mirror_y else 1, :: -1 if change.mirror_x else 1]
 
@@ -79,7 +79,7 @@ def crop_and_mirror(rgb: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]
 def jitter_colour(images: Tensor, change: Change) -> Tensor:
     """Change brightness, then contrast, then saturation of N x 3 x H x W in [-1, 1]; each result is clamped.
 
-    The factors mean what they mean in Pillow's `ImageEnhance`. The order is fixed, where torchvision draws it.
+    The factors are those of Pillow's `ImageEnhance`. The order is fixed, while torchvision draws it.
     """
     if (change.brightness, change.contrast, change.saturation) == (1, 1, 1):
         return images

@@ -11,7 +11,7 @@ from restain.errors import InputError
 
 
 def cases_by_list(files: Sequence[PairFiles]) -> Callable[[str], str] | None:
-    """The case of each pair by its name, where a list gives one for every pair and no name stands for two cases."""
+    """The case of each pair by name, if a list gives one for every pair and names are unique among cases."""
     cases = {(pair.name, pair.case) for pair in files if pair.case is not None}
     by_name = {name: case for name, case in cases if case is not None}
     complete = all(pair.case is not None for pair in files) and len(by_name) == len(cases)

@@ -1,4 +1,4 @@
-"""Is a paired data set fit to train and to judge with? What would spoil either, found before a GPU is spent on it."""
+"""Checks a paired data set for problems that would spoil training or evaluation."""
 
 import json
 import math
@@ -31,29 +31,29 @@ PROBLEM_KINDS: tuple[ProblemKind, ...] = (
     "blur",
     "misaligned",
 )
-"""What is looked for, the gravest first."""
+"""Kinds of problems, the most serious first."""
 
 BLURRED = 1 / 3
-"""A tile is blurred if its finest detail is weaker than this share of the median tile's, against the next coarser."""
+"""A tile is blurred if its finest detail, relative to the next coarser, is below this share of the median tile's."""
 TISSUE_DENSITY = 0.3
-"""Optical density, summed over the colours, from which on a pixel is tissue."""
+"""Least optical density of tissue, summed over the colours."""
 SWAPPED = 0.05
-"""By how much the IHC must be pinker than the H&E to be reported. On real tiles the H&E was pinker by 0.18 in the
-median; where nothing was brown, the IHC by up to 0.02."""
+"""Margin by which the IHC must be pinker than the H&E to be reported. On real tiles the H&E was pinker by 0.18 in the
+median; without DAB, the IHC was by up to 0.02."""
 SCALE_MARGIN = 1.15
-"""By how much another scale must fit better, in the median of all pairs, to be reported."""
+"""Factor by which another scale must fit better, in the median of all pairs, to be reported."""
 FAR = 0.1
 """A pair is misaligned if its displacement exceeds this share of the tile's side: no loss can look that far."""
 
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What was measured of one pair."""
+    """Measurements of one pair."""
 
     part: str
     name: str
     he_sharpness: float
-    """Strength of the finest detail against the next coarser."""
+    """Strength of the finest detail relative to the next coarser."""
     ihc_sharpness: float
     pink_margin: float
     """How much pinker the H&E is than the IHC; negative where the stains are swapped."""
@@ -63,18 +63,18 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to look at."""
+    """A problem of some tiles."""
 
     kind: ProblemKind
     tiles: tuple[str, ...]
     """As part/name."""
     words: str
     grave: bool
-    """Whether results on this data would be wrong, not only less good."""
+    """Whether it would make results wrong, not just worse."""
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The first tile, and where it takes two: the first of another part, or else the next."""
+        """The first tile and, for problems of two tiles, the first one of another part, or else the next."""
         first, *others = self.tiles
         part = first.partition("/")[0]
         elsewhere = [tile for tile in others if tile.partition("/")[0] != part]
@@ -90,20 +90,20 @@ class Findings:
     facts: Sequence[PairFacts]
     problems: Sequence[Problem]
     notes: Sequence[str]
-    """What could not be asked."""
+    """What could not be checked."""
 
     @property
     def median_misalignment_px(self) -> float:
-        """Over the pairs that could be matched; not a number where none could."""
+        """Over the pairs that could be matched; NaN if none could."""
         return statistics.median([fact.misalignment.median_px for fact in self.matched] or [math.nan])
 
     @property
     def matched(self) -> list[PairFacts]:
-        """The pairs with enough in common to say how far apart they are."""
+        """The pairs with enough in common to measure their displacement."""
         return [fact for fact in self.facts if math.isfinite(fact.misalignment.median_px)]
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON; what is not finite becomes null.
+        """Write everything as JSON; values that are not finite become null.
 
         Raises:
             OutputError: the file cannot be written; nothing is left behind.
@@ -126,11 +126,11 @@ def check(
     cases: Callable[[str], str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Findings:
-    """Look through every pair of every part of a data set; each image is decoded once.
+    """Check every pair of every part of a data set; each image is decoded once.
 
     Args:
         root: the data set's folder, in any of `restain.data.layouts.LAYOUTS`.
-        cases: from a tile's name to its case (a patient, a slide); without it, names shared by two parts count.
+        cases: from a tile's name to its case (a patient, a slide); without it, names shared by two parts are reported.
         on_progress: called after each pair with pairs done and pairs in all.
 
     Raises:
@@ -163,16 +163,16 @@ def check(
     found = Findings(root, layout.name, facts, problems, notes)
     if too_small:
         notes.append(
-            f"{too_small} of {len(facts)} pairs are too small to say how far apart they are: the shorter side must have"
+            f"{too_small} of {len(facts)} pairs are too small to measure their displacement: the shorter side must have"
             f" {BLOCK_PX} px, and {BLOCK_PX / WORK_PX:.0%} of the longer one."
         )
     if unmatched := len(facts) - len(found.matched) - too_small:
-        notes.append(f"{unmatched} of {len(facts)} pairs show too little in common to say how far apart they are.")
+        notes.append(f"{unmatched} of {len(facts)} pairs have too little in common to measure their displacement.")
     return found
 
 
 def sharpness(rgb: NDArray[np.uint8]) -> float:
-    """How strong detail of about 1 px is, against detail of about 2 px: H x W x 3 to a number, 0 for an even image."""
+    """Strength of detail of about 1 px relative to about 2 px: H x W x 3 to a number, 0 for a uniform image."""
     grey = rgb.mean(axis=2, dtype=np.float32)
     blurred, more = gaussian_filter(grey, 1), gaussian_filter(grey, 2)
     coarse = float(np.square(blurred - more).mean())
@@ -180,7 +180,7 @@ def sharpness(rgb: NDArray[np.uint8]) -> float:
 
 
 def pinkness(images: Tensor) -> float:
-    """How much more green than blue light the tissue takes, of all that it takes: eosin does, DAB does the opposite.
+    """Difference of green and blue absorption of the tissue, relative to all: positive for eosin, negative for DAB.
 
     Args:
         images: 1 x 3 x H x W in [-1, 1].
@@ -231,7 +231,7 @@ def _swapped(facts: Sequence[PairFacts]) -> Iterator[Problem]:
 
 
 def _wrong_scale(facts: Sequence[PairFacts]) -> Iterator[Problem]:
-    """One problem for a whole part: a single pair says too little."""
+    """One problem for a whole part, since a single pair is not conclusive."""
     for part in dict.fromkeys(fact.part for fact in facts):
         members = [fact for fact in facts if fact.part == part]
         qualities = torch.tensor([fact.misalignment.scale_quality for fact in members]).median(0).values
@@ -267,7 +267,7 @@ def _tile(fact: PairFacts) -> str:
 
 
 def _finite(value: object) -> object:
-    """The same content, with null where a number is not finite."""
+    """The same content, with null for numbers that are not finite."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""One picture of the pairs that most need a look: H&E beside IHC, with a line on what is wrong.
+"""A contact sheet of the most serious problems: H&E beside IHC, with a line on each.
 
-Two pairs that are a problem together, such as those of the same tissue, stand side by side.
+Two pairs with a common problem, such as the same tissue, are shown side by side.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from restain.image import save_image
 
 THUMB_PX = 240
 LINES = 6
-"""Of the picture, with two pairs in each."""
+"""Rows of the picture, with two pairs each."""
 _GAP_PX, _TEXT_PX = 10, 22
 
 
 def save_contact_sheet(findings: Findings, path: Path) -> bool:
-    """Draw the worst tiles, the gravest problems first and every kind in turn, as PNG.
+    """Draw the worst tiles as PNG, the most serious problems first and every kind in turn.
 
     Returns:
         Whether there was anything to draw.

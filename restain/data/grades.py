@@ -1,4 +1,4 @@
-"""Grades 0, 1+, 2+, 3+ of a pair: from a list or its name if these tell, otherwise from how much DAB its IHC shows."""
+"""Grades 0, 1+, 2+, 3+ of pairs: from a list or from names, otherwise from the amount of DAB in the IHC."""
 
 import logging
 import re
@@ -13,10 +13,10 @@ from restain.image import to_tensor
 from restain.stains import positive_area_fraction, to_unit
 
 GRADES = ("0", "1+", "2+", "3+")
-"""Their words; a grade is its position here."""
+"""Their names; a grade is an index of these."""
 
 UNKNOWN = -1
-"""Stands for the grade of a pair that nobody asked for."""
+"""The grade of a pair if grades are not used."""
 
 _GRADED_NAME = re.compile(r"_(0\+?|[123]\+)$")
 
@@ -32,9 +32,9 @@ def grades_from_list(files: Sequence[PairFiles]) -> list[int] | None:
 
 
 def grades_from_names(names: Sequence[str]) -> list[int] | None:
-    """The grade that closes each name, as in BCI's `00820_test_2+`; None unless every name has one.
+    """The grade at the end of each name, as in BCI's `00820_test_2+`; None unless every name has one.
 
-    Names that all end in `_0` count as ungraded: coordinates and frame numbers end like that.
+    If all names end in `_0`, they are ungraded: coordinates and frame numbers end like that.
     """
     matches = [_GRADED_NAME.search(name) for name in names]
     words = [match.group(1) for match in matches if match]
@@ -46,7 +46,7 @@ def grades_from_names(names: Sequence[str]) -> list[int] | None:
 def measure_positive_fractions(files: Sequence[PairFiles]) -> list[float]:
     """The share of each real IHC that is DAB-positive, 0 to 1.
 
-    Reads every IHC image once; within a process a file that has not changed is never read again.
+    Reads every IHC image once; a process does not read unchanged files again.
     """
     _logger.info("measuring the DAB of %d IHC images, because their names carry no grades", len(files))
     with ThreadPoolExecutor() as pool:
@@ -63,7 +63,7 @@ def grade_limits(fractions: Sequence[float]) -> tuple[float, float, float]:
 
 
 def grades_from_fractions(fractions: Sequence[float], limits: tuple[float, float, float]) -> list[int]:
-    """How many limits each positive fraction exceeds, 0 to 3."""
+    """The number of limits that each positive fraction exceeds, 0 to 3."""
     return [sum(fraction > limit for limit in limits) for fraction in fractions]
 
 

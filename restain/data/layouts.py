@@ -1,4 +1,4 @@
-"""Where a paired data set keeps its two sides: one `find_…` function per folder layout, listed in `LAYOUTS`."""
+"""Folder layouts of paired data sets: one `find_…` function per layout, listed in `LAYOUTS`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from restain.errors import InputError, MissingError
 from restain.folders import list_images, some, subfolders_with_images
 
 Split = Literal["train", "val", "test"]
-"""Part of a data set; `val` and `test` both mean the held-out part, whichever of the two the data set has."""
+"""Part of a data set; `val` and `test` both mean the held-out part, whichever it has."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 WHOLE = "whole set"
 """Name of the one part of a data set that is not split."""
 
 LIST_NAME = "pairs.csv"
-"""Name of the file that lists the pairs of the folder that it lies in."""
+"""Name of the file that lists the pairs of its folder."""
 
 _LOOK_FOR = {"train": ("train", WHOLE), "val": ("val", "test", WHOLE), "test": ("test", "val", WHOLE)}
 
@@ -30,9 +30,9 @@ class Layout:
     name: str
     root: Path
     folders: Mapping[str, tuple[Path, Path]] = field(default_factory=dict)
-    """H&E and IHC folder of each part; the same folder twice where each file shows both, H&E left, IHC right."""
+    """H&E and IHC folder of each part; the same folder twice if each file shows both, H&E left, IHC right."""
     listed: Mapping[str, tuple[PairFiles, ...]] = field(default_factory=dict)
-    """The pairs of each part where a CSV file lists them, in order of name."""
+    """The pairs of each part if a CSV file lists them, in order of name."""
     ignored: tuple[str, ...] = ()
     """Further columns of the CSV file."""
 
@@ -50,7 +50,7 @@ class Layout:
         return list(self.listed[part]) if part in self.listed else pair_files(*self.folders[part])
 
     def place(self, part: str) -> str:
-        """Where the pairs of a part are, in words."""
+        """Describe where the pairs of a part are."""
         if part in self.listed:
             ignored = f"; columns that are not read: {some(self.ignored)}" if self.ignored else ""
             return f"its rows of {part}{ignored}" if part != WHOLE else f"its rows{ignored}"
@@ -74,7 +74,7 @@ class Layout:
 
 
 def find_csv(root: Path) -> Layout | None:
-    """A CSV file that lists the pairs: `root` itself, or `pairs.csv` in it. It wins over the folders beside it."""
+    """A CSV file that lists the pairs: `root` itself, or `pairs.csv` in it. It precedes folders beside it."""
     path = root if root.is_file() else _child(root, LIST_NAME)
     if not path.exists():
         return None
@@ -83,7 +83,7 @@ def find_csv(root: Path) -> Layout | None:
 
 
 def find_mist(root: Path) -> Layout | None:
-    """MIST, and every set in CUT's folders: A is H&E, B is IHC. Others such as `trainB_aligned` are never looked at."""
+    """MIST, and every set in CUT's folders: A is H&E, B is IHC. Others such as `trainB_aligned` are ignored."""
     for base in (_child(root, "TrainValAB"), root):
         folders = _both_sides({split: (_child(base, f"{split}A"), _child(base, f"{split}B")) for split in SPLITS})
         if folders:
@@ -92,7 +92,7 @@ def find_mist(root: Path) -> Layout | None:
 
 
 def find_bci(root: Path) -> Layout | None:
-    """BCI: the stains outside, the parts inside."""
+    """BCI: a folder per stain with the parts inside."""
     he, ihc = _child(root, "HE"), _child(root, "IHC")
     folders = _both_sides({split: (_child(he, split), _child(ihc, split)) for split in SPLITS})
     return Layout("BCI", root, folders) if folders else None
@@ -124,11 +124,11 @@ LAYOUTS: dict[str, Callable[[Path], Layout | None]] = {
     "plain (he, ihc; or train and val with these inside)": find_plain,
     "side-by-side (images with H&E left and IHC right; or train and val with these inside)": find_side_by_side,
 }
-"""How each known layout looks, and the function that finds it; the first that fits is taken. `val` may be `test`."""
+"""The known layouts and the functions that find them; the first match is taken. `val` may be `test`."""
 
 
 def find_layout(root: Path) -> Layout:
-    """Recognise how a data set is laid out.
+    """Recognise the layout of a data set.
 
     Raises:
         MissingError: the folder does not exist.
@@ -148,11 +148,11 @@ def find_layout(root: Path) -> Layout:
             return layout
     folders = sorted(path.name for path in root.iterdir() if path.is_dir())
     found = f"folders {some(folders)}" if folders else "no folders and no images"
-    raise InputError(f"{root} has none of the known layouts; found {found}; known: {'; '.join(LAYOUTS)}")
+    raise InputError(f"{root} has no known layout; found {found}; known layouts: {'; '.join(LAYOUTS)}")
 
 
 def _child(folder: Path, name: str) -> Path:
-    """The entry of a folder with this name in any letter case, or where it would be."""
+    """The entry of a folder with this name in any letter case, or its path if there is none."""
     exact = folder / name
     if exact.exists() or not folder.is_dir():
         return exact
@@ -160,12 +160,12 @@ def _child(folder: Path, name: str) -> Path:
 
 
 def _both_sides(candidates: Mapping[str, tuple[Path, Path]]) -> dict[str, tuple[Path, Path]]:
-    """The parts that exist; a part with one side alone is refused."""
+    """The parts that exist; a part with only one side is refused."""
     for sides in candidates.values():
         there = [side for side in sides if side.is_dir()]
         if len(there) == 1:
             missing = sides[1] if sides[0] in there else sides[0]
             raise InputError(
-                f"{there[0]} is there but {missing} is not; a data set needs both its H&E and its IHC folder"
+                f"{there[0]} exists but {missing} does not; a data set needs both its H&E and its IHC folder"
             )
     return {part: sides for part, sides in candidates.items() if sides[0].is_dir()}

@@ -1,7 +1,7 @@
-"""How far apart do the two sections of a pair show the same tissue, and at the same scale? Asked of the images alone.
+"""Displacement and scale between the two sections of a pair, estimated from the images alone.
 
 Phase correlation (Kuglin & Hines 1975) of the haematoxylin, which both stains share: over the whole tile first, then in
-blocks around the shift that was found. The median over blocks is robust where a block holds nothing to hold on to.
+blocks around the shift that was found. The median over blocks is robust against blocks without structure.
 """
 
 import math
@@ -14,40 +14,40 @@ from torch import Tensor
 from restain.stains import rgb_to_hed, to_unit
 
 WORK_PX = 512
-"""Longest side that is compared; larger tiles are averaged down, which costs precision of a pixel or two."""
+"""Longest side for the comparison; larger tiles are downsampled, which costs a pixel or two of precision."""
 BLOCK_PX = 192
 """Side of a block at that size; blocks lie 64 px apart."""
 REACH_PX = 48
-"""How far around the shift of the whole tile a block is sought."""
+"""Search radius of a block around the shift of the whole tile."""
 WHOLE_BLUR_PX, BLOCK_BLUR_PX = 7.0, 3.0
 """Standard deviations of the blur before correlation: neighbouring sections share tissue, not chromatin."""
 COARSEST_PX = 40.0
-"""Standard deviation of the blur that is taken away, so that uneven staining does not count."""
+"""Standard deviation of the blur that is subtracted, to remove uneven staining."""
 WHITENING = 0.5
-"""Exponent on the spectrum's strength that is divided out; 1 is pure phase correlation, which rotation by a few degrees
-undoes more easily: on real tissue 0.5 found 22 of 22 known shifts, 1 found 21."""
+"""Exponent of the spectral magnitude that is divided out; 1 is pure phase correlation, which is less robust to rotation
+by a few degrees: on real tissue 0.5 found 22 of 22 known shifts, 1 found 21."""
 SCALES = (0.5, 1.0, 2.0)
-"""Magnifications of the IHC against the H&E that are tried: the steps between scanner objectives."""
+"""Magnifications of the IHC relative to the H&E that are tried: the ratios of scanner objectives."""
 TRUSTED_BLOCK = 7.0
-"""A block counts if its peak is so many standard deviations above the mean: nine in ten are then right."""
+"""A block is matched if its peak is this many standard deviations above the mean: nine in ten are then correct."""
 TRUSTED_WHOLE = 8.0
 """The same for whole tiles."""
 
 
 @dataclass(frozen=True)
 class Misalignment:
-    """What was found about one pair."""
+    """Displacement and scale of one pair."""
 
     median_px: float
-    """Median distance over blocks, in px of the tile; not a number where no block could be matched."""
+    """Median distance over blocks, in px of the tile; NaN if no block could be matched."""
     shift_px: tuple[float, float]
     """Median (dx, dy): the tissue at p in the H&E lies at p + (dx, dy) in the IHC."""
     blocks: int
-    """How many blocks were matched."""
+    """Number of matched blocks."""
     quality: float
     """Standard deviations by which the peak of the whole tiles' correlation exceeds its mean."""
     scale_quality: tuple[float, ...]
-    """The same for each of `SCALES`; one pair says little about its scale, the median of many says much."""
+    """The same for each of `SCALES`; the median over many pairs is reliable, a single pair is not."""
 
 
 def misalignment(he: Tensor, ihc: Tensor) -> Misalignment:
@@ -69,19 +69,19 @@ def misalignment(he: Tensor, ihc: Tensor) -> Misalignment:
 
 
 def can_be_matched(width: int, height: int) -> bool:
-    """Whether a tile of so many px holds a block, at the size at which tiles are compared."""
+    """Whether a tile of this size contains a block at the size of the comparison."""
     factor = max(1.0, max(width, height) / WORK_PX)
     return min(round(side / factor) for side in (width, height)) >= BLOCK_PX
 
 
 def correlate(first: Tensor, second: Tensor, blur_px: float, reach_px: int | None = None) -> tuple[Tensor, Tensor]:
-    """Find the shift at which images fit, by phase correlation.
+    """Find the shift between images by phase correlation.
 
     Args:
         first: images, B x H x W.
-        second: their partners, same shape; first(p) is sought at second(p + shift).
+        second: their partners, same shape; first(p) corresponds to second(p + shift).
         blur_px: standard deviation of the blur before.
-        reach_px: longest shift in x and in y that is looked for; None is half of the image.
+        reach_px: largest shift in x and in y; None is half of the image.
 
     Returns:
         Shifts (dx, dy) in px, B x 2, and how many standard deviations each peak lies above the mean, B.
@@ -111,7 +111,7 @@ def _structure(images: Tensor, factor: float) -> Tensor:
 
 
 def _block_shifts(first: Tensor, second: Tensor, around: Tensor) -> Tensor:
-    """Shifts (dx, dy) of the blocks that could be matched, M x 2; each is sought near the shift of the whole tile."""
+    """Shifts (dx, dy) of the blocks that could be matched, M x 2; each is searched near the shift of the whole tile."""
     dx, dy = (int(value) for value in around.tolist())
     height, width = first.shape
     blocks, partners = [], []
@@ -128,7 +128,7 @@ def _block_shifts(first: Tensor, second: Tensor, around: Tensor) -> Tensor:
 
 
 def _quality_at(first: Tensor, second: Tensor, scale: float) -> float:
-    """How well they fit if the second is at `scale` times the first's: the larger shrinks onto the other's middle."""
+    """How well they fit if the second has `scale` times the scale of the first; the larger is reduced to match."""
     large, small = (second, first) if scale > 1 else (first, second)
     ratio = max(scale, 1 / scale)
     shrunk = F.interpolate(large[None], scale_factor=1 / ratio, mode="area")[0]

@@ -1,8 +1,8 @@
 """The density of nuclei over a whole tile, which TDKStain's estimator learns (MICCAI 2024).
 
 Each nucleus counts as one, at its centre; a Gaussian makes a density of the points, and the range of a tile is
-stretched to 8 bits. So a map knows where its own tile is crowded, not how crowded it is next to others. A map belongs
-to the tile as a whole: it is made once and cropped like the tile.
+stretched to 8 bits. So a map shows relative density within its tile, not between tiles. A map is made once for the
+whole tile and cropped with it.
 """
 
 from collections.abc import Callable
@@ -55,10 +55,10 @@ def density_map(centres: NDArray[np.float64], size: tuple[int, int]) -> NDArray[
 
 @dataclass(frozen=True)
 class NuclearMaps:
-    """Maps of a data set's real IHC, kept as 8-bit PNGs: whoever asks for one first makes it."""
+    """Maps of a data set's real IHC, stored as 8-bit PNGs when they are first needed."""
 
     folder: Path
-    """One file for each tile, under the tile's name; made where it is missing."""
+    """One file per tile, with its name; created if missing."""
     nucleus_px: int
     """Diameter of a typical nucleus, at least 6."""
     marker: Marker = "membrane"
@@ -69,10 +69,10 @@ class NuclearMaps:
 
         Args:
             name: of the tile.
-            load: reads its IHC, H x W x 3; only called where the map is not there yet, or damaged.
+            load: reads its IHC, H x W x 3; called only if the map is missing or damaged.
 
         Raises:
-            OutputError: the map cannot be kept.
+            OutputError: the map cannot be written.
         """
         path = self.folder / f"{name}.png"
         if (kept := _read(path)) is not None:
@@ -89,9 +89,9 @@ class NuclearMaps:
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
-    """A map that is there and whole."""
+    """A stored map, or None."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return np.array(image) if image.mode == "L" else None
-    except (OSError, SyntaxError, ValueError):  # what Pillow makes of a file that is missing or damaged
+    except (OSError, SyntaxError, ValueError):  # a missing or damaged file
         return None

@@ -1,9 +1,9 @@
-"""Which tiles show the same tissue? Perceptual hashes of landmarks propose, correlation of the shared area decides.
+"""Finds tiles that show the same tissue: perceptual hashes of landmarks propose, correlation of the overlap decides.
 
-A whole tile's hash finds copies only. Tiles that overlap share landmarks, so each landmark's surroundings are hashed
-(signs of a cosine transform, as in pHash); two tiles with a like landmark are laid over one another at the shift that
-it implies, and correlated where they overlap. All this in the eight orientations, since tissue has no up and down and
-data sets are augmented on disk.
+The hash of a whole tile finds only copies. Tiles that overlap share landmarks, so each landmark's surroundings are
+hashed (signs of a cosine transform, as in pHash); two tiles with a similar landmark are superimposed at the shift that
+it implies, and correlated where they overlap. All eight orientations are tried, because data sets may be augmented on
+disk.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from scipy.fft import dctn
 from torch import Tensor
 
 THUMB_PX = 128
-"""Longest side of the grey thumbnail in which landmarks are sought."""
+"""Longest side of the grey thumbnail for landmarks."""
 LANDMARKS = 24
-"""Per tile."""
+"""Landmarks per tile."""
 PATCH_PX = 16
-"""Side of a landmark's surroundings."""
+"""Side of the patch around a landmark."""
 HASH_BITS = 63
 """Low frequencies of an 8 x 8 cosine transform without the mean."""
 DIFFERENT_BITS = 8
-"""Bits in which the hashes of a landmark seen twice may differ; by chance one pair in two thousand million does."""
+"""Largest Hamming distance between hashes of the same landmark; by chance one pair in 2·10⁹ is closer."""
 SMALLEST_OVERLAP = 0.1
 """Share of the smaller tile that must be shared."""
 SAME_TISSUE = 0.9
-"""Correlation of the shared area from which on it is the same tissue."""
+"""Least correlation of the shared area for the same tissue."""
 ORIENTATIONS = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
-"""Quarter turns, after mirroring or not; the first changes nothing."""
+"""Quarter turns, with and without mirroring; the first is the identity."""
 _ROWS = 512
 
 
@@ -41,12 +41,12 @@ class Overlap:
 
     first: int
     second: int
-    """Places in the list of tiles, the first before the second."""
+    """Indices of the tiles, the first before the second."""
     share: float
     """Shared area, of the smaller tile's thumbnail."""
     correlation: float
     turned: bool
-    """Whether one is turned or mirrored against the other."""
+    """Whether one is rotated or mirrored relative to the other."""
 
 
 def thumbnail(rgb: NDArray[np.uint8]) -> Tensor:
@@ -127,7 +127,7 @@ def _mean(image: Tensor, side: int) -> Tensor:
 
 
 def _candidates(marks: _Landmarks, others: _Landmarks) -> list[tuple[int, int]]:
-    """Landmarks of different tiles whose hashes are alike, the earlier tile first; a block of rows at a time."""
+    """Landmarks of different tiles with similar hashes, the earlier tile first, in blocks of rows."""
     alike = HASH_BITS - 2 * DIFFERENT_BITS
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(marks.owners), _ROWS):
@@ -138,7 +138,7 @@ def _candidates(marks: _Landmarks, others: _Landmarks) -> list[tuple[int, int]]:
 
 
 def _compare(first: Tensor, second: Tensor, down: int, right: int) -> tuple[float, float] | None:
-    """Shared area and correlation with first(p) laid on second(p + shift); None where too little is shared."""
+    """Shared area and correlation of first(p) and second(p + shift); None if too little is shared."""
     top, left = max(0, -down), max(0, -right)
     height = min(first.shape[0], second.shape[0] - down) - top
     width = min(first.shape[1], second.shape[1] - right) - left

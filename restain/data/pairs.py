@@ -41,17 +41,17 @@ class Pair:
     ihc: Tensor
     """Real IHC of the neighbouring section, N x 3 x H x W in [-1, 1]."""
     grade: Tensor
-    """N int64: 0, 1+, 2+, 3+ as 0 to 3; -1 where grades were left out."""
+    """N int64: 0, 1+, 2+, 3+ as 0 to 3; -1 if grades are not used."""
     index: Tensor
-    """N int64, place in the data set; stays on the CPU, where random numbers are drawn."""
+    """N int64, index in the data set; stays on the CPU, where random numbers are drawn."""
     names: tuple[str, ...]
-    """File names without ending."""
+    """File names without suffix."""
     density: Tensor | None = None
-    """Density of nuclei in the real IHC, N x 1 x H x W in [0, 1]; only for methods that ask for it."""
+    """Density of nuclei in the real IHC, N x 1 x H x W in [0, 1]; only for methods that need it."""
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> Self:
-        """The same pairs on a device, without waiting for the copy where it starts from pinned memory."""
-        away = torch.device(device).type != "cpu"  # a copy back must be waited for
+        """The same pairs on a device; copies from pinned memory are asynchronous."""
+        away = torch.device(device).type != "cpu"  # a copy to the CPU must be synchronous
         return type(self)(
             self.he.to(device, non_blocking=away, memory_format=memory_format),
             self.ihc.to(device, non_blocking=away, memory_format=memory_format),
@@ -69,9 +69,9 @@ class Pair:
 
 
 class PairedTiles(Dataset[Pair]):
-    """The pairs of one part of a data set, found, matched by name and checked before the first is read.
+    """The pairs of one part of a data set, matched by name and checked before any is read.
 
-    An item depends on (seed, epoch, index) alone, never on workers or on what was read before.
+    An item depends only on (seed, epoch, index), not on loaders or on earlier items.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class PairedTiles(Dataset[Pair]):
         resize_px: int | None = None,
         nuclei: NuclearMaps | None = None,
     ) -> None:
-        """Find the pairs; only headers are read, except where grades must be measured.
+        """Find the pairs; only headers are read, unless grades must be measured.
 
         Args:
             root: the data set's folder, in any of `restain.data.layouts.LAYOUTS`, or a CSV file that lists the pairs.
-            split: which part; `val` and `test` both mean the held-out one. A set without parts is whole in every split.
-            crop_px: side of the square that is cut out of both stains; None gives whole tiles.
+            split: which part; `val` and `test` both mean the held-out one. Without parts, every split is the whole set.
+            crop_px: side of the square crop of both stains; None gives whole tiles.
             seed: of all random changes.
-            augment: how pairs are changed at random; the window is random too. None cuts the middle out.
+            augment: random changes of pairs, with random windows. None takes the central crop.
             grades: `auto` takes them from the list or from the names, or else measures the IHC and grades it by
                 quartiles of the training part, which reads each IHC image once; `none` leaves them out (-1).
-            unpaired: draw each item's IHC from all of them, with a window and a mirror of its own, instead of taking
-                the neighbour's; the draw may fall on the neighbour.
+            unpaired: draw the IHC of each item independently, with its own window and mirroring; the draw may be the
+                partner.
             resize_px: side that whole tiles are resized to first (bicubic), px; None takes them as they are.
             nuclei: maps of the density of nuclei, for methods that learn it; cropped and mirrored as the IHC.
 
@@ -127,11 +127,11 @@ class PairedTiles(Dataset[Pair]):
 
     @property
     def names(self) -> list[str]:
-        """File names without ending, in order."""
+        """File names without suffix, in order."""
         return [pair.name for pair in self.files]
 
     def describe(self) -> str:
-        """What was found, in a sentence or two."""
+        """A summary of the pairs in a sentence or two."""
         sizes = sorted(set(self.sizes))
         size = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
         if self.resize_px is not None:
@@ -151,7 +151,7 @@ class PairedTiles(Dataset[Pair]):
         return words
 
     def in_register(self) -> Self | None:
-        """The same tiles with IHC in register, to judge by; None unless there is one for every tile.
+        """The same tiles with registered IHC for evaluation; None unless there is one for every tile.
 
         Raises:
             InputError: one has another size than its H&E.
@@ -168,15 +168,15 @@ class PairedTiles(Dataset[Pair]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Pair:
-        """The pair as the first epoch shows it."""
+        """The pair as in the first epoch."""
         return self.item(index, epoch=0)
 
     def item(self, index: int, epoch: int) -> Pair:
         """Read one pair as a batch of one.
 
         Args:
-            index: place in the data set, from 0.
-            epoch: decides, with seed and index, how the pair is changed.
+            index: index in the data set, from 0.
+            epoch: determines the random change, with seed and index.
 
         Raises:
             InputError: a file is damaged.
@@ -218,7 +218,7 @@ class PairedTiles(Dataset[Pair]):
         return torch.from_numpy(density.copy())[None, None].float() / 255
 
     def _find_grades(self) -> tuple[list[int], str]:
-        """Grades and where they come from; the training part decides too, so that they mean the same in every part."""
+        """Grades and their source, which is the same for every part."""
         part = next((part for part in ("train", WHOLE) if part in self.layout.parts), self.part)
         train = self.files if part == self.part else self.layout.pairs(part)
         listed = grades_from_list([*self.files, *train])
@@ -238,7 +238,7 @@ class PairedTiles(Dataset[Pair]):
 
 
 def collate(pairs: Sequence[Pair]) -> Pair:
-    """Join pairs into one batch, in order.
+    """Collate pairs into one batch, in order.
 
     Raises:
         ShapeError: they differ in size.
@@ -248,7 +248,7 @@ def collate(pairs: Sequence[Pair]) -> Pair:
         if other.he.shape[1:] != first.he.shape[1:]:
             raise ShapeError(
                 f"{first.names[0]} is {first.he.shape[-1]} x {first.he.shape[-2]} px but {other.names[0]} is "
-                f"{other.he.shape[-1]} x {other.he.shape[-2]} px; a batch needs one size: set a crop, or a batch of 1"
+                f"{other.he.shape[-1]} x {other.he.shape[-2]} px; set a crop, or batch 1, for tiles of several sizes"
             )
     return Pair(
         torch.cat([pair.he for pair in pairs]),
@@ -261,7 +261,7 @@ def collate(pairs: Sequence[Pair]) -> Pair:
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> list[int]:
-    """The random order in which an epoch visits a data set, each place once."""
+    """The random order of an epoch, a permutation of the data set."""
     order: list[int] = torch.randperm(length, generator=generator(seed, "order", epoch)).tolist()
     return order
 
@@ -281,7 +281,7 @@ def _check_square(files: Sequence[PairFiles], sizes: Sequence[tuple[int, int]]) 
         if width != height or width != sizes[0][0]:
             raise InputError(
                 f"{pair.he} is {width} x {height} px, but only squares of one size can be resized together; "
-                "crop the tiles, or leave resize_px in [data] out"
+                "crop the tiles, or remove resize_px from [data]"
             )
 
 

@@ -30,7 +30,7 @@ class Listed:
     """What a CSV file lists."""
 
     parts: dict[str | None, tuple[PairFiles, ...]]
-    """The pairs of each split, in order of name; under None where the file tells no splits."""
+    """The pairs of each split, in order of name; under None if the file has no splits."""
     ignored: tuple[str, ...]
     """Further columns."""
 
@@ -47,8 +47,8 @@ class _Row:
 def read_pairs(path: Path) -> Listed:
     """Read a CSV file of pairs, separated by commas, semicolons or tabs, in UTF-8 with or without a byte order mark.
 
-    A pair is named after its H&E file; where two of one split would share a name, all are named after the H&E's path as
-    it is written.
+    A pair is named after its H&E file; if two pairs of a split would share a name, all are named after the path of the
+    H&E as written.
 
     Raises:
         MissingError: the file, or a file that it names, does not exist.
@@ -135,10 +135,10 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 
 
 def _file(row: _Row, column: str, folder: Path) -> Path:
-    """The file that a row names: as written, with the other slashes, or in another Unicode form of the same letters."""
+    """The file of a row: as written, with the other slashes, or in another Unicode normalisation."""
     written = row.values[column]
     if not written:
-        raise InputError(f"{row.place} names no file under {column}")
+        raise InputError(f"{row.place} has no file in column {column}")
     slashes = PureWindowsPath(written).as_posix()
     forms = (written, slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))
     for form in forms:
@@ -146,12 +146,10 @@ def _file(row: _Row, column: str, folder: Path) -> Path:
             path = folder / Path(form).expanduser()
             if path.is_file():
                 return path
-        except (OSError, RuntimeError, ValueError):  # too long a name, or the home of nobody
+        except (OSError, RuntimeError, ValueError):  # too long a name, or an unknown home
             continue
     encoding = "; if the name looks wrong, save the CSV file as UTF-8" if not written.isascii() else ""
-    raise MissingError(
-        f"{row.place}: there is no file {folder / written}; paths are relative to the CSV file{encoding}"
-    )
+    raise MissingError(f"{row.place}: {folder / written} does not exist; paths are relative to the CSV file{encoding}")
 
 
 def _split(row: _Row) -> str | None:
@@ -175,7 +173,9 @@ def _check_listed_once(rows: Sequence[_Row], he: Sequence[Path]) -> None:
     seen: dict[Path, _Row] = {}
     for row, path in zip(rows, he, strict=True):
         if path in seen:
-            raise InputError(f"{row.place}: {path} is listed before, at {seen[path].place}; an H&E image has one row")
+            raise InputError(
+                f"{row.place}: {path} is listed already, at {seen[path].place}; each H&E image has one row"
+            )
         seen[path] = row
 
 
@@ -189,6 +189,6 @@ def _names(rows: Sequence[_Row], splits: Sequence[str | None], files: Sequence[t
         if count > 1:
             first, second = [row for row, *key in zip(rows, splits, names, strict=True) if tuple(key) == name][:2]
             raise InputError(
-                f"{second.place}: this H&E and the one at {first.place} would both be called {name[1]}; rename one"
+                f"{second.place}: this H&E and the one at {first.place} would both be named {name[1]}; rename one"
             )
     return names

@@ -1,4 +1,4 @@
-"""Two files that are a pair: the H&E of a section, the IHC of its neighbour, and what is known of both."""
+"""The files of a pair: the H&E of a section, the IHC of its neighbour, and their metadata."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,11 @@ class PairFiles:
     name: str
     he: Path
     ihc: Path
-    """The same file as `he` where one file shows both, H&E left, IHC right."""
+    """The same file as `he` if one file shows both, H&E left, IHC right."""
     case: str | None = None
-    """The patient or slide that it comes from, where a list says so."""
+    """The patient or slide, if a list gives it."""
     grade: int | None = None
-    """0 to 3 for 0, 1+, 2+, 3+, where a list says so."""
+    """0 to 3 for 0, 1+, 2+, 3+, if a list gives it."""
 
     def size(self) -> tuple[int, int]:
         """Width and height of either side in px, from the headers alone.
@@ -42,7 +42,7 @@ class PairFiles:
             other_width, other_height = image_size(self.ihc)
             raise InputError(
                 f"{self.he} is {width} x {height} px but {self.ihc} is {other_width} x {other_height} px; "
-                "both sides of a pair must have one size"
+                "both sides of a pair must have the same size"
             )
         return width, height
 
@@ -55,9 +55,9 @@ class PairFiles:
         return load_image(self.he), load_image(self.ihc)
 
     def in_register(self) -> "PairFiles | None":
-        """The same pair with the IHC in register with the H&E, where there is one to judge by.
+        """The same pair with IHC registered with the H&E for evaluation, if there is one.
 
-        It has the same name in a folder beside the IHC's whose name ends in `_aligned`, such as `valB_aligned`.
+        It has the same name, in a folder beside the IHC's that ends in `_aligned`, such as `valB_aligned`.
         """
         folder = self.ihc.parent
         aligned = folder.with_name(f"{folder.name}_aligned") / self.ihc.name
@@ -73,7 +73,7 @@ class PairFiles:
 
 
 def pair_files(he_folder: Path, ihc_folder: Path) -> list[PairFiles]:
-    """Pair the images of two folders by name without ending, in order of name.
+    """Pair the images of two folders by name without suffix, in order of name.
 
     Raises:
         MissingError, InputError: as in `restain.folders.pair_by_name`.

@@ -88,7 +88,7 @@ def test_a_missing_part_is_named(tmp_path: Path, write_tile: WriteTile) -> None:
 )
 def test_a_missing_side_is_named(tmp_path: Path, write_tile: WriteTile, there: str, missing: str) -> None:
     write_tile(tmp_path / there / "tile.png")
-    with pytest.raises(InputError, match=rf"{there} is there but .*{missing} is not"):
+    with pytest.raises(InputError, match=rf"{there} exists but .*{missing} does not"):
         find_layout(tmp_path)
 
 
