@@ -1,4 +1,4 @@
-"""Training knows time: recipes, the loop, the log, resuming, several processes."""
+"""Training: recipes, the loop, the log, resuming, several processes."""
 
 from restain.training.config import Recipe
 from restain.training.recipes import load_recipe

@@ -1,4 +1,4 @@
-"""Models that a method needs first: where a trained one is kept for the next run, and how it is handed over."""
+"""Auxiliary models that a method needs first: where they are stored, and how they are loaded."""
 
 import json
 from hashlib import blake2b
@@ -16,8 +16,8 @@ from restain.training.config import Recipe, identity
 def auxiliary_folder(name: str, recipe: Recipe, listed: str, out: Path) -> Path:
     """The folder of an auxiliary model's run, in `auxiliary/` beside the run that needs it.
 
-    It is named after all that determines the weights. So runs side by side, such as the rows of an ablation, share one
-    model as long as its recipe and the data agree.
+    Its name depends on everything that determines the weights, so neighbouring runs, such as the rows of an ablation,
+    share a model if its recipe and data agree.
     """
     return _folder(name, json.dumps(identity(recipe.table()), sort_keys=True) + listed, out)
 
@@ -36,7 +36,7 @@ def load_auxiliary(name: str, needed: AuxiliaryModel, path: Path) -> nn.Module:
     """A trained model, frozen and in evaluation mode.
 
     Raises:
-        CheckpointError: it was trained by another method than is needed, or for another use, as far as it says.
+        CheckpointError: it was trained by another method, or, if recorded, for another use.
     """
     module, info = load_checkpoint(path)
     if info.method not in (needed.method, "imported"):
@@ -44,10 +44,10 @@ def load_auxiliary(name: str, needed: AuxiliaryModel, path: Path) -> nn.Module:
             f"[auxiliary.{name}] needs a model trained by {needed.method!r}, but {path} is from {info.method!r}"
         )
     for key in METHODS[needed.method].agreed:
-        asked, found = needed.model.get(key), info.extra.get(key)  # older checkpoints do not say
+        asked, found = needed.model.get(key), info.extra.get(key)  # not recorded in older checkpoints
         if asked is not None and found not in (None, asked):
             raise CheckpointError(
                 f"[auxiliary.{name}] needs a model with {key} = {asked!r}, but {path} was trained with {found!r}; "
-                "name another checkpoint, or none to train the model first"
+                "name another checkpoint, or none, so that the model is trained first"
             )
     return module.requires_grad_(False).eval()

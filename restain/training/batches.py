@@ -1,4 +1,4 @@
-"""Which pairs a step sees: a function of the seed and the step alone, so that a resumed run just goes on counting."""
+"""The batch of each step, a function of the seed and the step only, so that a run resumes exactly."""
 
 import functools
 import os
@@ -17,13 +17,13 @@ from restain.workers.interrupts import leave_stopping_to_parent
 class Batches(Dataset[Pair | RestainError]):
     """The batch of every step.
 
-    Each epoch is a permutation of the pairs, drawn from (seed, epoch), cut into batches: every pair at most once. What
-    does not fill a last batch is left out of that epoch. Each of several processes takes its share of every batch, so
-    that the shares joined are exactly what one process would see. Where they cannot share it evenly, each takes the
-    whole batch, which gives the same gradients without any gain.
+    Each epoch is a permutation of the pairs, drawn from (seed, epoch) and split into batches, with each pair at most
+    once. An incomplete last batch is dropped. Each of several processes takes its share of every batch, so that
+    together they see what one process would. If they cannot share it evenly, each takes the whole batch, which gives
+    the same gradients without speed-up.
 
     Raises:
-        ConfigError: there are fewer pairs than fill a batch.
+        ConfigError: there are fewer pairs than in a batch.
     """
 
     def __init__(self, pairs: PairedTiles, config: DataConfig, seed: int, ranks: Ranks) -> None:
@@ -36,7 +36,7 @@ class Batches(Dataset[Pair | RestainError]):
         self.per_epoch = len(pairs) // config.batch_size
 
     def indices(self, step: int) -> tuple[int, list[int]]:
-        """The epoch of a step, and the places in the data set of the pairs that this process sees in it."""
+        """The epoch of a step, and the indices of the pairs that this process sees in it."""
         epoch, batch = divmod(step, self.per_epoch)
         order = epoch_order(len(self.pairs), self.seed, epoch)
         size, count = self.config.batch_size, self.ranks.count
@@ -45,7 +45,7 @@ class Batches(Dataset[Pair | RestainError]):
         return epoch, whole if size % count else whole[self.ranks.rank * share : (self.ranks.rank + 1) * share]
 
     def __getitem__(self, step: int) -> Pair | RestainError:
-        """The batch, or why it cannot be had: if a loader raised that, the loader would make a traceback of it."""
+        """The batch or its error, returned because a loader would add a traceback to a raised one."""
         epoch, indices = self.indices(step)
         try:
             return collate([self.pairs.item(index, epoch) for index in indices])
@@ -53,7 +53,7 @@ class Batches(Dataset[Pair | RestainError]):
             return error
 
     def between(self, start: int, stop: int) -> Iterator[tuple[int, Pair]]:
-        """Step numbers from `start` to before `stop`, each with its batch; read ahead by `loaders` processes.
+        """Steps from `start` to before `stop`, each with its batch, read ahead by `loaders` processes.
 
         Raises:
             InputError: a file is damaged.

@@ -1,7 +1,7 @@
-"""What a recipe may say: every setting of a training run, validated when it is read.
+"""The recipe: every setting of a training run, validated when it is read.
 
 A recipe is a TOML file with the method's name and the sections `[data]`, `[model]`, `[training]` and, where the method
-needs models that are trained first, `[auxiliary.NAME]`. What a recipe leaves out has a default here or in the method's
+needs models that are trained first, `[auxiliary.NAME]`. Missing settings have defaults here or in the method's
 `Config`.
 """
 
@@ -23,13 +23,13 @@ INVISIBLE = (
     "training.evaluate_pairs",
     "training.best_by",
 )
-"""Settings that change nothing about the weights."""
+"""Settings that do not affect the weights."""
 
 LENGTH = ("training.steps", "training.epochs", "training.decay_epochs")
-"""Settings that decide how long a run is; a finished one goes on where these give more steps."""
+"""Settings of the length of a run; a finished run resumes if they give more steps."""
 
 MOST_STEPS = 10**9
-"""The longest training, steps; as many epochs, or steps between two events."""
+"""Upper limit of steps, of epochs, and of steps between two events."""
 
 Count = Annotated[int, Field(gt=0, le=MOST_STEPS)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST_STEPS)]
@@ -63,7 +63,7 @@ class DataConfig(RecipeSection):
 
 
 class TrainingConfig(RecipeSection):
-    """`[training]`: how long, how precise, and what is kept."""
+    """`[training]`: length, precision, and what is saved."""
 
     epochs: CountOrNone = 60
     """Epochs at the full learning rate."""
@@ -107,15 +107,15 @@ class TrainingConfig(RecipeSection):
         return self.steps or (self.epochs + self.decay_epochs) * steps_per_epoch
 
     def decay_steps(self, total_steps: int) -> int:
-        """How many of the last steps lie in the decay."""
+        """Number of steps in the decay."""
         return round(total_steps * self.decay_epochs / (self.epochs + self.decay_epochs))
 
 
 class Pretrained(RecipeSection):
-    """`[auxiliary.NAME]` with a file: the model is there already."""
+    """`[auxiliary.NAME]` with a file: the model exists already."""
 
     checkpoint: Path
-    """A checkpoint of a run of the fitting method; relative to the working directory."""
+    """A checkpoint trained by the required method; relative to the working directory."""
 
 
 class Recipe(RecipeSection):
@@ -130,18 +130,18 @@ class Recipe(RecipeSection):
     """Settings of the method, an instance of its `Config`."""
     training: TrainingConfig = TrainingConfig()
     auxiliary: "dict[str, Pretrained | Recipe]" = {}
-    """By name, what the method needs first: a checkpoint, or the recipe that trains it."""
+    """The auxiliary models by name: a checkpoint, or the recipe that trains it."""
 
     def table(self) -> TomlTable:
-        """All settings, as `recipe.toml` in the run's folder shows them; it can be trained from again."""
+        """All settings, as in `recipe.toml` in the run's folder, which can be trained from again."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def with_steps(self, steps: int) -> "Recipe":
-        """The same recipe, `steps` long."""
+        """The same recipe with a length of `steps`."""
         training = TrainingConfig.model_validate(self.training.model_dump() | {"steps": steps})
         return self.model_copy(update={"training": training})
 
 
 def identity(table: Mapping[str, Any]) -> TomlTable:
-    """What determines the weights, of a recipe's table: its settings under dotted keys."""
+    """The settings that determine the weights, from a recipe's table, under dotted keys."""
     return {key: value for key, value in flat(table).items() if not key.endswith(INVISIBLE)}

@@ -1,8 +1,8 @@
-"""The training loop, the only one: every method and every auxiliary model learns here.
+"""The training loop of every method and auxiliary model.
 
-For each step: set the learning rates, let the method learn from the batch, remember the losses; now and then write the
-log, draw samples, save. The step number decides everything else (batch, rates, random draws), so a resumed run goes on
-as if nothing had been.
+For each step: set the learning rates, run the method's step on the batch, record the losses; at intervals write the
+    log, draw samples, save. Everything else (batch, rates, random draws) depends on the step number, so a resumed run
+    equals an uninterrupted one.
 """
 
 from collections.abc import Mapping
@@ -43,23 +43,23 @@ def fit(
 ) -> None:
     """Train a method until its last step, from its saved state if `out` has one.
 
-    Asked to stop, a single process ends its step and saves the state first; asked again, it stops at once.
+    On a signal to stop, a single process finishes its step and saves the state; on a second one it stops at once.
 
     Args:
         method: freshly built, from the recipe's seed.
-        batches: what to learn from, step by step.
+        batches: the batches, step by step.
         recipe: every setting.
-        out: the run's folder; gets `losses.jsonl`, `held_out.jsonl`, `samples/`, `state.pt` and the checkpoints.
-        ranks: this process among those that train together.
-        start: the checkpoint whose weights to start from; not looked at if `out` has a state.
-        held_out: what to look at for figures on held-out pairs, and to keep the best by; nothing if None.
-        shown: pairs for the sample grids; none are drawn without.
-        console: where progress is shown; nowhere if None.
+        out: the run's folder, for `losses.jsonl`, `held_out.jsonl`, `samples/`, `state.pt` and the checkpoints.
+        ranks: this process among those of the training.
+        start: the checkpoint whose weights to start from; ignored if `out` has a state.
+        held_out: evaluation on held-out pairs, also for the best checkpoint; none if None.
+        shown: pairs for the sample grids, if any.
+        console: where to show progress, if not None.
 
     Raises:
-        CheckpointError: the state is damaged, or nothing in `start` fits.
-        NonFiniteLossError: a loss or a weight became infinite or not a number; the state saved last is still good.
-        OutputError: something could not be written.
+        CheckpointError: the state is damaged, or no tensor in `start` fits.
+        NonFiniteLossError: a loss or a weight is not finite; the last saved state is still valid.
+        OutputError: a file could not be written.
     """
     config, device = recipe.training, ranks.device
     steps = config.total_steps(batches.per_epoch)
@@ -72,7 +72,7 @@ def fit(
     found = load_state(out / STATE, method, optimizers)
     saved = found or begun(method, start, steps, console)
     ranks.share(method)
-    if found is None and saved.start and ranks.writes:  # from now on the checkpoint it started from may be gone
+    if found is None and saved.start and ranks.writes:  # from now on the initial checkpoint is not needed
         save_state(out / STATE, method, optimizers, saved)
     if config.compile:
         compile_stages(method)
@@ -112,11 +112,11 @@ def fit(
 
 
 def _due(done: int, steps: int, every: int) -> bool:
-    """Whether something that happens every so many steps, and after the last, is due; never if `every` is 0."""
+    """Whether an event that occurs every so many steps, and after the last, is due; never if `every` is 0."""
     return every > 0 and (done % every == 0 or done == steps)
 
 
 def _save(method: Method, optimizers: Mapping[str, Optimizer], recipe: Recipe, out: Path, saved: Saved) -> None:
-    """Write the checkpoint, then the state: where the state says that the run is finished, the checkpoint is too."""
+    """Write the checkpoint, then the state, so that a finished state implies a finished checkpoint."""
     save_product(out / MODEL, method, recipe, saved)
     save_state(out / STATE, method, optimizers, saved)

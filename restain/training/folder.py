@@ -1,13 +1,13 @@
-"""A run's folder: whether it may be used, what it was made with, and that only one process writes to it.
+"""A run's folder: whether it can be used, its settings and data, and its lock.
 
 * `recipe.toml`: every setting
-* `data.txt`: the pairs that it learns from, with the size of each file
+* `data.txt`: the training pairs, with the size of each file
 * `losses.jsonl`: losses over time; `tensorboard/` has the same
-* `held_out.jsonl`: figures on held-out pairs, where they are asked for
+* `held_out.jsonl`: figures on held-out pairs, if requested
 * `samples/`: grids of images
-* `state.pt`: what resuming needs
+* `state.pt`: the state for resuming
 * `model.safetensors`: the product, as of the last saved state
-* `best.safetensors`: the product where a figure on held-out pairs was best, if one is named
+* `best.safetensors`: the product with the best figure on held-out pairs, if one is named
 """
 
 import hashlib
@@ -28,17 +28,17 @@ RECIPE, LISTING, STATE, MODEL, BEST = "recipe.toml", "data.txt", "state.pt", "mo
 LOSSES, HELD_OUT = "losses.jsonl", "held_out.jsonl"
 
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.\w+")
-"""Temporary files of `atomic_path`, which a kill may leave behind."""
+"""Temporary files of `atomic_path`, which may remain after a kill."""
 
 _SHOWN = 5
-"""Differences that a message spells out."""
+"""Number of differences in a message."""
 
 _HASHED = "# sha256 "
 """Beginning of the last line of `data.txt`."""
 
 
 def listing(pairs: PairedTiles) -> str:
-    """The pairs by name, with the size of both files in bytes and the grade where a list gives one.
+    """The pairs by name, with the size of both files in bytes and the grade, if a list gives it.
 
     Two data sets with one listing count as the same.
     """
@@ -50,17 +50,17 @@ def listing(pairs: PairedTiles) -> str:
 
 
 def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Saved) -> None:
-    """Check that a run may start in `out`, or go on there if a state was saved.
+    """Check that a run may start in `out`, or resume there if a state was saved.
 
     Args:
         out: the folder.
-        recipe: what is to be trained.
+        recipe: the recipe to train.
         listed: the data, as `listing` gives it.
         steps: how long.
-        saved: what the state in the folder says. If it is finished, the recipe may differ by a greater length.
+        saved: header of the state in the folder. If it is finished, the recipe may have a greater length.
 
     Raises:
-        OutputError: `out` is a file, holds something else, or a run with another recipe or other data.
+        OutputError: `out` is a file, has other files, or is a run with another recipe or other data.
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; give a folder for the run")
@@ -68,7 +68,7 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
         return
     present = {path.name for path in out.iterdir() if not _LEFT_OVER.fullmatch(path.name)}
     if RECIPE not in present and (foreign := sorted(present - {LISTING, LOCK})):
-        raise OutputError(f"{out} is not a run: it holds {_first(foreign)}; give a new or an empty folder")
+        raise OutputError(f"{out} is not a run: it contains {_first(foreign)}; give a new or empty folder")
     for name in (RECIPE, LISTING, LOCK, STATE, MODEL, BEST, LOSSES, HELD_OUT):
         if name in present and not (out / name).is_file():
             raise OutputError(f"{out / name} is not a regular file; remove it, or give another folder")
@@ -79,15 +79,15 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
         raise OutputError(f"{out} is a run on other data: {_first(differences)}; {_WAY_OUT}")
 
 
-_WAY_OUT = "give another folder, or the same command as before to resume this one"
+_WAY_OUT = "give another folder, or run the same command as before to resume"
 
 
 @contextmanager
 def claimed(out: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Keep other processes out of a run's folder while the context lasts, and sweep what a kill left in it.
+    """Lock a run's folder within the context, and remove temporary files of a killed run.
 
     Args:
-        out: the folder; made where it is missing.
+        out: the folder; created if missing.
         waiting: called once before waiting for another process; without it, a second process is refused.
 
     Raises:
@@ -102,7 +102,7 @@ def claimed(out: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
 
 
 def describe_run(out: Path, recipe: Recipe, listed: str) -> None:
-    """Say in a run's folder what the run is.
+    """Write the recipe and data of a run to its folder.
 
     Raises:
         OutputError: it cannot be written.
@@ -122,15 +122,15 @@ def _check_recipe(out: Path, recipe: Recipe, steps: int, saved: Saved) -> None:
     words = [f"{key} was {old.get(key, 'not set')!r}, is {new.get(key, 'not set')!r}" for key in changed]
     if longer:
         raise OutputError(
-            f"{out} has done {saved.done:,} of {saved.steps:,} steps, and only a finished run can be made longer "
-            f"({_first(words)}); finish it with the same command as before first"
+            f"{out} has done {saved.done:,} of {saved.steps:,} steps, and only a finished run can be lengthened "
+            f"({_first(words)}); finish it first, with the same command as before"
         )
     if changed:
         raise OutputError(f"{out} is a run with another recipe: {_first(words)}; {_WAY_OUT}")
 
 
 def _read_listing(path: Path) -> str:
-    """What `describe_run` wrote.
+    """Read a file written by `describe_run`.
 
     Raises:
         OutputError: it is damaged or cut short.
@@ -142,7 +142,7 @@ def _read_listing(path: Path) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # a file's name may be in any bytes
+    return text.encode("utf-8", "surrogateescape")  # file names may have any bytes
 
 
 def _changed_pairs(old: str, new: str) -> list[str]:

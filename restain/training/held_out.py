@@ -1,4 +1,4 @@
-"""Figures on held-out pairs while training goes on, as `restain evaluate` would give for the same crops."""
+"""Figures on held-out pairs during training, equal to those of `restain evaluate` on the same crops."""
 
 import math
 from collections.abc import Mapping
@@ -29,31 +29,31 @@ MEASURED: tuple[Name, ...] = ("psnr", "dab_error", "positive_dice")
 """The metrics of `restain.metrics.registry.METRICS` that are measured pair by pair."""
 _KID_SCALE = 1000
 _DIGITS = 6
-"""Significant digits of a figure; figures are compared as they are written, so that a resumed run decides alike."""
+"""Significant digits of a figure; figures are compared as written, so that a resumed run takes the same decisions."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The pairs to look at, and what looks at them."""
+    """The held-out pairs and the metrics to evaluate them with."""
 
     pairs: PairedTiles
     chosen: tuple[int, ...]
-    """Places in the data set, spread evenly."""
+    """Indices in the data set, spread evenly."""
     partner: str
-    """What the virtual images are held against, in words."""
+    """Description of what the virtual images are compared with."""
     extractor: Extractor | None
     best_by: Name | None
 
     def describe(self) -> str:
-        """What is looked at, in a sentence."""
+        """A description in one sentence."""
         kid = f", KID by {self.extractor.name or 'Inception v3'}" if self.extractor else "; no KID without an extractor"
         return f"held-out figures: {len(self.chosen)} of {len(self.pairs)} pairs, against {self.partner}{kid}"
 
     def measure(self, method: Method, device: torch.device) -> dict[str, float | None]:
-        """The figures of a method's product, one image at a time; the method is left as it was.
+        """The figures of a method's product, one image at a time; the method is unchanged.
 
         Returns:
-            By name; None where one is undefined, such as Dice where nothing is positive.
+            By name; None if undefined, such as Dice if nothing is positive.
         """
         network = method.product()
         measured: dict[Name, list[Tensor]] = {name: [] for name in MEASURED}
@@ -74,13 +74,13 @@ class HeldOut:
         return figures
 
     def _images(self, network: nn.Module, index: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Virtual and real image in 8 bits, as they would be saved; 1 x 3 x H x W in [0, 1], on the CPU."""
+        """Virtual and real image in 8 bits, as saved; 1 x 3 x H x W in [0, 1], on the CPU."""
         pair = self.pairs.item(index, epoch=0)
         virtual = to_uint8(network(pair.he.to(device)))
         return to_unit(to_tensor(virtual)), to_unit(pair.ihc)
 
     def better(self, figures: Mapping[str, float | None], best: float | None) -> bool:
-        """Whether the figure that decides is better than the best so far."""
+        """Whether the selected figure is better than the best so far."""
         value = figures.get(self.best_by) if self.best_by else None
         if value is None or best is None:
             return value is not None
@@ -91,19 +91,19 @@ class HeldOut:
 def find_held_out(
     recipe: Recipe, root: Path, device: torch.device, extractor: tuple[str, Path] | None
 ) -> HeldOut | None:
-    """What `[training]` asks for, ready to use; None where nothing is to be evaluated.
+    """Prepare the evaluation that `[training]` requests; None if there is none.
 
-    Where the held-out IHC is there in register, in a folder beside it whose name ends in `_aligned`, it is used.
+    Registered IHC in a folder beside the held-out IHC whose name ends in `_aligned` is used if there is one.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe.
         root: the data set.
-        device: where the extractor computes.
-        extractor: the network for KID, as `extractor_from_entry` takes it; without it, Inception where its weights are
-            in torch's cache.
+        device: of the extractor.
+        extractor: the network for KID, as `extractor_from_entry` takes it; without it, Inception if its weights are in
+            torch's cache.
 
     Raises:
-        ConfigError: the data set has no held-out part, or KID is to decide and there is no extractor.
+        ConfigError: the data set has no held-out part, or KID is selected and there is no extractor.
         InputError, MissingError, CheckpointError: the pairs or the extractor cannot be used.
     """
     training = recipe.training
@@ -116,7 +116,7 @@ def find_held_out(
             "set it to 0, or move some pairs to a val part"
         )
     aligned = pairs.in_register()
-    partner = f"IHC in register ({aligned.files[0].ihc.parent.name})" if aligned else "the neighbouring section's IHC"
+    partner = f"registered IHC ({aligned.files[0].ihc.parent.name})" if aligned else "the neighbouring section's IHC"
     count = min(training.evaluate_pairs, len(pairs))
     judge = _extractor(extractor, device) if count > 1 else None
     if training.best_by == "kid" and judge is None:

@@ -1,4 +1,4 @@
-"""What a run tells: losses and held-out figures as JSON lines, in TensorBoard if it is installed, and progress."""
+"""The log of a run: losses and held-out figures as JSON lines and, if installed, in TensorBoard; and progress."""
 
 import json
 import math
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """Keeps the losses of each step on the device and reads them all at once when a line is due.
+    """Keeps the losses of each step on the device and reads them together when a line is due.
 
-    A step then never waits for its losses, and still the exact step and term of a bad one are found.
+    So steps do not synchronise with the device, and the exact step and term of a bad loss are still found.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Log:
         self.closing.close()
 
     def add(self, steps_done: int, losses: Mapping[str, Tensor]) -> None:
-        """Remember the losses of the step that makes `steps_done`; nothing is read from the device."""
+        """Record the losses of a step without reading them from the device."""
         self.waiting.append((steps_done, losses))
         if self.bar:
             self.bar.update(self.bar.task, completed=steps_done)
 
     def pending(self) -> Pending:
-        """The losses since the last line, for a run that stops between two lines and is to write the next one whole."""
+        """The losses since the last line, for a run that stops between two lines."""
         return tuple((step, {term: value.item() for term, value in losses.items()}) for step, losses in self.waiting)
 
     def held_out(self, step: int, figures: Mapping[str, float | None], partner: str, pairs: int) -> None:
@@ -102,7 +102,7 @@ class Log:
             saved: steps done in the state that was saved last, for the message.
 
         Raises:
-            NonFiniteLossError: a loss was infinite or not a number; names the first such step and term.
+            NonFiniteLossError: a loss was not finite; names the first such step and term.
         """
         names = [(step, term) for step, losses in self.waiting for term in losses]
         values = torch.stack([value.float() for _, losses in self.waiting for value in losses.values()])
@@ -151,7 +151,7 @@ class Log:
 
 
 class _Bar(Progress):
-    """One line of progress, and the losses below it."""
+    """A line of progress with the losses below."""
 
     def __init__(self, title: str, start: int, steps: int, console: Console) -> None:
         self.losses = ""
@@ -171,7 +171,7 @@ class _Bar(Progress):
 
 
 def keep_lines(path: Path, steps_done: int) -> None:
-    """Drop from a log what was written after the state that training resumes from, and a line that a kill cut short."""
+    """Drop lines of a log after the state that training resumes from, and a truncated line."""
     if not path.is_file():
         return
     kept = []

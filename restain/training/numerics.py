@@ -1,4 +1,4 @@
-"""How a step computes on this device: bfloat16, channels last, compiled, and with reproducible dropout."""
+"""Numerics of a step on this device: bfloat16, channels last, compilation, and reproducible dropout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,25 +19,25 @@ def profits_from_bfloat16(device: torch.device) -> bool:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # 2.6 to 2.13 know it under private names only; where a later version drops them, `auto` means float32
+    # private names in torch 2.6 to 2.13; if a later version drops them, `auto` means float32
     probes = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return any(probe() for probe in probes if probe is not None)
 
 
 def computes_in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
-    """What `precision` means on this device."""
+    """Resolve `precision` for this device."""
     return config.precision == "bfloat16" or (config.precision == "auto" and profits_from_bfloat16(device))
 
 
 def memory_format(config: TrainingConfig, device: torch.device) -> torch.memory_format:
-    """What `channels_last` means on this device."""
+    """Resolve `channels_last` for this device."""
     auto = device.type == "cuda" and not config.compile
     wanted = auto if config.channels_last == "auto" else config.channels_last
     return torch.channels_last if wanted else torch.preserve_format
 
 
 def compile_stages(method: nn.Module) -> None:
-    """Compile every stage of every staged network in place, each for the sizes that it meets.
+    """Compile every stage of every staged network in place, for the sizes that occur.
 
     Stages, not networks: a method runs networks in parts, and blocks of one shape share one compilation. The compiler
     may not choose channels last by itself, because it then expects another memory order from the gradient of replicate
@@ -52,12 +52,11 @@ def compile_stages(method: nn.Module) -> None:
 def step_numerics(device: torch.device, bfloat16: bool, seed: int, step: int, rank: int) -> Iterator[None]:
     """The surroundings of one step: its precision and, for dropout, a random state derived from (seed, step, rank).
 
-    Dropout takes no generator, hence this use of the global state, which is put back afterwards. The rank matters:
-    processes that all dropped the same units would see too few different ones. So with dropout N processes do not
-    repeat one process exactly; everything else does.
+    Dropout takes no generator, so the global state is used and restored afterwards. It depends on the rank, because
+    processes should not all drop the same units. So with dropout N processes do not reproduce one process exactly;
+    everything else does.
 
-    Autocast's cache of rounded weights stays off: a step moves weights between its passes, and the cache would keep
-    the old ones.
+    Autocast's cache of rounded weights is off, because a step changes weights between its passes.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "step", step, rank))

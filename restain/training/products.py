@@ -1,4 +1,4 @@
-"""The checkpoints that a run leaves: its product as of the last saved state, and where a held-out figure was best."""
+"""The checkpoints of a run: its product at the last saved state, and the one with the best held-out figure."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from restain.training.state import Saved
 def save_product(
     path: Path, method: Method, recipe: Recipe, saved: Saved, extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Write what the method has learned to a checkpoint that says where it comes from.
+    """Write the method's product to a checkpoint with its provenance.
 
     Raises:
         OutputError: it cannot be written; an earlier one stays.
@@ -33,18 +33,18 @@ def save_product(
 
 
 class Judge:
-    """Looks at held-out pairs while training goes on, and keeps the best product."""
+    """Evaluates held-out pairs during training, and keeps the best product."""
 
     def __init__(self, held_out: HeldOut, recipe: Recipe, out: Path, console: Console | None) -> None:
-        """Take up the best of the log, which is that of a resumed run up to its state."""
+        """Restore the best figure from the log of a resumed run."""
         self.held_out, self.recipe, self.out, self.console = held_out, recipe, out, console
         self.best = self._best_so_far()
 
     def look(self, method: Method, device: torch.device, saved: Saved, log: Log) -> None:
-        """Measure, write the figures, and where one is the best so far, the checkpoint before.
+        """Evaluate, and write the figures; if they are the best so far, write the checkpoint first.
 
         Raises:
-            OutputError: something cannot be written.
+            OutputError: a file cannot be written.
         """
         held_out = self.held_out
         figures = held_out.measure(method, device)
@@ -57,15 +57,15 @@ class Judge:
     def _best_so_far(self) -> float | None:
         """The best figure in the log, if the checkpoint that is kept was chosen by the same figure.
 
-        A kept checkpoint of a later step than the log's last is replaced as soon as its step comes again, since it is
-        better than all that were before.
+        A checkpoint of a later step than the last in the log is replaced when its step is repeated, since it is better
+        than all before.
         """
         held_out, path = self.held_out, self.out / BEST
         if held_out.best_by is None or not path.is_file():
             return None
         if (kept := read_info(path).extra.get("best_by")) != held_out.best_by:
             if self.console:
-                words = f"{path} is the best by {kept}; the best by {held_out.best_by} of the steps to come replaces it"
+                words = f"{path} is the best by {kept}; the best by {held_out.best_by} of later steps replaces it"
                 self.console.print(words, soft_wrap=True, highlight=False, markup=False)
             return None
         best = None

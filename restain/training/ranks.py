@@ -1,8 +1,8 @@
-"""Several processes training one model, started by `torchrun`: who we are among them, and the few things done together.
+"""Several processes that train one model, started by `torchrun`: their ranks and collective operations.
 
-Gradients are averaged where they are made (`restain.methods.base.descend`), because the networks of a method are called
-in parts and in turns, which wrappers of whole modules do not fit. What is left is here: the weights start equal, logged
-losses are means over the ranks, and only the first rank writes.
+Gradients are averaged in `restain.methods.base.descend`, because methods call parts of networks in turn, which wrappers
+of whole modules do not support. Here the initial weights are broadcast, logged losses are averaged over the ranks, and
+only the first rank writes.
 """
 
 import atexit
@@ -17,14 +17,14 @@ from restain.errors import InputError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all that train together."""
+    """This process among those of the training."""
 
     rank: int
     """Number of this process, from 0."""
     count: int
-    """How many processes there are."""
+    """Number of processes."""
     device: torch.device
-    """Where this process computes."""
+    """Device of this process."""
 
     @property
     def writes(self) -> bool:
@@ -32,7 +32,7 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait for all processes."""
         if self.count > 1:
             distributed.barrier()
 
@@ -44,19 +44,19 @@ class Ranks:
         return values
 
     def share(self, module: nn.Module) -> None:
-        """Give every process the first one's weights and buffers."""
+        """Broadcast the weights and buffers of the first process."""
         if self.count > 1:
             for tensor in module.state_dict().values():
                 distributed.broadcast(tensor, src=0)
 
 
 def join(device: str = "auto") -> Ranks:
-    """Join the processes that `torchrun` started with this one; alone without it.
+    """Join the processes of `torchrun`; a single process without it.
 
-    They stay joined until this process ends, because `torchrun` lets them meet once only.
+    They stay connected until this process ends, because `torchrun` allows only one rendezvous.
 
     Args:
-        device: `cpu`, `cuda` (with torchrun one GPU per process), or `auto`: CUDA where there is a GPU.
+        device: `cpu`, `cuda` (with torchrun one GPU per process), or `auto`: CUDA if there is a GPU.
 
     Raises:
         InputError: the device is not available here.
@@ -82,7 +82,7 @@ def _device(name: str) -> torch.device:
         raise InputError(f"device is {name!r}: expected auto, cpu or cuda")
     if local_rank >= torch.cuda.device_count():
         raise InputError(
-            f"process {local_rank} needs a GPU of its own, but PyTorch sees {torch.cuda.device_count()}; "
+            f"process {local_rank} needs its own GPU, but PyTorch sees {torch.cuda.device_count()}; "
             "use the device cpu, or start at most one process per GPU"
         )
     return torch.device("cuda", local_rank)

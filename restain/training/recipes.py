@@ -1,4 +1,4 @@
-"""Turn a recipe file into a validated `Recipe`; a mistake in it becomes a sentence that names file, section and key."""
+"""Reads recipe files into validated `Recipe` objects; errors name file, section and key."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from restain.training.shelf import find_recipe
 from restain.training.toml import SettingError, TomlTable, merged, override, read_toml
 
 SHARED_TRAINING = ("precision", "channels_last", "compile", "log_every_steps", "sample_every_steps", "save_every_steps")
-"""Training settings that an auxiliary model takes over from the recipe that asks for it: how to run, not how long."""
+"""Training settings that auxiliary models inherit: how to run, not how long."""
 
 Validated = TypeVar("Validated", bound=BaseModel)
 
@@ -26,8 +26,8 @@ def load_recipe(name: Path | str, overrides: Sequence[str] = (), given_as: str =
 
     Args:
         name: of a recipe of the package, such as `vsmt-tiny`, or the path of a TOML file.
-        overrides: settings such as `training.steps=10` that win over the file.
-        given_as: what messages call the overrides.
+        overrides: settings such as `training.steps=10` that override the file.
+        given_as: name of the overrides in messages.
 
     Raises:
         MissingError: there is no such recipe; the message names the nearest known ones.
@@ -43,7 +43,7 @@ def load_recipe(name: Path | str, overrides: Sequence[str] = (), given_as: str =
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where settings came from, for messages."""
+    """Origin of settings, for messages."""
 
     file: str
     overridden: Collection[str]
@@ -55,9 +55,9 @@ class _Origin:
 
 
 def _recipe(table: TomlTable, origin: _Origin, prefix: str) -> Recipe:
-    """Validate one recipe; `prefix` is its dotted place in the file, empty for the outermost."""
+    """Validate one recipe; `prefix` is its dotted path in the file, empty for the outermost."""
     if "method" not in table:
-        raise origin.error("", f"key 'method' is missing; it names one of {', '.join(sorted(METHODS))}")
+        raise origin.error("", f"the key 'method' is missing; give one of {', '.join(sorted(METHODS))}")
     name = table["method"]
     if not isinstance(name, str) or name not in METHODS:
         raise origin.error(f"{prefix}method", f"unknown method {name!r}{_suggest(str(name), METHODS)}")
@@ -68,14 +68,14 @@ def _recipe(table: TomlTable, origin: _Origin, prefix: str) -> Recipe:
     data = {"unpaired": method.unpaired} | sections["data"]
     recipe = _validated(Recipe, {**table, "data": data, "model": model, "auxiliary": auxiliary}, origin, prefix)
     if recipe.data.unpaired and not method.unpaired:
-        message = f"unpaired in [{prefix}data] is true, but {name} learns from pairs; leave it out"
+        message = f"unpaired in [{prefix}data] is true, but {name} trains on pairs; remove it"
         raise origin.error(f"{prefix}data.unpaired", message)
     _check_needs(method.needs(model), recipe, origin, prefix)
     return recipe
 
 
 def _check_needs(needs: Needs, recipe: Recipe, origin: _Origin, prefix: str) -> None:
-    """Whether the batches of `[data]` are such as a step can be done on."""
+    """Check that the batches of `[data]` meet the needs of a step."""
     section, name = f"[{prefix}data]", recipe.method
     crop_px, batch_size = recipe.data.crop_px, recipe.data.batch_size
     if crop_px != "whole" and crop_px % needs.crop_multiple:
@@ -105,7 +105,7 @@ def _auxiliary(
     origin: _Origin,
     prefix: str,
 ) -> dict[str, Pretrained | Recipe]:
-    """For every model the method needs first: the checkpoint that the recipe names, or the recipe that trains it."""
+    """The auxiliary models: the checkpoints that the recipe names, or the recipes that train them."""
     for name in sections["auxiliary"].keys() - proposals.keys():
         needs = _suggest(name, proposals) if proposals else "; the method needs none"
         raise origin.error(f"{prefix}auxiliary.{name}", f"unknown model [{prefix}auxiliary.{name}]{needs}")
@@ -135,13 +135,13 @@ def _auxiliary(
                 raise origin.error(
                     f"{place}.model.{key}",
                     f"{key} in [{place}.model] must be {asked!r} as in {table['method']}, which reads the model's "
-                    f"features, not {found!r}; leave it out",
+                    f"features, not {found!r}; remove it",
                 )
     return chosen
 
 
 def _pretrained(given: TomlTable, origin: _Origin, place: str) -> Pretrained:
-    # how it would be trained, which the recipe may say besides, matters no more
+    # other settings of its training are ignored
     rest = {key: value for key, value in given.items() if key not in Recipe.model_fields}
     pretrained = _validated(Pretrained, rest, origin, f"{place}.")
     if not pretrained.checkpoint.is_file():
@@ -163,7 +163,7 @@ def _validated(model: type[Validated], table: Mapping[str, Any], origin: _Origin
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        # a field that may be one of several kinds reports one problem for each kind; together they are one sentence
+        # a union field reports one problem per type; they are merged into one message
         problems: dict[str, list[str]] = {}
         for detail in error.errors():
             key, message = _explain(model, dict(detail), prefix)
@@ -173,9 +173,9 @@ def _validated(model: type[Validated], table: Mapping[str, Any], origin: _Origin
 
 
 def _explain(model: type[BaseModel], detail: Mapping[str, Any], prefix: str) -> tuple[str, str]:
-    """One problem that pydantic found: the dotted key, and a sentence about it."""
+    """A problem found by pydantic: the dotted key and a message."""
     place, known = model, prefix.split(".")[:-1]
-    for part in detail["loc"]:  # keys, then perhaps words of pydantic's own about which kind of value did not fit
+    for part in detail["loc"]:  # keys, then perhaps pydantic's description of the type that did not fit
         field = place.model_fields.get(str(part))
         if field is None:
             break

@@ -1,4 +1,4 @@
-"""`train`: from a recipe and a folder of pairs to a checkpoint, auxiliary models first."""
+"""`train`: train a recipe on a folder of pairs, auxiliary models first."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -33,9 +33,9 @@ from restain.training.tiles import at_scale, check_whole_tiles, plain_pairs, sho
 from restain.workers.memory import total_bytes
 
 USUAL_WEIGHTS = 100_000_000
-"""Up to which a method is built at once; beyond, its weights are counted first."""
+"""Larger methods have their weights counted before they are built."""
 BYTES_PER_WEIGHT = 16
-"""What training keeps of each weight: itself, its gradient, and Adam's two means."""
+"""Memory per weight: itself, its gradient, and Adam's two moments."""
 
 
 def train(
@@ -49,23 +49,23 @@ def train(
     device: str = "auto",
     console: Console | None = None,
 ) -> Path:
-    """Train what a recipe says; go on where an earlier call with the same arguments was killed.
+    """Train a recipe, or resume an earlier call with the same arguments.
 
-    Models that the method needs first and the recipe does not name are trained in `auxiliary/` beside `out` and kept
-    there for the next run. Under `torchrun`, the processes train together. A finished run goes on where the length is
-    greater than it was: from its last state, at the learning rate that the longer schedule has there.
+    Auxiliary models that the recipe does not name are trained in `auxiliary/` beside `out` and kept there for other
+    runs. Under `torchrun`, the processes train together. A finished run with a greater length resumes from its last
+    state, at the learning rate of the longer schedule.
 
     Args:
         recipe: a recipe, or the name or file of one.
-        data: folder of the data set; its training part is learned from.
-        out: folder of the run; made where it is missing.
+        data: folder of the data set, whose training part is used.
+        out: folder of the run; created if missing.
         steps: length of the training in place of the recipe's.
-        start: a checkpoint; every tensor of the product that it has under the same name in the same shape starts from
-            it. A run that goes on does not need it again.
+        start: a checkpoint; tensors of the product with the same name and shape start from it. Resumed runs do not need
+            it.
         extractor: the network for KID on held-out pairs, as entry `module:attribute` and weight file; without it,
-            Inception where its weights are in torch's cache.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
-        console: where to show progress; nowhere if None.
+            Inception if its weights are in torch's cache.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one.
+        console: where to show progress, if not None.
 
     Returns:
         The checkpoint of the trained network.
@@ -74,8 +74,8 @@ def train(
         ConfigError: the recipe is wrong, or does not fit the data.
         InputError: the data cannot be used.
         CheckpointError: `start` or an auxiliary model is damaged, or does not fit.
-        OutputError: `out` is something else than this run, or cannot be written.
-        NonFiniteLossError: training went astray; names step, term and the last good state.
+        OutputError: `out` is not this run, or cannot be written.
+        NonFiniteLossError: training diverged; names step, term and the last valid state.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
@@ -101,7 +101,7 @@ def train(
 
 @contextmanager
 def _lack_of_memory_said(device: torch.device) -> Iterator[None]:
-    """Turn what PyTorch makes of too little memory into a sentence; a CPU has no type of error of its own for it."""
+    """Raise PyTorch's out-of-memory errors as restain errors; on a CPU they have no type of their own."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -109,18 +109,18 @@ def _lack_of_memory_said(device: torch.device) -> Iterator[None]:
         if not lacking:
             raise
         raise ConfigError(
-            f"the memory of {device} is too small for a step with these settings; choose a smaller crop_px or "
+            f"{device} has too little memory for a step with these settings; choose a smaller crop_px or "
             "batch_size in [data], or a smaller width in [model]"
         ) from error
 
 
 def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
-    """The recipe's method with the weights that its seed gives.
+    """The recipe's method, with weights drawn from its seed.
 
-    PyTorch's initialisers take no generator, so the global one is seeded meanwhile, and put back.
+    PyTorch's initialisers take no generator, so the global one is seeded and restored.
 
     Raises:
-        ConfigError: its networks do not fit into the memory, or cannot be built with these settings.
+        ConfigError: its networks do not fit in memory, or cannot be built with these settings.
     """
     memory = total_bytes()
     most = memory // BYTES_PER_WEIGHT
@@ -129,7 +129,7 @@ def build(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
             with within(min(most, USUAL_WEIGHTS)):
                 return _built(recipe, auxiliary)
         except OverBudgetError:
-            with torch.device("meta"), within(most):  # counts without taking memory, but slowly
+            with torch.device("meta"), within(most):  # counts without allocating memory, but slowly
                 _built(recipe, auxiliary)
             return _built(recipe, auxiliary)
     except OverBudgetError as error:
@@ -151,7 +151,7 @@ def _built(recipe: Recipe, auxiliary: Mapping[str, nn.Module]) -> Method:
 
 
 def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Path, Recipe]:
-    """The models that `train(recipe, data, out)` would train first: the folder of each, and its recipe.
+    """The auxiliary models that `train(recipe, data, out)` trains first: folder and recipe of each.
 
     Raises:
         MissingError, InputError: the data cannot be used.
@@ -168,7 +168,7 @@ def auxiliary_runs(recipe: Recipe, data: Path | str, out: Path | str) -> dict[Pa
 
 @dataclass(frozen=True)
 class Run:
-    """What a training and those of its auxiliary models share."""
+    """Arguments that a training shares with those of its auxiliary models."""
 
     root: Path
     ranks: Ranks
@@ -176,13 +176,13 @@ class Run:
     extractor: tuple[str, Path] | None = None
 
     def train(self, recipe: Recipe, out: Path, start: Path | None = None, *, shared: bool = False) -> Path:
-        """Train one recipe into one folder; auxiliary models come here too, as recipes of their own.
+        """Train one recipe in one folder; used for auxiliary models too.
 
         Args:
             recipe: what to train.
             out: the folder.
             start: a checkpoint to start from.
-            shared: other runs may need the same, so that a process that trains it already is waited for.
+            shared: whether other runs may need the same model, so that a process that trains it is waited for.
         """
         pairs = training_pairs(recipe, self.root)
         check_whole_tiles(pairs, recipe)
@@ -190,14 +190,14 @@ class Run:
         steps = recipe.training.total_steps(batches.per_epoch)
         listed = listing(pairs)
         self._check(recipe, out, listed, steps, start)
-        self.ranks.wait()  # every process looks before the first one writes
+        self.ranks.wait()  # every process checks before the first one writes
         if self._is_finished(out, steps):
             return out / MODEL
         self._tell(pairs.describe())
         held_out = self._held_out(recipe)
         waiting = partial(self._tell, f"waiting for another process, which trains {out.name}") if shared else None
         with claimed(out, waiting) if self.ranks.writes else nullcontext():
-            saved = self._check(recipe, out, listed, steps, start)  # another process may have been here meanwhile
+            saved = self._check(recipe, out, listed, steps, start)  # another process may have trained it meanwhile
             if self.ranks.count == 1 and self._is_finished(out, steps):
                 return out / MODEL
             if saved.finished and saved.done:
@@ -206,13 +206,11 @@ class Run:
                 describe_run(out, recipe, listed)
             if nuclei := METHODS[recipe.method].needs(recipe.model).nuclei:
                 pairs.nuclei = NuclearMaps(nuclei_folder(nuclei, listed, out), *nuclei)
-                self._tell(
-                    f"densities of nuclei are kept in {pairs.nuclei.folder}; the first look at a tile makes its own"
-                )
+                self._tell(f"densities of nuclei are stored in {pairs.nuclei.folder} when a tile is first read")
             method = build(recipe, self._auxiliary(recipe, out, listed))
             if held_out and not isinstance(method.product(), Stainer):
                 raise ConfigError(
-                    f"{recipe.method} makes no virtual IHC to evaluate; leave evaluate_every_steps out of [training]"
+                    f"{recipe.method} has no virtual IHC to evaluate; remove evaluate_every_steps from [training]"
                 )
             draws = self.ranks.writes and recipe.training.sample_every_steps
             shown = shown_pairs(recipe, self.root) if draws else None
@@ -250,7 +248,7 @@ class Run:
         return held_out
 
     def _auxiliary(self, recipe: Recipe, out: Path, listed: str) -> dict[str, nn.Module]:
-        """What the method needs first, trained now or before."""
+        """The auxiliary models of the method, trained now or before."""
         proposals = METHODS[recipe.method].auxiliary(recipe.model)
         models = {}
         for name, choice in recipe.auxiliary.items():
@@ -267,11 +265,11 @@ class Run:
 
 
 def _lengthened(out: Path, recipe: Recipe, saved: Saved, steps: int) -> str:
-    """What it means for the learning rate that a finished run goes on."""
+    """Describe the learning rate of a finished run that is lengthened."""
     decay = recipe.training.decay_steps(steps)
     factor = rate_factor(saved.done, steps, decay)
     return (
-        f"{out} was finished after {saved.done:,} steps and goes on to {steps:,}. The learning rate goes on at "
+        f"{out} was finished after {saved.done:,} steps and is lengthened to {steps:,}. The learning rate resumes at "
         f"{factor:.3g} times its base value, as the longer schedule has it, and falls linearly to zero over the last "
         f"{decay:,} steps"
     )

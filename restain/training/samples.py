@@ -1,4 +1,4 @@
-"""Sample grids: what the method makes of a few pairs, as a PNG with one row per pair and labelled columns."""
+"""Sample grids: results on a few pairs, as a PNG with one row per pair and labelled columns."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from restain.methods.base import Method
 from restain.networks.norm import evaluating
 
 CELL_PX = 256
-"""Longer side of an image in the grid, about: larger images are shrunk, smaller ones repeat their pixels."""
+"""Approximate longer side of an image in the grid: larger images are reduced, smaller ones repeat their pixels."""
 LABEL_PX = 20
 """Height of the line of labels."""
 GAP_PX = 4
 
 
 def save_samples(path: Path, method: Method, pair: Pair) -> None:
-    """Draw the columns of `method.sample(pair)`, one row per image; the method is left as it was.
+    """Draw the columns of `method.sample(pair)`, one row per image; the method is unchanged.
 
     Raises:
         OutputError: the picture cannot be written.

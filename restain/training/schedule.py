@@ -1,4 +1,4 @@
-"""The learning rate over time: constant, then linearly down to nothing, for every optimiser alike."""
+"""The learning rate: constant, then linear decay to zero, the same for every optimiser."""
 
 from collections.abc import Iterable
 
@@ -6,21 +6,21 @@ from torch.optim import Optimizer
 
 
 def rate_factor(step: int, steps: int, decay_steps: int) -> float:
-    """What to multiply the base learning rate by: 1, then a straight line that would meet 0 after the last step.
+    """Factor of the base learning rate: 1, then a line that reaches 0 after the last step.
 
-    The published recipes lower the rate once per epoch; here it falls a little with every step.
+    The published recipes lower the rate once per epoch; here it falls with every step.
     """
     return min(1.0, (steps - step) / (decay_steps + 1))
 
 
 def decay_left(step: int, steps: int, decay_steps: int, decay_epochs: int) -> float:
-    """The share of the decay's epochs that are not over yet: with ten of them 1 until their second, 0.9, … 0.1."""
+    """Share of the decay's epochs that remain: with ten of them 1 until the second, then 0.9, … 0.1."""
     into = max(0, step - (steps - decay_steps))
     return 1 - into * decay_epochs // decay_steps / decay_epochs if decay_steps else 1.0
 
 
 def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Set every learning rate to `factor` times what it was at first, which each parameter group remembers."""
+    """Set every learning rate to `factor` times its initial value, which each parameter group stores."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

@@ -1,4 +1,4 @@
-"""Start a training from the weights of a checkpoint, as far as they fit."""
+"""Starts a training from the weights of a checkpoint that fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ from restain.training.state import Saved
 
 @dataclass(frozen=True)
 class Taken:
-    """Which tensors of a checkpoint a network took over."""
+    """Which tensors of a checkpoint were copied to a network."""
 
     source: Path
     taken: Sequence[str]
     other_shape: Mapping[str, tuple[Sequence[int], Sequence[int]]]
     """Shape in the checkpoint and in the network."""
     lacking: Sequence[str]
-    """Names that only the network has; these weights stay random."""
+    """Names only in the network; these weights stay random."""
     surplus: Sequence[str]
-    """Names that only the checkpoint has."""
+    """Names only in the checkpoint."""
     start: Mapping[str, str]
-    """As a checkpoint's header keeps it."""
+    """For the header of a checkpoint."""
 
     def describe(self) -> str:
-        """Every tensor that was not taken, and why."""
+        """The tensors that were not copied, and why."""
         total = len(self.taken) + len(self.other_shape) + len(self.lacking)
-        words = [f"{self.source}: {len(self.taken)} of {total} tensors are taken as they are"]
+        words = [f"{self.source}: {len(self.taken)} of {total} tensors are copied"]
         shapes = [
             f"{name} ({_times(there)} there, {_times(here)} here)" for name, (there, here) in self.other_shape.items()
         ]
         for reason, names in (
-            ("of another shape, so random here", shapes),
-            ("not in the checkpoint, so random here", self.lacking),
-            ("only in the checkpoint, so left out", self.surplus),
+            ("of another shape, so initialised at random", shapes),
+            ("not in the checkpoint, so initialised at random", self.lacking),
+            ("only in the checkpoint, so ignored", self.surplus),
         ):
             if names:
                 words.append(f"{reason}: {', '.join(names)}")
@@ -48,10 +48,10 @@ class Taken:
 
 @torch.no_grad()
 def start_from(network: nn.Module, source: Path) -> Taken:
-    """Copy into a network every tensor of a checkpoint that has the same name and the same shape.
+    """Copy every tensor of a checkpoint with the same name and shape to a network.
 
     Args:
-        network: what training is for; any network, it need not be the checkpoint's.
+        network: the network to train; any network, not just that of the checkpoint.
         source: the checkpoint.
 
     Raises:
@@ -80,7 +80,7 @@ def start_from(network: nn.Module, source: Path) -> Taken:
     if not taken:
         raise CheckpointError(
             f"{source} holds the {info.kind} of '{info.method}' ({_settings(info.network)}), and none of its tensors "
-            f"has the name and the shape of one in this {type(network).__name__}; "
+            f"has the name and shape of one in this {type(network).__name__}; "
             "give another checkpoint, or settings that fit it"
         )
     for name in taken:
@@ -90,7 +90,7 @@ def start_from(network: nn.Module, source: Path) -> Taken:
 
 
 def begun(method: Method, source: Path | None, steps: int, console: Console | None) -> Saved:
-    """The state of a run before its first step, its product started from a checkpoint if one is named.
+    """The state of a run before its first step, with its product started from a checkpoint, if any.
 
     Raises:
         MissingError, CheckpointError: as in `start_from`.
@@ -104,7 +104,7 @@ def begun(method: Method, source: Path | None, steps: int, console: Console | No
 
 
 def check_start(out: Path, saved: Saved, source: Path | None) -> None:
-    """Check that a run that goes on was started from the checkpoint that is named again; the file may be gone.
+    """Check that a resumed run was started from the same checkpoint; the file may be missing.
 
     Raises:
         OutputError: it was started from another one, or from random weights.

@@ -1,6 +1,6 @@
-"""What a run needs to go on after being killed: weights, optimisers, the number of steps done, and how it began.
+"""The state of a run for resuming: weights, optimisers, steps done, and how it was started.
 
-The file is hashed: PyTorch does not check what it reads, and a flipped bit would go on in the weights.
+The file is hashed, because PyTorch does not detect flipped bits.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from restain.errors import CheckpointError, NonFiniteLossError
 from restain.image import atomic_path
 
 Pending = tuple[tuple[int, Mapping[str, float]], ...]
-"""Losses that no line of the log has yet: the step and its losses by term."""
+"""Losses not yet in the log: the step and its losses by term."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a state says of itself, besides weights."""
+    """The header of a state."""
 
     done: int = 0
     """Steps done."""
     steps: int = 0
-    """Length of the training that they belong to, steps."""
+    """Length of the training, steps."""
     lengthened: tuple[int, ...] = ()
-    """Earlier lengths at which the run was finished and then made longer."""
+    """Earlier lengths of a run that was lengthened."""
     start: Mapping[str, str] = field(default_factory=dict)
     """The checkpoint whose weights it started from; empty if it started from random weights."""
     pending: Pending = ()
-    """Losses since the last line of the log, where the run was stopped between two."""
+    """Losses since the last line of the log, if the run was stopped between two."""
 
     @property
     def finished(self) -> bool:
@@ -43,22 +43,22 @@ class Saved:
         return self.done == self.steps
 
     def at(self, done: int, steps: int, pending: Pending = ()) -> "Saved":
-        """The same run when so many steps are done, in a training of such a length."""
+        """The header after so many steps of a training of such a length."""
         longer = self.finished and 0 < self.steps < steps
         return Saved(done, steps, (*self.lengthened, self.steps) if longer else self.lengthened, self.start, pending)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """As a checkpoint's header keeps it; without what does not apply."""
+        """For the header of a checkpoint; only what applies."""
         lengthened = {"lengthened_at": list(self.lengthened)} if self.lengthened else {}
         return {"steps": self.done} | lengthened | ({"started_from": dict(self.start)} if self.start else {})
 
 
 def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer], saved: Saved) -> None:
-    """Write the state in one piece: after a kill or a full disk, the file holds the old state or the new one.
+    """Write the state atomically: after a kill or a full disk, the file is the old state or the new one.
 
     Raises:
-        OutputError: it could not be written; the old state is still there.
+        OutputError: it could not be written; the old state is kept.
     """
     state = {
         "steps_done": saved.done,
@@ -73,15 +73,15 @@ def save_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
     with atomic_path(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a failed write
+        except RuntimeError as error:  # torch's error for a failed write
             raise OSError("writing failed, perhaps because the disk is full") from error
 
 
 def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer]) -> Saved | None:
-    """Put weights and optimisers back, if there is a state.
+    """Restore weights and optimisers, if there is a state.
 
     Returns:
-        What the state says of itself; None where there is no state yet.
+        The header of the state; None if there is no state yet.
 
     Raises:
         CheckpointError: the file is damaged or of another method.
@@ -97,7 +97,7 @@ def load_state(path: Path, method: nn.Module, optimizers: Mapping[str, Optimizer
 
 
 def load_method_weights(path: Path, method: nn.Module) -> None:
-    """Put only the weights of a saved state back.
+    """Restore only the weights of a saved state.
 
     Raises:
         CheckpointError: the file is damaged or of another method.
@@ -107,7 +107,7 @@ def load_method_weights(path: Path, method: nn.Module) -> None:
 
 
 def read_saved(path: Path) -> Saved:
-    """Only what a state says of itself; the tensors stay on the disk.
+    """Read only the header of a state, without its tensors.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -119,7 +119,7 @@ def read_saved(path: Path) -> Saved:
 
 
 def steps_done(path: Path) -> int:
-    """Only the number of steps done, 0 where there is no state yet.
+    """Read only the number of steps done, 0 if there is no state yet.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -137,10 +137,10 @@ def _saved(state: Mapping[str, Any]) -> Saved:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """The state, if it is what was saved; no code of the file is run.
+    """Read and verify the state; no code of the file is run.
 
     Raises:
-        ValueError: its hash is another.
+        ValueError: its hash differs.
     """
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state.pop("sha256", None) != _digest(state):
@@ -156,15 +156,15 @@ def _digest(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes | memoryview]:
-    """Bytes that tell a nested value from any other.
+    """Bytes that identify a nested value.
 
     Raises:
-        ValueError: a tensor claims more than it holds.
+        ValueError: a tensor is larger than its storage.
     """
     if isinstance(value, Tensor):
         tensor = value.detach().cpu()
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError("a tensor is larger than what is stored of it")
+            raise ValueError("a tensor is larger than its storage")
         yield f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode()
         yield tensor.contiguous().flatten().view(torch.uint8).numpy().data
     elif isinstance(value, Mapping):
@@ -182,20 +182,20 @@ def _parts(value: Any) -> Iterator[bytes | memoryview]:
 
 def _put_back(weights: Mapping[str, Tensor], method: nn.Module) -> None:
     if differences := misfit(method, weights):
-        raise CheckpointError(f"its weights are those of another version of the method: {differences}")
+        raise CheckpointError(f"its weights belong to another version of the method: {differences}")
     method.load_state_dict(weights)
 
 
 _RESUME = "cannot be resumed from", "remove it to start this run again"
 _LOOK = (
     "cannot be read into the method of its recipe",
-    "copy the run's folder again, or train it again into another one",
+    "copy the run's folder again, or train again in another one",
 )
 
 
 @contextmanager
 def _refusing(path: Path, words: tuple[str, str]) -> Iterator[None]:
-    """Turn whatever a damaged or foreign file makes torch raise, and that is nearly anything, into a sentence."""
+    """Raise any exception of torch on a damaged or foreign file as a restain error."""
     try:
         yield
     except Exception as error:
@@ -206,7 +206,7 @@ def _refusing(path: Path, words: tuple[str, str]) -> Iterator[None]:
 
 
 def check_finite(weights: Mapping[str, Tensor], steps_done: int, saved: int) -> None:
-    """Check what is about to be saved: a bad gradient shows in the weights before it does in a loss.
+    """Check weights before they are saved: a bad gradient affects the weights before a loss.
 
     Args:
         weights: a method's state dict.
@@ -224,6 +224,6 @@ def check_finite(weights: Mapping[str, Tensor], steps_done: int, saved: int) -> 
 
 
 def astray(what: str, saved: int) -> NonFiniteLossError:
-    """The error for training that has gone astray, with the way back."""
-    state = f"the last good state and checkpoint are those of step {saved}" if saved else "no state was saved before"
+    """The error for training that diverged, with the way back."""
+    state = f"the last valid state and checkpoint are those of step {saved}" if saved else "no state was saved before"
     return NonFiniteLossError(f"{what}; {state}. Try a lower learning rate, or training.precision=float32")

@@ -1,4 +1,4 @@
-"""Which tiles a recipe learns from, shows and judges by, and whether a step can be done on them."""
+"""The tiles that a recipe trains on, shows and evaluates, and whether they meet the needs of a step."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ SHOWN_PAIRS = 4
 
 
 def training_pairs(recipe: Recipe, root: Path) -> PairedTiles:
-    """The training part, changed at random as the recipe says.
+    """The training part, with the random changes of the recipe.
 
     Raises:
         MissingError, InputError: as in `PairedTiles`.
@@ -34,7 +34,7 @@ def training_pairs(recipe: Recipe, root: Path) -> PairedTiles:
 
 
 def plain_pairs(recipe: Recipe, root: Path, split: Split) -> PairedTiles:
-    """A part with nothing changed: the middle of each tile, at the scale and in the size of the training.
+    """A part without random changes: the centre of each tile, at the scale and size of the training.
 
     Raises:
         MissingError, InputError: as in `PairedTiles`.
@@ -43,7 +43,7 @@ def plain_pairs(recipe: Recipe, root: Path, split: Split) -> PairedTiles:
 
 
 def at_scale(recipe: Recipe, scale: float) -> Recipe:
-    """The recipe with the micrometres per pixel that resized tiles have, which are the model's."""
+    """The recipe with the micrometres per pixel of the resized tiles."""
     mpp = recipe.data.mpp
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"mpp": mpp / scale})}) if mpp else recipe
 
@@ -53,7 +53,7 @@ def _crop(recipe: Recipe) -> int | None:
 
 
 def check_whole_tiles(pairs: PairedTiles, recipe: Recipe, place: str = "") -> None:
-    """Check that the method can learn from the tiles, and its auxiliary models too, where they are not cropped.
+    """Check that uncropped tiles meet the needs of the method and its auxiliary models.
 
     Raises:
         InputError: names the first tile that does not fit.
@@ -63,7 +63,7 @@ def check_whole_tiles(pairs: PairedTiles, recipe: Recipe, place: str = "") -> No
         if min(width, height) < needs.crop_px or width % needs.crop_multiple or height % needs.crop_multiple:
             multiples = f", multiples of {needs.crop_multiple}" if needs.crop_multiple > 1 else ""
             raise InputError(
-                f"{pair.he} is {width} x {height} px, but {recipe.method} learns from whole tiles and needs sides of "
+                f"{pair.he} is {width} x {height} px, but {recipe.method} trains on whole tiles and needs sides of "
                 f"at least {needs.crop_px} px{multiples}; set crop_px in [{place}data] to a size that fits"
             )
     for name, choice in recipe.auxiliary.items():
@@ -72,7 +72,7 @@ def check_whole_tiles(pairs: PairedTiles, recipe: Recipe, place: str = "") -> No
 
 
 def shown_pairs(recipe: Recipe, root: Path) -> Pair:
-    """A few pairs for the sample grids, from the held-out part where there is one, spread over it, of one size."""
+    """A few pairs of one size for the sample grids, spread over the held-out part, or the training part without one."""
     try:
         pairs = plain_pairs(recipe, root, "val")
         check_whole_tiles(pairs, recipe)

@@ -1,4 +1,4 @@
-"""Recipes as text: read a TOML table, change single keys in it, and write one back."""
+"""TOML tables: read one, override keys, and write one."""
 
 import json
 import tomllib
@@ -13,13 +13,13 @@ TomlTable = dict[str, Any]
 MOST_BYTES = 2**20
 """The largest recipe that is read."""
 DEEPEST = 20
-"""Tables and lists inside one another; the deepest setting of a recipe lies at 5."""
+"""Nesting of tables and lists; recipes use 5 levels."""
 
-_TOO_DEEP = f"tables or lists lie in one another more than {DEEPEST} deep"
+_TOO_DEEP = f"tables or lists are nested more than {DEEPEST} deep"
 
 
 class SettingError(ConfigError):
-    """A setting that is not of the form `section.key=value`."""
+    """An override that is not of the form `section.key=value`."""
 
 
 def read_toml(path: Path) -> TomlTable:
@@ -47,7 +47,7 @@ def parsed(text: str) -> TomlTable:
     """Read TOML text.
 
     Raises:
-        ValueError: it is not TOML, or tables and lists lie in one another deeper than any setting.
+        ValueError: it is not TOML, or nested too deeply.
     """
     try:
         table = tomllib.loads(text.removeprefix("\ufeff"))  # the byte order mark of Windows editors
@@ -65,7 +65,7 @@ def parsed(text: str) -> TomlTable:
 def override(table: Mapping[str, Any], settings: Sequence[str]) -> tuple[TomlTable, set[str]]:
     """Apply `section.key=value` settings in order.
 
-    Values are read as TOML (`64`, `true`, `[1, 2]`); what is not TOML is taken as text, so that no quotes are needed.
+    Values are read as TOML (`64`, `true`, `[1, 2]`); anything else is text, so that no quotes are needed.
 
     Returns:
         The new table, and the dotted keys that were set.
@@ -97,7 +97,7 @@ def _value(text: str) -> Any:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> TomlTable:
-    """`below` with the values of `above` on top, table by table."""
+    """`below` with the values of `above`, merged table by table."""
     result = dict(below)
     for key, value in above.items():
         lower = result.get(key)
@@ -107,7 +107,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> TomlTable:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> TomlTable:
-    """Nested tables as one, with dotted keys."""
+    """Nested tables as one table with dotted keys."""
     result: TomlTable = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -132,5 +132,5 @@ def _text(value: Any) -> str:
         return f"[{', '.join(_text(item) for item in value)}]"
     if isinstance(value, float):
         return repr(value)
-    # a JSON string, number or truth value is a TOML one, but for the one control character that JSON leaves alone
+    # JSON strings, numbers and booleans are TOML, except for one control character that JSON does not escape
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

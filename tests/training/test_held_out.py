@@ -151,7 +151,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match="best_by is 'psnr', but nothing is evaluated"):
         small("pix2pix", training={"best_by": "psnr"})
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="classify makes no virtual IHC"):
+    with pytest.raises(ConfigError, match="classify has no virtual IHC"):
         train(small("classify", training=LOOKING), tiles, tmp_path / "run")
 
 

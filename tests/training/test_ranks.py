@@ -73,7 +73,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         join("tpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(InputError, match="process 1 needs a GPU of its own, but PyTorch sees 1"):
+    with pytest.raises(InputError, match="process 1 needs its own GPU, but PyTorch sees 1"):
         join("cuda")
 
 

@@ -133,7 +133,7 @@ def test_only_methods_that_need_no_pairs_learn_without_them(write_recipe: Write)
     assert load_recipe(write_recipe("cyclegan")).data.unpaired
     assert not load_recipe(write_recipe("cyclegan", data={"unpaired": False})).data.unpaired
     assert not load_recipe(write_recipe("pix2pix")).data.unpaired
-    with pytest.raises(ConfigError, match=r"unpaired in \[data\] is true, but pix2pix learns from pairs; leave it out"):
+    with pytest.raises(ConfigError, match=r"unpaired in \[data\] is true, but pix2pix trains on pairs; remove it"):
         load_recipe(write_recipe("pix2pix"), ["data.unpaired=true"])
 
 
@@ -191,9 +191,9 @@ VSMT_MISTAKES = [
     ),
     (
         "auxiliary.he_autoencoder.model.side=ihc",
-        r"side in \[auxiliary.he_autoencoder.model\] must be 'he' as in vsmt, which reads .*, not 'ihc'; leave it out",
+        r"side in \[auxiliary.he_autoencoder.model\] must be 'he' as in vsmt, which reads .*, not 'ihc'; remove it",
     ),
-    ("auxiliary.he_autoencoder.model.width=8", r"width in .* must be 4 as in vsmt, .*, not 8; leave it out"),
+    ("auxiliary.he_autoencoder.model.width=8", r"width in .* must be 4 as in vsmt, .*, not 8; remove it"),
     ("auxiliary.ihc_classifier.model.normalise_brightness=true", "normalise_brightness in .* must be False as in vsmt"),
     ("model.views.hed_jiter=1", r"unknown key 'hed_jiter' in \[model.views\]; did you mean 'hed_jitter'\?"),
     ("model.clusters=9", r"\[model\]: clusters is 9; give 2, 3, 4, 5 or 'auto'"),

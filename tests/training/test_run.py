@@ -195,7 +195,7 @@ def test_a_bad_loss_stops_the_run_and_leaves_the_last_good_state(
             losses["generator/nce"] = torch.tensor(float("nan"))
 
     intercept("cut", spoil)
-    words = "in step 3 the loss generator/nce is nan; the last good state and checkpoint are those of step 2"
+    words = "in step 3 the loss generator/nce is nan; the last valid state and checkpoint are those of step 2"
     with pytest.raises(NonFiniteLossError, match=words):
         train(small("cut"), tiles, tmp_path / "run")
     assert steps_done(tmp_path / "run" / "state.pt") == 2
@@ -323,7 +323,7 @@ def test_a_mistake_about_the_data_comes_before_anything_is_trained(small: Small,
     [
         (
             (70, 70),
-            r"tile0_0\+.png is 70 x 70 px, but cut learns from whole tiles and needs sides of at least 32 px, mul",
+            r"tile0_0\+.png is 70 x 70 px, but cut trains on whole tiles and needs sides of at least 32 px, mul",
         ),
         ((72, 28), r"is 72 x 28 px, .* set crop_px in \[data\] to a size that fits"),
     ],

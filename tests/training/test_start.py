@@ -118,7 +118,7 @@ def test_a_finished_run_goes_on_as_the_longer_schedule_says(
     console = Console(file=io.StringIO(), width=300)
     finished = read_info(train(longer, tiles, out, console=console))
     assert isinstance(console.file, io.StringIO)
-    assert "4 steps and goes on to 10" in console.file.getvalue()
+    assert "4 steps and is lengthened to 10" in console.file.getvalue()
     assert "learning rate" in console.file.getvalue()
     factors = [json.loads(line)["rate_factor"] for line in (out / "losses.jsonl").read_text().splitlines()[-6:]]
     assert factors == [round(min(1, (10 - step) / 6), 6) for step in range(4, 10)]

@@ -49,5 +49,5 @@ def test_who_only_looks_is_not_told_to_remove_the_state(tiles: Path, write_recip
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="holds no saved state"):
+    with pytest.raises(MissingError, match="has no saved state"):
         load_method(tmp_path)
