@@ -71,7 +71,7 @@ def test_a_path_is_a_path_and_a_name_is_a_name(tmp_path: Path, monkeypatch: pyte
     assert find_model(Path(name)) == KNOWN[name].weights
     for path in ("runs/model.safetensors", "model.safetensors", "./colon"):
         assert find_model(path) == Path(path)
-    with pytest.raises(MissingError, match=r"no model is called 'lung'.*colon-panck"):
+    with pytest.raises(MissingError, match=r"there is no model 'lung'.*colon-panck"):
         find_model("lung")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lung").write_bytes(b"weights without a suffix")

@@ -43,7 +43,7 @@ def test_a_file_and_a_folder_of_something_else_are_refused(tmp_path: Path, small
     other.mkdir()
     for index in range(7):
         (other / f"thesis{index}.doc").touch()
-    with pytest.raises(OutputError, match=r"is not a run: it contains thesis0.doc; .*thesis4.doc; and 2 more; give a new"):
+    with pytest.raises(OutputError, match=r"is not a run: it contains thesis0.doc; .*thesis4.doc; and 2 more"):
         check_folder(other, small("cut"), LISTED)
 
 
