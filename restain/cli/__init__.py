@@ -35,6 +35,7 @@ from restain.cli import (
 )
 from restain.cli.stopping import AGAIN, RESUME, stoppable
 from restain.errors import InputError, RestainError
+from restain.workers.cores import prepare_threads
 
 VERBS: dict[str, Callable[..., None]] = {
     "phantom": phantom.command,
@@ -136,6 +137,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a console with another encoding must not stop the work
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+    prepare_threads()
     sys.argv[1:] = map(_at_home, sys.argv[1:])
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own message covers damaged files
     try:

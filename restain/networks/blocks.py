@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from restain.errors import ConfigError
 from restain.networks.normalisation import BatchNorm, InstanceNorm
+from restain.networks.winograd import Conv2d
 
 NormName = Literal["instance", "batch", "none"]
 
@@ -175,7 +176,7 @@ def convolution(
     spectral: bool = False,
 ) -> nn.Conv2d:
     """A convolution with zero padding; without bias where a batch norm follows, which brings its own."""
-    layer = nn.Conv2d(channels_in, channels_out, size, stride, padding, bias=norm != "batch")
+    layer = Conv2d(channels_in, channels_out, size, stride, padding, bias=norm != "batch")
     if spectral:
         spectral_norm(layer)
     return layer

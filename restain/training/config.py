@@ -86,7 +86,7 @@ class TrainingConfig(RecipeSection):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the networks; `auto` is bfloat16 where the device profits. Weights and losses stay float32."""
     channels_last: bool | Literal["auto"] = "auto"
-    """Keep channels innermost in memory; `auto` does on CUDA, unless the stages are compiled."""
+    """Keep channels innermost in memory; `auto` does unless the stages are compiled."""
     compile: bool = False
     """Compile the stages of the networks; pays for long runs at one crop size."""
 

@@ -50,11 +50,11 @@ def test_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not computes_in_bfloat16(TrainingConfig(precision="float32"), CPU)
 
 
-def test_channels_last_is_for_gpus_unless_asked_for() -> None:
-    assert memory_format(TrainingConfig(), CPU) == torch.preserve_format
+def test_channels_last_unless_compiled_or_not_wanted() -> None:
+    assert memory_format(TrainingConfig(), CPU) == torch.channels_last
     assert memory_format(TrainingConfig(), CUDA) == torch.channels_last
     assert memory_format(TrainingConfig(compile=True), CUDA) == torch.preserve_format
-    assert memory_format(TrainingConfig(channels_last=True), CPU) == torch.channels_last
+    assert memory_format(TrainingConfig(compile=True, channels_last=True), CPU) == torch.channels_last
     assert memory_format(TrainingConfig(channels_last=False), CUDA) == torch.preserve_format
 
 

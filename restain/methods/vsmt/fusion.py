@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from restain.networks.blocks import initialise
 from restain.networks.normalisation import InstanceNorm
+from restain.networks.winograd import Conv2d
 
 SLOPE = 0.01
 """Of every LeakyReLU here, on numbers below 0."""
@@ -66,7 +67,7 @@ class Projector(nn.Module):
 
 
 def _layer(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
+    conv = Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
     return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(SLOPE))
 
 
