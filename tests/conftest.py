@@ -55,6 +55,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let no test's draws depend on which tests came before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A Ray cluster of this machine, which takes seconds to begin."""

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions of many channels with a quarter of the multiplications (Winograd 1980; F(4, 3), Lavin & Gray 2016).
+"""3 x 3 convolutions of many channels by a quarter of the multiplications (Winograd 1980; Lavin & Gray 2016).
 
 A tile of 6 x 6 pixels becomes 36 numbers, in which the convolution is a product; 36 matrix products over the channels
 then give 4 x 4 pixels each. CPUs that multiply float32 no faster than they add it gain; rounding errors are some ten
