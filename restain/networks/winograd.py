@@ -34,7 +34,8 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  # PyTorch's
         if not (_wanted.get() and self._fits(input, weight)):
-            return super()._conv_forward(input, weight, bias)
+            usual: Tensor = super()._conv_forward(input, weight, bias)
+            return usual
         high, wide = (int(side) for side in self.padding)
         if high or wide:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
