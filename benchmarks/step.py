@@ -1,7 +1,7 @@
 """A VSMT step of this checkout beside the same step of an older one, in turns: seconds of processor time, and memory.
 
-    git worktree add /tmp/before REVISION
-    python benchmarks/step.py --before /tmp/before [--crop-px 256] [--width 64] [--batch 1] [--steps 3]
+    git worktree add ../before REVISION
+    python benchmarks/step.py --before ../before [--crop-px 256] [--width 64] [--batch 1] [--steps 3]
 
 Each checkout has a process of its own with one thread. They take turns step by step, so that whatever else the machine
 does slows both; processor time does not count waiting for it. Each step is taken as a training takes it, in the memory
