@@ -1,5 +1,6 @@
 """`restain evaluate`: virtual images against real ones."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from restain.metrics import Metric
+    from restain.metrics import Evaluation, Metric
     from restain.metrics.tiles import TilePair
 
 
@@ -156,13 +157,29 @@ def command(
     if not cells:
         typer.echo("Left out: scores of cells, which need --marker and --mpp.")
     if html is not None:
-        write_report(html, found, {"Preset": preset, **({"Cases": origin} if case else {})})
+        write_report(
+            html, found, {"Preset": preset, **({"Cases": origin} if case else {}), **_viewer_command(found, mpp)}
+        )
         typer.echo(f"{html} is the report.")
     if out is not None:
         place_of_json = out / "evaluation.json" if len(methods) == 1 else f"{out}/*/evaluation.json"
         typer.echo(f"{place_of_json} holds the figures, their protocols and every tile.")
     if html is None and out is None:
         typer.echo("Give --out or --html to write the protocols behind the fingerprints.")
+
+
+def _viewer_command(found: "Mapping[str, Evaluation]", mpp: float | None) -> dict[str, str]:
+    """The command that shows the first method's worst tile by the amount of stain, for the report; none without H&E."""
+    first, *others = found.values()
+    worst = int((first.columns["dab_virtual"] - first.columns["dab_real"]).abs().argmax())
+    tile = first.tiles[worst]
+    if tile.he is None:
+        return {}
+    virtual = [tile.virtual, *(other.tiles[other.names.index(tile.name)].virtual for other in others)]
+    shown = [word for path in virtual for word in ("--virtual", str(path))]
+    scale = "MPP" if mpp is None else f"{mpp:g}"
+    words = ["restain", "view", str(tile.he), *shown, "--ihc", str(tile.real), "--mpp", scale]
+    return {"View the worst tile": shlex.join(words)}
 
 
 def _pairs(

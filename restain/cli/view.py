@@ -20,6 +20,14 @@ def command(
             show_default=False,
         ),
     ] = None,
+    virtual: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Finished virtual stain of the slide, by restain or another program; repeat for several.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     ihc: Annotated[
         Path | None,
         typer.Option(help="Slide of the neighbouring section with the real IHC.", metavar="FILE", show_default=False),
@@ -75,14 +83,15 @@ def command(
         raise InputError("--transform maps to the slide of --ihc; give both")
     view = View(
         slide,
-        tuple(map(find_model, model or ())),
-        ihc,
-        transform,
-        tuple(cells or ()),
-        out,
-        SlideSettings(mpp=mpp, bfloat16=bfloat16),
-        usable_device(device),
-        marker,
+        models=tuple(map(find_model, model or ())),
+        virtual=tuple(virtual or ()),
+        ihc=ihc,
+        transform=transform,
+        cells=tuple(cells or ()),
+        out=out,
+        settings=SlideSettings(mpp=mpp, bfloat16=bfloat16),
+        device=usable_device(device),
+        marker=marker,
     )
     notes: list[str] = []
     with open_view(view, notes) as viewer:

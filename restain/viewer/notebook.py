@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from restain.models import find_model
-from restain.viewer.opening import Server, View, open_view
+from restain.viewer.listening import Server
+from restain.viewer.opening import View, open_view
 
 
 class NotebookView:
@@ -61,6 +62,9 @@ def show(
     """
     models = [model] if isinstance(model, Path | str) else list(model)
     view = View(
-        Path(slide), tuple(map(find_model, models)), Path(ihc) if ihc else None, Path(transform) if transform else None
+        Path(slide),
+        models=tuple(map(find_model, models)),
+        ihc=Path(ihc) if ihc else None,
+        transform=Path(transform) if transform else None,
     )
     return NotebookView(view, height_px)

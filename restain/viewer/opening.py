@@ -1,28 +1,23 @@
-"""Opens the files of a scene and serves it until told to stop."""
+"""Opens the files of a scene."""
 
-import errno
-import socket
 import threading
-import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from restain.errors import InputError, OutputError
 from restain.registration.field import Affine
 from restain.registration.transform import Scan, Transform, read_transform
 from restain.slides.identity import job_of
+from restain.slides.kinds import is_plain_image
 from restain.slides.reader import Slide, open_slide
 from restain.slides.tissue import find_tissue
 from restain.staining.model import load_model
 from restain.staining.settings import SlideSettings
 from restain.staining.sitting import job_name
 from restain.stains import Marker
-from restain.viewer.guard import new_token
 from restain.viewer.live import LiveStain
 from restain.viewer.outlines import Corners, Outlines
 from restain.viewer.pictures import RegisteredPicture, SlidePicture
@@ -37,6 +32,8 @@ class View:
     slide: Path
     models: tuple[Path, ...] = ()
     """Checkpoints; each is a virtual stain to choose."""
+    virtual: tuple[Path, ...] = ()
+    """Finished virtual stains of the slide, also of other programs; an image without a scale has the H&E's."""
     ihc: Path | None = None
     """The slide of the neighbouring section, really stained."""
     transform: Path | None = None
@@ -70,6 +67,8 @@ def open_view(view: View, notes: list[str]) -> Iterator[Viewer]:
         _check_names(view)
         for number, path in enumerate(view.models, start=1):
             images.append(_virtual(f"virtual{number}", path, he, view, news, stack, overlays))
+        for number, path in enumerate(view.virtual, start=1 + len(view.models)):
+            images.append(_finished(f"virtual{number}", path, he, stack))
         if view.ihc:
             images.append(_real(view, he, stack, notes))
         overlays["tissue", ""] = _once(lambda: _tissue(he))
@@ -109,6 +108,23 @@ def _virtual(
     return Shown(name, label, "virtual", live, he.scale(live.mpp))
 
 
+def _finished(name: str, path: Path, he: Slide, stack: ExitStack) -> Shown:
+    slide = stack.enter_context(_beside(path, he))
+    width, height = (round(side * slide.mpp / he.mpp) for side in slide.size)
+    if abs(width - he.size[0]) > 0.02 * he.size[0] or abs(height - he.size[1]) > 0.02 * he.size[1]:
+        raise InputError(
+            f"{path} covers {width} x {height} px of the H&E, which has {he.size[0]} x {he.size[1]}; give one of the "
+            "whole image"
+        )
+    called = path.parent.name if _stem(path) == _stem(he.path) else _stem(path)
+    return Shown(name, f"virtual ({called})", "virtual", SlidePicture(slide), slide.mpp / he.mpp, slide)
+
+
+def _beside(path: Path, he: Slide) -> Slide:
+    """Open an image of the scene; plain images do not say their scale and have the H&E's."""
+    return open_slide(path, he.mpp if is_plain_image(path) else None)
+
+
 def result_of(slide: Path, model: Path, out: Path | None) -> Path:
     """Where the stain of a slide by a model is kept: `SLIDE.MODEL.ome.tif`."""
     return (out or slide.parent) / f"{slide.name.partition('.')[0]}.{_called(model)}.ome.tif"
@@ -129,7 +145,7 @@ def _called(model: Path) -> str:
 
 def _real(view: View, he: Slide, stack: ExitStack, notes: list[str]) -> Shown:
     assert view.ihc is not None
-    ihc = stack.enter_context(open_slide(view.ihc))
+    ihc = stack.enter_context(_beside(view.ihc, he))
     scans = Scan(view.slide.name, he.size, he.mpp), Scan(view.ihc.name, ihc.size, ihc.mpp)
     if view.transform:
         transform = read_transform(view.transform, *scans)
@@ -166,7 +182,8 @@ def _once(make: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, An
 def _cells(view: View, images: list[Shown], notes: list[str]) -> dict[str, Outlines]:
     """The cells of each image that a file is named after; '' for all images."""
     names = {_stem(view.slide): "he"}
-    names |= {_stem(result_of(view.slide, model, view.out)): f"virtual{n}" for n, model in enumerate(view.models, 1)}
+    stained = [*(result_of(view.slide, model, view.out) for model in view.models), *view.virtual]
+    names |= {_stem(path): f"virtual{number}" for number, path in enumerate(stained, start=1)}
     if view.ihc:
         names[_stem(view.ihc)] = "ihc"
     found: dict[str, Outlines] = {}
@@ -195,90 +212,3 @@ def _placing(shown: Shown | None) -> Callable[[Corners], Corners]:
 def _stem(path: Path) -> str:
     """A file's name without its ending: `case` of `case.ome.tif` and of `case.geojson`."""
     return path.stem.removesuffix(".ome")
-
-
-class _Uvicorn(uvicorn.Server):
-    """Ends the streams to the pages first, which would otherwise never end."""
-
-    def __init__(self, end: Callable[[], None], config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._end = end
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._end()
-        await super().shutdown(sockets)
-
-
-EVERYWHERE = ("0.0.0.0", "::")
-"""Stand for all addresses of this machine, and are the name of none."""
-
-
-def _addresses(name: str) -> set[str]:
-    """The addresses under which other machines may know this one, as they stand in a Host header."""
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(name, None)}
-    except OSError:
-        return set()
-    return {f"[{address}]" if ":" in address else address for address in found}
-
-
-class Server:
-    """Listens at an address of its own until it is closed."""
-
-    def __init__(self, viewer: Viewer, host: str, port: int, *, in_notebook: bool = False) -> None:
-        """Bind the address; `run` or `start` serves.
-
-        Raises:
-            InputError: the address cannot be used.
-        """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-            self._socket.listen(128)
-        except (OSError, OverflowError) as error:
-            self._socket.close()
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                raise InputError(
-                    f"port {port} is in use, perhaps by another viewer; choose another port, or none for a free one"
-                ) from error
-            raise InputError(
-                f"cannot listen on {host}, port {port} ({error}); choose another address or port"
-            ) from error
-        port = self._socket.getsockname()[1]
-        token, name = new_token(), f"[{host}]" if ":" in host else host
-        hosts = {name, "127.0.0.1", "localhost", "[::1]"}
-        if host in EVERYWHERE:
-            name = socket.gethostname()
-            hosts |= {name, socket.getfqdn(), *_addresses(name)}
-        self.address = f"http://{name}:{port}/{token}/"
-        """What to open in a browser; nobody else knows it."""
-        self._server = _Uvicorn(
-            viewer.end,
-            uvicorn.Config(
-                viewer.app(token, sorted(hosts), in_notebook=in_notebook),
-                log_level="error",
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=1,
-                h11_max_incomplete_event_size=64 * 1024,
-            ),
-        )
-
-    def run(self, *, open_browser: bool) -> None:
-        """Serve until Ctrl-C."""
-        if open_browser:
-            threading.Timer(0.5, webbrowser.open, [self.address]).start()
-        self._server.run([self._socket])
-
-    def start(self) -> threading.Thread:
-        """Serve from a thread of its own, until `close`."""
-        thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
-        thread.start()
-        return thread
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.should_exit = True

@@ -1,8 +1,11 @@
 """`restain evaluate` as a user meets it."""
 
+import html
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +43,28 @@ def test_it_prints_every_metric_and_says_where_the_result_is(
     assert all(figure["fingerprint"] in printed for figure in figures.values())
     assert str(out / "evaluation.json") in printed
     assert (out / "evaluation.json").is_file()
+
+
+def test_the_report_has_the_command_that_shows_the_worst_tile_in_the_viewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verbs: dict[str, Any]
+) -> None:
+    pair = draw_pair(0, PhantomSettings(size_px=64))
+    for name, virtual in (("good", pair.ihc_aligned), ("worst", pair.he)):
+        for folder, rgb in (("he", pair.he), ("real", pair.ihc_aligned), ("virtual", virtual)):
+            save_image(tmp_path / folder / f"{name}.png", rgb)
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", "--virtual", "virtual", "--real", "real", "--he", "he", "--html", "page.html"]
+    monkeypatch.setattr(sys, "argv", ["restain", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    text = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    command = re.search(r"restain view [^<]*", text)
+    assert command
+    shown = command[0].split()
+    assert {"he/worst.png", "virtual/worst.png", "real/worst.png"} < set(shown)
+    known = {option for parameter in verbs["view"].params for option in parameter.opts}
+    assert {word for word in shown if word.startswith("--")} <= known
 
 
 def test_in_a_narrow_terminal_a_row_of_two_methods_takes_two_lines(

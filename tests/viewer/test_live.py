@@ -22,6 +22,7 @@ from restain.quantify.tally import Tally
 from restain.quantify.tiles import QuantifySettings, quantify_tiles
 from restain.slides.reader import open_slide
 from restain.staining.model import load_model
+from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.viewer import View, open_view
 from restain.viewer.live import LiveStain
@@ -212,6 +213,27 @@ def test_the_real_ihc_lies_where_its_transform_says(
     he_tile = decoded(client("tiles/he/0/0_0").body).astype(int)
     ihc_tile = decoded(client("tiles/ihc/0/0_0").body).astype(int)
     assert np.abs(ihc_tile[150:300, 300:460] - he_tile[174:324, 340:500]).mean() < 4  # JPEG and resampling
+
+
+def test_finished_images_of_any_program_are_shown_at_the_scale_of_the_slide(look_at: LookAt, tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    for folder in ("he", "virtual", "ihc"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(rgb).save(tmp_path / folder / "1.png")
+    he, virtual, ihc = (tmp_path / folder / "1.png" for folder in ("he", "virtual", "ihc"))
+    client = look_at(View(he, virtual=(virtual,), ihc=ihc, settings=SlideSettings(mpp=0.5)))
+    images = scene(client)["images"]
+    assert [image["kind"] for image in images] == ["he", "virtual", "ihc"]
+    assert all(image["width_px"] == 400 and not image["live"] for image in images)
+    polygon = [[0, 0], [400, 0], [400, 300], [0, 300]]
+    figures = [client("measure", {"image": name, "polygon": polygon}).json() for name in ("virtual1", "ihc")]
+    assert figures[0]["figures"] == figures[1]["figures"]
+    Image.fromarray(rgb[:200]).save(virtual)
+    with (
+        pytest.raises(InputError, match="400 x 200"),
+        open_view(View(he, virtual=(virtual,), settings=SlideSettings(mpp=0.5)), []),
+    ):
+        pass
 
 
 def test_a_wrong_transform_or_result_is_told_before_anything_is_served(view: View, tmp_path: Path) -> None:
