@@ -1,7 +1,7 @@
 """How far from the truth are aligned tiles, and which pairs are believed? On data whose displacement is known.
 
-python benchmarks/registration_tiles.py measure DATA LOG [--every 4]  residual, time, folds; shuffled pairs: believed?
-python benchmarks/registration_tiles.py spoil DATA LOG [--every 8]    blank, blurred, half, mirrored: believed?
+python benchmarks/registration_tiles.py measure DATA LOG [--closer 3]  residual, time, folds; shuffled pairs
+python benchmarks/registration_tiles.py spoil DATA LOG [--every 8]     blank, blurred, half, mirrored: believed?
 
 DATA has the layout of MIST and, beside its folders, `displacement/NAME.npy` (dx, dy in px, 2 x 64 x 64), as drawn by
 `restain phantom`. Where it also has `trainB_aligned`, the H&E is registered with those tiles as well: how far they are

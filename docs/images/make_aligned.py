@@ -50,7 +50,8 @@ def row(he: RGB, ihc: RGB, side_px: int) -> tuple[Image.Image, str]:
     words = found.why_not
     if not words:
         drawn, covered = warp(ihc, found.box, places_on(found.field, found.box))
-        words = f"moved by {found.figures.moved_px:.0f} px; correlation {before:.3f}, now {correlation(he, drawn, covered):.3f}"
+        after = correlation(he, drawn, covered)
+        words = f"moved by {found.figures.moved_px:.0f} px; correlation {before:.3f}, now {after:.3f}"
         drawn[~covered] = 255
     panels = he, ihc, chequered(he, ihc), chequered(he, drawn)
     picture = Image.new("RGB", (4 * side_px + 3 * GAP_PX, side_px + TEXT_PX), "white")

@@ -15,17 +15,17 @@ def command(
             help="Name of a recipe (see restain recipes), or a TOML file.", metavar="RECIPE", show_default=False
         ),
     ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of paired tiles, or a CSV file that lists them; the held-out part is not trained on.",
-            metavar="DIR|FILE",
-            show_default=False,
-        ),
-    ],
     out: Annotated[
         Path, typer.Option(help="Folder of the run; a stopped run resumes there.", metavar="DIR", show_default=False)
     ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of paired tiles, or a CSV file that lists them; the held-out part is not trained on.",
+            metavar="DIR|FILE",
+            show_default="data.root of the recipe",
+        ),
+    ] = None,
     settings: SettingsOption = None,
     steps: Annotated[
         int | None,

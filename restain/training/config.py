@@ -16,6 +16,7 @@ from restain.training.toml import TomlTable, flat
 
 INVISIBLE = (
     "data.loaders",
+    "data.root",
     "training.log_every_steps",
     "training.sample_every_steps",
     "training.save_every_steps",
@@ -42,8 +43,10 @@ class RecipeSection(BaseModel):
 
 
 class DataConfig(RecipeSection):
-    """`[data]`: how pairs of tiles become batches."""
+    """`[data]`: which pairs of tiles become batches, and how."""
 
+    root: str | None = None
+    """Folder of pairs, or a CSV file that lists them, where the call names none; relative to the working directory."""
     crop_px: Annotated[int, Field(ge=4, le=2**15, multiple_of=4)] | Literal["whole"] = 512
     """Side of the random square crop, px, a multiple of 4; `whole` takes the whole tile."""
     resize_px: Annotated[int, Field(ge=4, le=2**15)] | None = None

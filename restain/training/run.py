@@ -40,7 +40,7 @@ BYTES_PER_WEIGHT = 16
 
 def train(
     recipe: Recipe | Path | str,
-    data: Path | str,
+    data: Path | str | None,
     out: Path | str,
     *,
     steps: int | None = None,
@@ -57,7 +57,7 @@ def train(
 
     Args:
         recipe: a recipe, or the name or file of one.
-        data: folder of the data set, whose training part is used.
+        data: folder of the data set, whose training part is used; None for `root` in [data] of the recipe.
         out: folder of the run; created if missing.
         steps: length of the training in place of the recipe's.
         start: a checkpoint; tensors of the product with the same name and shape start from it. Resumed runs do not need
@@ -81,6 +81,9 @@ def train(
         recipe = load_recipe(recipe)
     if steps is not None:
         recipe = recipe.with_steps(steps)
+    data = data or recipe.data.root
+    if data is None:
+        raise ConfigError("no pairs to learn from: give their folder or CSV file, or name it as root in [data]")
     ranks = join(device)
     if recipe.data.batch_size % ranks.count:
         raise ConfigError(

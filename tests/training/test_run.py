@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -183,6 +184,17 @@ def test_steps_given_to_the_call_win(small: Small, tiles: Path, tmp_path: Path) 
     assert steps_done(tmp_path / "run" / "state.pt") == 3
     with pytest.raises(OutputError, match=r"training.steps was 3, is 2"):
         train(small("reconstruct"), tiles, tmp_path / "run", steps=2)
+
+
+def test_a_recipe_can_name_its_pairs(small: Small, tiles: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "pairs.csv"
+    rows = [f"{he},{tiles / 'trainB' / he.name},train" for he in sorted((tiles / "trainA").iterdir())]
+    listed.write_text("\n".join(["he,ihc,split", *rows]), encoding="utf-8")
+    given = train(small("pix2pix", training={"steps": 1}), listed, tmp_path / "given")
+    named = train(small("pix2pix", training={"steps": 1}, data={"root": str(listed)}), None, tmp_path / "named")
+    assert all(torch.equal(weights, load_file(named)[name]) for name, weights in load_file(given).items())
+    with pytest.raises(ConfigError, match=r"root in \[data\]"):
+        train(small("pix2pix", training={"steps": 1}), None, tmp_path / "nothing")
 
 
 def test_a_bad_loss_stops_the_run_and_leaves_the_last_good_state(
