@@ -74,7 +74,8 @@ def align_data_set(
             else:
                 journal.add(result)
             on_progress(len(journal.rows) + len(failures), len(places))
-        rows = [journal.rows[place.name] for place in places if place.name in journal.rows]
+        journal.put_in_order([place.name for place in places])
+        rows = list(journal.rows.values())
         write_table(out / LIST_NAME, [row for row in rows if row.verdict != "left out"])
         write_table(out / LEFT_OUT, [row for row in rows if row.verdict == "left out"])
     return AlignOutcome(rows, failures)
@@ -98,7 +99,7 @@ class PairJournal:
         self._path = folder / JOURNAL
         self.rows: dict[str, PairRow] = {}
         """By part/name."""
-        header = json.dumps(about, ensure_ascii=False)
+        self._header = header = json.dumps(about, ensure_ascii=False)
         if not self._path.exists():
             if any(path.name != LOCK for path in folder.iterdir()):
                 raise OutputError(f"{folder} is not empty; give a new folder, or remove what it holds")
@@ -115,7 +116,7 @@ class PairJournal:
             except _DAMAGED:  # the last one, cut short when the run was killed
                 break
             self.rows[row.name] = row
-        self._rewrite([header, *(json.dumps(row.content(), ensure_ascii=False) for row in self.rows.values())])
+        self.put_in_order(list(self.rows))
 
     def add(self, row: PairRow) -> None:
         """Write down what became of a pair.
@@ -129,6 +130,16 @@ class PairJournal:
                 file.write(json.dumps(row.content(), ensure_ascii=False) + "\n")
         except OSError as error:
             raise OutputError(f"cannot write {self._path}: {error.strerror}; check the disk") from error
+
+    def put_in_order(self, names: Sequence[str]) -> None:
+        """Write the rows that are there once more, in the order of these names: several processes finish as they come.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        self.rows = {name: self.rows[name] for name in names if name in self.rows}
+        rows = (json.dumps(row.content(), ensure_ascii=False) for row in self.rows.values())
+        self._rewrite([self._header, *rows])
 
     def _rewrite(self, lines: Sequence[str]) -> None:
         with atomic_path(self._path) as temporary:

@@ -125,9 +125,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(mist: Path, out: Path, tm
 
 def test_processes_give_the_same(mist: Path, out: Path, tmp_path: Path) -> None:
     align_data_set(mist, tmp_path / "two", SETTINGS, pool=Processes(2))
-    one, two = contents(out), contents(tmp_path / "two")
-    assert sorted(one.pop(JOURNAL).splitlines()) == sorted(two.pop(JOURNAL).splitlines())
-    assert one == two
+    assert contents(tmp_path / "two") == contents(out)
 
 
 def test_a_pair_that_fails_does_not_stop_the_others(mist: Path, tmp_path: Path) -> None:
