@@ -93,7 +93,7 @@ def test_what_is_finished_is_not_done_again_and_a_row_can_be_added(bench: Path, 
 def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
     bench: Path, pairs: Path, rows: list[Row]
 ) -> None:
-    with pytest.raises(OutputError, match="another budget"):
+    with pytest.raises(OutputError, match="a different budget"):
         run_bench(rows, pairs, bench, budget=Budget(steps=5), seeds=1, tiles=2)
     changed = Row("slow", rows[0].recipe, (*TINY, "model.lr=1e-3"))
     with pytest.raises(OutputError, match=r"another recipe \(model.lr"):
@@ -105,7 +105,7 @@ def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
 def test_an_extractor_that_comes_later_is_refused(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     """What is finished would not be measured by it."""
     extractors = [("package:Net", tmp_path / "net.pth")]
-    with pytest.raises(OutputError, match=r"another extractor \(None, now package:Net=.*net.pth\)"):
+    with pytest.raises(OutputError, match=r"a different extractor \(None, now package:Net=.*net.pth\)"):
         run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, extractors=extractors)
 
 

@@ -135,7 +135,7 @@ def test_figures_made_differently_are_refused_in_one_table(folders: tuple[Path, 
     for path in folders[0].iterdir():
         Image.open(path).save(tmp_path / f"{path.stem}.png")
     found, again = evaluate(*folders), evaluate(tmp_path, folders[1])
-    with pytest.raises(InputError, match=r"SSIM, grey of .* differ in format; measure both"):
+    with pytest.raises(InputError, match=r"SSIM, grey of .* differ in format; evaluate both"):
         tabulate({"one": found, "other": again})
     assert found.figures["psnr"].fingerprint == evaluate(*folders).figures["psnr"].fingerprint
 

@@ -188,7 +188,7 @@ def test_presets_are_checked_against_the_tiles(folders: tuple[Path, Path]) -> No
         evaluate(*folders, preset="paper-1024")
     with pytest.raises(InputError, match=r"torch-fidelity needs subsets of 1000 tiles for KID, but there are 9"):
         evaluate(*folders, preset="torch-fidelity")
-    with pytest.raises(InputError, match="no preset 'mine'"):
+    with pytest.raises(InputError, match="unknown preset 'mine'"):
         evaluate(*folders, preset="mine")
 
 
