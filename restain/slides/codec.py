@@ -1,4 +1,4 @@
-"""Encodes one tile of a slide, and decodes it again: JPEG in RGB, JPEG in YCbCr 4:2:0, or deflate without loss."""
+"""Encodes and decodes tiles of a slide: JPEG in RGB, JPEG in YCbCr 4:2:0, or lossless deflate."""
 
 import io
 import zlib
@@ -16,13 +16,13 @@ Compression = Literal["jpeg", "compact", "lossless"]
 
 @dataclass(frozen=True)
 class Codec:
-    """How pixels become bytes in a TIFF."""
+    """Compression of tiles."""
 
     compression: Compression = "jpeg"
     """`jpeg` keeps RGB at full resolution, so that DAB keeps its colour; `compact` halves the resolution of colour;
     `lossless` is deflate. JPEG in YCbCr at full resolution is left out: Bio-Formats decodes it in wrong colours."""
     quality: int = 90
-    """Of JPEG, 1 to 100."""
+    """JPEG quality, 1 to 100."""
 
     def __post_init__(self) -> None:
         if self.compression not in ("jpeg", "compact", "lossless"):
@@ -32,12 +32,12 @@ class Codec:
 
     @property
     def is_jpeg(self) -> bool:
-        """Whether encoded tiles are JPEG files as they are."""
+        """Whether encoded tiles are complete JPEG files."""
         return self.compression != "lossless"
 
     @property
     def words(self) -> str:
-        """As the provenance of a slide says it."""
+        """Text for the provenance of a slide."""
         return self.compression if self.compression == "lossless" else f"{self.compression}, quality {self.quality}"
 
     def encode(self, rgb: RGB) -> bytes:

@@ -1,4 +1,4 @@
-"""Tells whether a result was made from this very slide, by this very model, with these very settings."""
+"""Identifies results by slide, model and settings."""
 
 import hashlib
 import json
@@ -14,9 +14,9 @@ _BLOCKS, _BLOCK_BYTES = 64, 2**16
 
 
 def content_key(path: Path) -> str:
-    """A hash of a slide's contents: its length and 64 blocks spread over it, so that gigabytes take no minutes.
+    """A hash of a slide's contents: its length and 64 blocks spread over it, which is fast for gigabytes.
 
-    The folder that belongs to an MRXS is part of it.
+    The data folder of an MRXS is included.
 
     Raises:
         InputError: a file cannot be read.
@@ -39,12 +39,12 @@ def content_key(path: Path) -> str:
 
 
 def job_key(parts: Mapping[str, Any]) -> str:
-    """One hash of everything that pixels depend on."""
+    """A hash of everything that the pixels depend on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def job_of(path: Path) -> str | None:
-    """The job that a finished slide says it is the result of, or None."""
+    """The job recorded in a finished slide, or None."""
     import tifffile
 
     if is_ngff(path):
@@ -53,6 +53,6 @@ def job_of(path: Path) -> str | None:
         with tifffile.TiffFile(path) as file:
             xml = file.ome_metadata
         entries = ET.fromstring(xml).iter() if xml else ()
-    except Exception:  # whatever a damaged or foreign file makes the reader raise: it is no result
+    except Exception:  # any exception on a damaged or foreign file means that it is not a result
         return None
     return next((entry.text for entry in entries if entry.get("K") == "job"), None)

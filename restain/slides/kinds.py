@@ -1,4 +1,4 @@
-"""Which files are slides: told by their endings, and of a TIFF by its header."""
+"""Which files are slides, by suffix, and for TIFF by header."""
 
 import struct
 from pathlib import Path
@@ -8,13 +8,13 @@ from restain.folders import is_image
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".dcm", ".svslide", ".ome.tif", ".ome.tiff"}
 )
-"""Endings, in lower case, of files that are slides; other TIFFs may be slides or images."""
+"""Suffixes, in lower case, of slides; other TIFFs may be slides or images."""
 
 _BIG_TIFF, _TILE_WIDTH = 43, 322
 
 
 def is_slide(path: Path) -> bool:
-    """Whether a file is a slide by its ending, or a TIFF in tiles; ordinary images are stored in strips."""
+    """Whether a file is a slide by suffix, or a tiled TIFF; ordinary images are stored in strips."""
     name = path.name.lower()
     return any(name.endswith(suffix) for suffix in SLIDE_SUFFIXES) or (
         name.endswith((".tif", ".tiff")) and _is_in_tiles(path)
@@ -22,7 +22,7 @@ def is_slide(path: Path) -> bool:
 
 
 def is_plain_image(path: Path) -> bool:
-    """Whether a file counts as an image by its ending and is no slide."""
+    """Whether a file is an image by suffix and not a slide."""
     return is_image(path) and not is_slide(path)
 
 

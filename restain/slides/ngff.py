@@ -1,7 +1,7 @@
-"""Puts finished tiles together to an OME-Zarr, version 0.5 of the next-generation file format (NGFF) in Zarr 3.
+"""Assembles finished tiles into an OME-Zarr, version 0.5 of the next-generation file format (NGFF) in Zarr 3.
 
-A folder that napari, QuPath and others open, and that is read over a network chunk by chunk. Chunks are the tiles of
-the spool, decoded and compressed without loss; shards of 8 x 8 chunks keep the number of files small.
+Napari, QuPath and others open it, also over a network, chunk by chunk. Chunks are the tiles of the spool, decoded and
+losslessly compressed; shards of 8 x 8 chunks keep the number of files small.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,12 +37,12 @@ def write_ngff(
     """Write a whole OME-Zarr.
 
     Args:
-        folder: the result, not there yet.
+        folder: the result, which must not exist.
         pyramid: the shape of the pyramid.
         codec: by which all tiles were encoded.
-        levels: for each level its tiles, row by row; where there is none, there is background.
+        levels: for each level its tiles, row by row; missing ones are background.
         background: its colour.
-        description: what the image says of itself; a colour profile is not kept, as the format has no place for it.
+        description: metadata of the image; a colour profile is not written, because the format has none.
 
     Raises:
         OSError: it cannot be written.
@@ -87,7 +87,7 @@ def write_ngff(
 
 
 def job_of_ngff(folder: Path) -> str | None:
-    """The job that an OME-Zarr says it is the result of, or None."""
+    """The job recorded in an OME-Zarr, or None."""
     import json
 
     try:
@@ -99,7 +99,7 @@ def job_of_ngff(folder: Path) -> str | None:
 
 
 def _by_shard(tiles: Iterable[tuple[Position, bytes]]) -> Any:
-    """Rows of shards with the encoded tiles of each, in memory one row at a time."""
+    """Rows of shards with their encoded tiles, one row in memory at a time."""
     return ((row, list(group)) for row, group in groupby(tiles, lambda tile: tile[0].row // _SHARD))
 
 

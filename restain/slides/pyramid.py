@@ -1,4 +1,4 @@
-"""The shape of a pyramid: each level half as large as the one before, cut into square tiles, down to a single tile."""
+"""The shape of a pyramid: each level half the size of the one before, in square tiles, down to a single tile."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from restain.slides.tiling import Box
 
 
 class Position(NamedTuple):
-    """Where a tile lies: level (0 is the full size), row and column."""
+    """Position of a tile: level (0 is the full size), row and column."""
 
     level: int
     row: int
@@ -50,7 +50,7 @@ class Pyramid:
         return (Position(level, row, column) for row in range(rows) for column in range(columns))
 
     def box(self, position: Position) -> Box:
-        """What a tile covers of its level; at the right and lower border it is cut there."""
+        """The area of a tile in its level, clipped at the right and lower border."""
         width, height = self.levels[position.level]
         x, y = position.column * self.tile_px, position.row * self.tile_px
         return Box(x, y, min(self.tile_px, width - x), min(self.tile_px, height - y))

@@ -1,4 +1,4 @@
-"""Opens a slide and reads it at any micrometres per pixel, in boxes that are never larger than asked for."""
+"""Opens a slide and reads it at any micrometres per pixel, box by box."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ from restain.slides.tiff_source import TiffSource
 from restain.slides.tiling import Box
 
 SANE_MPP = (0.05, 10.0)
-"""Micrometres per pixel outside of this range are a mistake of the file."""
+"""Plausible micrometres per pixel; other values are errors in the file."""
 
 SAME_SCALE = 0.02
-"""A slide this close to the wanted micrometres per pixel is read as it is: scanners are not gauged any better."""
+"""Slides this close to the requested scale are not resampled: scanners are not calibrated any better."""
 
 _PIECE_PX = 4096
-"""Side of the largest piece that is read at once for a thumbnail: 48 MiB as RGB."""
+"""Side of the largest box that is read at once for a thumbnail: 48 MiB as RGB."""
 
 
 class Slide:
-    """A slide that is read at any micrometres per pixel. May be read from several threads."""
+    """A slide that is read at any micrometres per pixel; thread-safe."""
 
     def __init__(self, path: Path, source: Source, mpp: float | None = None) -> None:
         """Take an opened file.
@@ -34,10 +34,10 @@ class Slide:
         Args:
             path: of the file, for messages.
             source: the opened file.
-            mpp: micrometres per pixel, where the file has none or a wrong one.
+            mpp: micrometres per pixel, if the file has none or a wrong value.
 
         Raises:
-            InputError: `mpp` is out of range, or not given though the file has none.
+            InputError: `mpp` is out of range, or missing both here and in the file.
         """
         self.path, self._source = path, source
         self.levels = source.levels
@@ -45,12 +45,12 @@ class Slide:
         """Width and height in px of the first level."""
         self.icc_profile, self.format = source.icc_profile, source.format
         self.mpp, self.mpp_origin = _choose_mpp(path, source.mpp_candidates, mpp)
-        """Micrometres per pixel of the first level, and in words where they come from."""
+        """Micrometres per pixel of the first level, and their origin."""
         self.notes = source.notes
-        """What is worth knowing of how the file is read."""
+        """Notes on how the file is read."""
 
     def scale(self, mpp: float) -> float:
-        """How many pixels of the first level one pixel at `mpp` is wide; 1 where they are the same within 2 %."""
+        """Width of a pixel at `mpp` in pixels of the first level; 1 if equal within 2 %."""
         ratio = mpp / self.mpp
         return 1.0 if abs(ratio - 1) <= SAME_SCALE else ratio
 
@@ -62,10 +62,9 @@ class Slide:
     def read(self, location: tuple[float, float], size: tuple[int, int], mpp: float) -> RGB:
         """Read a box from the nearest level that is at least as fine, resampled.
 
-        Boxes fit together: what a pixel shows depends on where it lies, not on the box that it is read with (exactly
-        where nothing is resampled; else to the rounding of one grey level). The exception is a level that is not a
-        whole number of times smaller, read by OpenSlide: it takes whole pixels of the first level, so that a box may
-        lie up to half of one of these beside its place.
+        Boxes are consistent: a pixel depends on its position, not on the box (exactly without resampling, else to the
+            rounding of one grey level). The exception are levels of OpenSlide with a fractional downsampling: locations
+            are whole pixels of the first level, so a box may be off by up to half of one.
 
         Args:
             location: left upper corner in px of the first level.
@@ -73,7 +72,7 @@ class Slide:
             mpp: micrometres per pixel of the result.
 
         Returns:
-            Height x width x 3 uint8; what lies outside of the slide is reflected.
+            Height x width x 3 uint8; pixels outside the slide are reflected.
 
         Raises:
             InputError: the file is damaged there.
@@ -104,19 +103,19 @@ class Slide:
             return self._source.read(level, box)
         except (RestainError, MemoryError):
             raise
-        except Exception as error:  # each format's decoder has errors of its own
+        except Exception as error:  # each format's decoder has its own exceptions
             raise InputError(
                 f"{self.path} is damaged or cut short: level {level} cannot be read at ({box.x}, {box.y}): {error}; "
                 "copy it again"
             ) from error
 
     def thumbnail(self, max_px: int = 1024) -> RGB:
-        """The whole slide, its longer side at most `max_px`; read in pieces, so that memory stays small."""
+        """The whole slide with a longer side of at most `max_px`, read in pieces to save memory."""
         mpp = self.mpp * max(1.0, max(self.size) / max_px)
         return self.whole(mpp)
 
     def whole(self, mpp: float) -> RGB:
-        """The whole slide at `mpp`, for a coarse one; read in pieces, so that memory stays small.
+        """The whole slide at a coarse `mpp`, read in pieces to save memory.
 
         Raises:
             InputError: the file is damaged somewhere.
@@ -132,7 +131,7 @@ class Slide:
         return canvas
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._source.close()
 
     def __enter__(self) -> Self:
@@ -145,7 +144,7 @@ class Slide:
 
 
 class _Span:
-    """One axis of a read: which pixels of the level are fetched, what of them is wanted, what lies outside."""
+    """One axis of a read: the pixels that are fetched from the level, those requested, and those outside."""
 
     def __init__(self, low: float, high: float, inside: int, before: int, after: int, length: int) -> None:
         self.low, self.high = low, high
@@ -182,20 +181,20 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
 
     Args:
         path: the file.
-        mpp: micrometres per pixel, where the file has none or a wrong one.
+        mpp: micrometres per pixel, if the file has none or a wrong value.
 
     Raises:
         MissingError: there is no such file.
-        InputError: it is no slide, damaged, or has no micrometres per pixel and none were given.
+        InputError: it is not a slide, is damaged, or has no micrometres per pixel and none were given.
     """
     try:
         is_there = path.exists()
-    except OSError as error:  # a name out of a table may be too long for any file
+    except OSError as error:  # a name from a table may be too long
         raise InputError(f"{path} cannot be opened: {error.strerror}; a slide is expected") from error
     if not is_there:
         raise MissingError(f"{path} does not exist; a slide is expected")
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give the slide in it")
+        raise InputError(f"{path} is a folder; give the slide inside")
     if not path.is_file():
         raise InputError(f"{path} is not a plain file; a slide is expected")
     source = _open_source(path)
@@ -207,7 +206,7 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
 
 
 def _open_source(path: Path) -> Source:
-    """The reader that sees most of the file."""
+    """The reader that finds most levels of the file."""
     sources: list[Source] = []
     reasons: list[str] = []
     kinds: list[Callable[[Path], Source]] = [OpenSlideSource]
@@ -222,7 +221,7 @@ def _open_source(path: Path) -> Source:
             reasons.append(f"{error.name} is missing, install restain[slides]")
         except RestainError:
             raise
-        except Exception as error:  # each format's reader has errors of its own
+        except Exception as error:  # each format's reader has its own exceptions
             reasons.append(str(error))
     if not sources:
         raise InputError(f"{path} cannot be read as a slide ({'; '.join(reasons)}); it may be cut short, copy it again")
@@ -244,9 +243,9 @@ def _choose_mpp(path: Path, candidates: Mapping[str, Mpp], given: float | None) 
             if abs(x / y - 1) > SAME_SCALE:
                 raise InputError(
                     f"{path} has pixels of {x:g} x {y:g} µm ({origin}); expected square ones: resample the image, or "
-                    "give the micrometres per pixel to take them as square"
+                    "give the micrometres per pixel to treat them as square"
                 )
             return (x + y) / 2, f"from {origin}"
     wrong = ", ".join(f"{x:g} from {origin}" for origin, (x, _) in candidates.items())
-    says = f"no plausible micrometres per pixel ({wrong})" if wrong else "no micrometres per pixel"
+    says = f"implausible micrometres per pixel ({wrong})" if wrong else "no micrometres per pixel"
     raise InputError(f"{path} has {says}; give them (0.25 is usual at 40x, 0.5 at 20x)")

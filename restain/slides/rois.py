@@ -1,4 +1,4 @@
-"""Regions of interest on a slide, in which alone it is stained."""
+"""Regions of interest that limit staining on a slide."""
 
 from pathlib import Path
 
@@ -16,22 +16,22 @@ def load_roi(path: Path, slide: Slide) -> Roi:
 
     Args:
         path: polygons in px of the slide's first level.
-        slide: on which they lie.
+        slide: the slide.
 
     Raises:
-        MissingError, InputError: as in `read_rois`; or no polygon lies on the slide.
+        MissingError, InputError: as in `read_rois`; or no polygon is on the slide.
     """
     roi = Roi(path.name, [polygon for one in read_rois(path) for polygon in one.polygons])
     if not roi.may_touch((0, 0), slide.size):
         raise InputError(
-            f"{path}: none of its polygons lies on the slide; px of the first level are expected, "
+            f"{path}: none of its polygons is on the slide; expected px of the first level, "
             f"{slide.size[0]} x {slide.size[1]}"
         )
     return roi
 
 
 def coarse_mask(roi: Roi, slide: Slide) -> TissueMask:
-    """Where on the slide there is something to stain: pixels of 8 µm near a polygon, and those inside."""
+    """A coarse mask of the area to stain: pixels of 8 µm in or near a polygon."""
     step = max(1.0, MASK_MPP / slide.mpp)
     width, height = (max(1, round(side / step)) for side in slide.size)
     steps = slide.size[0] / width, slide.size[1] / height

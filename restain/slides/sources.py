@@ -1,4 +1,4 @@
-"""Slides as files: OpenSlide's formats and plain images, as levels of RGB that are read in boxes."""
+"""Files of slides: OpenSlide's formats and plain images, as levels of RGB that are read in boxes."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Mpp = tuple[float, float]
 """Micrometres per pixel along x and y."""
 
 MM_PER_UNIT = {"inch": 25.4, "centimeter": 10.0, "2": 25.4, "3": 10.0}
-"""By the words of OpenSlide and the numbers of TIFF."""
+"""By the names of OpenSlide and the values of TIFF."""
 _UM_PER_OME_UNIT = {"µm": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
@@ -29,22 +29,22 @@ class Source(Protocol):
     levels: Sizes
     """Width and height of each level, the largest first."""
     mpp_candidates: Mapping[str, Mpp]
-    """Micrometres per pixel of the first level by where it is written, the most trustworthy place first."""
+    """Micrometres per pixel of the first level by origin, the most reliable first."""
     notes: Sequence[str]
-    """What is worth knowing of how the file is read."""
+    """Notes on how the file is read."""
     icc_profile: bytes | None
 
     def read(self, level: int, box: Box) -> RGB:
-        """The pixels of a box inside a level, H x W x 3. May be called from several threads."""
+        """The pixels of a box inside a level, H x W x 3; thread-safe."""
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         ...
 
 
 class OpenSlideSource:
-    """What OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, DICOM, tiled TIFF and others."""
+    """Formats of OpenSlide: SVS, NDPI, MRXS, SCN, BIF, DICOM, tiled TIFF and others."""
 
     def __init__(self, path: Path) -> None:
         """Open it.
@@ -68,18 +68,18 @@ class OpenSlideSource:
         if (width, height) != whole:
             self.levels = tuple((max(1, int(width / down)), max(1, int(height / down))) for down in self._downsamples)
             self.notes = (
-                f"only the scanned area is read, from ({self._left}, {self._top}) of {whole[0]} x {whole[1]} px on; "
-                "all coordinates count from its corner, as in QuPath",
+                f"only the scanned area is read, from ({self._left}, {self._top}) of {whole[0]} x {whole[1]} px; "
+                "all coordinates are relative to its corner, as in QuPath",
             )
         self.mpp_candidates: Mapping[str, Mpp] = _openslide_mpp(properties, whole)
         self.icc_profile = _profile(self._slide)
 
     def read(self, level: int, box: Box) -> RGB:
-        """See `Source`. Beyond the first level it is true to half a pixel of the first, in which OpenSlide counts."""
+        """See `Source`. Beyond the first level it is accurate to half a pixel of the first."""
         downsample = self._downsamples[level]
         corner = self._left + round(box.x * downsample), self._top + round(box.y * downsample)
         rgba = self._slide.read_region(corner, level, (box.width, box.height))
-        if rgba.getchannel("A").getextrema() != (255, 255):  # what was not scanned is transparent
+        if rgba.getchannel("A").getextrema() != (255, 255):  # unscanned areas are transparent
             rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         return np.asarray(rgba.convert("RGB"))
 
@@ -89,19 +89,19 @@ class OpenSlideSource:
 
 
 def dicom_series(path: Path) -> str | None:
-    """Which series a DICOM file belongs to, as many make one slide; None where it cannot be opened."""
+    """The series of a DICOM file, since several files make one slide; None if it cannot be opened."""
     import openslide
 
     try:
         probe(path)
         with openslide.OpenSlide(path) as slide:
             return slide.properties.get("dicom.SeriesInstanceUID")
-    except (openslide.OpenSlideError, InputError):  # staining it will say so
+    except (openslide.OpenSlideError, InputError):  # reported when it is stained
         return None
 
 
 def image_description(path: Path) -> str:
-    """What a TIFF says of itself, such as its OME-XML; empty where it says nothing or cannot be opened."""
+    """The image description of a TIFF, such as OME-XML; empty if it has none or cannot be opened."""
     import openslide
 
     try:
@@ -112,7 +112,7 @@ def image_description(path: Path) -> str:
 
 
 def _profile(slide: Any) -> bytes | None:
-    """The colour profile, or None where there is none or Little CMS does not understand it."""
+    """The colour profile, or None if there is none or Little CMS cannot read it."""
     try:
         profile = slide.color_profile
     except (OSError, ImageCms.PyCMSError):
@@ -121,7 +121,7 @@ def _profile(slide: Any) -> bytes | None:
 
 
 def _bounds(properties: Mapping[str, str], whole: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what was scanned, px of the first level; all of it where that is not known."""
+    """Left, top, width and height of the scanned area in px of the first level; everything if unknown."""
     found = [_number(properties.get(f"openslide.bounds-{name}")) for name in ("x", "y", "width", "height")]
     left, top = (int(value or 0) for value in found[:2])
     width, height = (int(value or side) for value, side in zip(found[2:], whole, strict=True))
@@ -132,7 +132,7 @@ def _bounds(properties: Mapping[str, str], whole: tuple[int, int]) -> tuple[int,
 
 def _openslide_mpp(properties: Mapping[str, str], size: tuple[int, int]) -> dict[str, Mpp]:
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    generic = properties.get("openslide.vendor") == "generic-tiff"  # OpenSlide has it from the resolution
+    generic = properties.get("openslide.vendor") == "generic-tiff"  # OpenSlide derives it from the resolution
     found: dict[str, Mpp] = {}
     if not generic and (x or y):
         found["the scanner's properties"] = x or y or 0.0, y or x or 0.0
@@ -148,7 +148,7 @@ def _openslide_mpp(properties: Mapping[str, str], size: tuple[int, int]) -> dict
 
 
 class ImageSource:
-    """A plain image, which is read whole."""
+    """A plain image, which is read as a whole."""
 
     def __init__(self, path: Path) -> None:
         """Read it.
@@ -180,7 +180,7 @@ class ImageSource:
 def ome_mpp(xml: str, size: tuple[int, int]) -> Mpp | None:
     """Micrometres per pixel along x and y that OME metadata give for the image of this width and height, or None.
 
-    A file may hold several images, such as a macro image before the slide; each has Pixels of its own.
+    A file may contain several images, such as a macro image before the slide, each with its own Pixels.
     """
     if "OME" not in xml:
         return None

@@ -1,9 +1,8 @@
-"""Keeps the finished tiles of an unfinished slide: an SQLite file in a folder beside the result.
+"""Stores the finished tiles of an unfinished slide in an SQLite file, in a folder beside the result.
 
-A TIFF can be written neither out of order nor in two sittings. Finished tiles are therefore kept here, encoded, and are
-copied into the TIFF when all are there. The spool is what a later run continues from after this one was killed: each
-`put` is one transaction, in it entirely or not at all. Before each tile and note stands its hash, which SQLite does not
-keep: a disk that changed a bit must not change a pixel.
+A TIFF cannot be written out of order or by several runs. Finished tiles are therefore stored here, encoded, and copied
+to the TIFF when all are finished. A later run resumes from the spool: each `put` is one transaction. Each tile and note
+is stored with its hash, because SQLite does not detect flipped bits.
 """
 
 import hashlib
@@ -21,21 +20,21 @@ from restain.slides.pyramid import Position
 
 _HASH_BYTES = 16
 _SIDE_BITS = 24
-"""Rows and columns are numbers of up to this many bits in a tile's key; so keys sort by level, row and column."""
+"""Bits of rows and columns in a tile's key, so that keys sort by level, row and column."""
 
 
 class Spool:
-    """Encoded tiles by position, and notes by name, of one job; held by one process at a time."""
+    """Encoded tiles by position, and notes by name, of one job; locked by one process at a time."""
 
     def __init__(self, target: Path, job: str) -> None:
-        """Open the spool of a result, or begin it.
+        """Open or create the spool of a result.
 
         Args:
             target: the result; the spool is the folder `TARGET.spool` beside it.
-            job: everything that the pixels depend on. What the spool holds of another job is thrown away.
+            job: everything that the pixels depend on. Contents of another job are deleted.
 
         Raises:
-            OutputError: the folder cannot be written, or another process holds the spool.
+            OutputError: the folder cannot be written, or another process has the spool.
         """
         self.folder = target.with_name(f"{target.name}.spool")
         self._target = target
@@ -50,7 +49,7 @@ class Spool:
                 self.set_note("job", job)
 
     def _open(self) -> sqlite3.Connection:
-        # Exclusive: the lock stays until the process ends, however it ends.
+        # exclusive: the lock is held until the process ends for any reason
         database = sqlite3.connect(self.folder / "tiles.sqlite", timeout=0.5, check_same_thread=False)
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
@@ -62,20 +61,20 @@ class Spool:
         return database
 
     def put(self, tiles: Iterable[tuple[Position, bytes]]) -> None:
-        """Keep tiles; all of them are in the spool afterwards, or none.
+        """Store tiles, all or none.
 
         Raises:
-            OutputError: the disk is full, for instance; what was kept before stays.
+            OutputError: the disk is full, for instance; earlier tiles are kept.
         """
         with self._explained(), self._lock, self._database:
             rows = ((_key(position), _hashed(_key(position), data)) for position, data in tiles)
             self._database.executemany("INSERT OR REPLACE INTO tiles VALUES (?, ?)", rows)
 
     def get(self, position: Position) -> bytes | None:
-        """An encoded tile, or None where there is none.
+        """An encoded tile, or None if there is none.
 
         Raises:
-            OutputError: it was changed since it was put; it is forgotten.
+            OutputError: it is damaged; it is dropped.
         """
         key = _key(position)
         with self._explained(), self._lock:
@@ -83,13 +82,13 @@ class Spool:
         return None if row is None else self._whole(key, row[0])
 
     def positions(self, level: int) -> set[Position]:
-        """Where tiles of a level are kept."""
+        """Positions of the stored tiles of a level."""
         with self._explained(), self._lock:
             rows = self._database.execute("SELECT key FROM tiles WHERE key BETWEEN ? AND ?", _range(level)).fetchall()
         return {_position(key) for (key,) in rows}
 
     def tiles(self, level: int) -> Iterator[tuple[Position, bytes]]:
-        """The tiles of a level, row by row; the spool must rest until the last.
+        """The tiles of a level, row by row; the spool must not change until the last.
 
         Raises:
             OutputError: as in `get`.
@@ -100,35 +99,35 @@ class Spool:
                 yield _position(key), self._whole(key, data)
 
     def _whole(self, key: int, kept: object) -> bytes:
-        """A tile without its hash; one that was changed is forgotten, so that a later run makes it again."""
+        """A tile without its hash; a damaged one is dropped, so that a later run makes it again."""
         if isinstance(kept, bytes) and _hashed(key, kept[_HASH_BYTES:]) == kept:
             return kept[_HASH_BYTES:]
         with self._explained(), self._lock, self._database:
             self._database.execute("DELETE FROM tiles WHERE key = ?", (key,))
         raise OutputError(
-            f"a tile kept in {self.folder} was damaged on the disk and is dropped; run the same command to make it "
+            f"a tile in {self.folder} is damaged on the disk and was dropped; run the same command to make it "
             "again, or delete the folder to start again"
         )
 
     def note(self, name: str) -> str | None:
-        """What `set_note` kept; None where there is nothing, or it was changed since."""
+        """A note from `set_note`; None if there is none, or it is damaged."""
         with self._explained(), self._lock:
             row = self._database.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         digest, _, value = str(row[0]).partition(" ") if row else ("", "", "")
         return value if digest and digest == _digest_of_note(name, value) else None
 
     def set_note(self, name: str, value: str) -> None:
-        """Keep a word of text."""
+        """Store a text."""
         with self._explained(), self._lock, self._database:
             words = f"{_digest_of_note(name, value)} {value}"
             self._database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, words))
 
     def close(self) -> None:
-        """Let go of the spool; it can be continued."""
+        """Close the spool; it can be resumed."""
         self._database.close()
 
     def remove(self) -> None:
-        """Let go of the spool and delete it: the result is whole, or not wanted."""
+        """Close and delete the spool, because the result is complete or not wanted."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -142,7 +141,7 @@ class Spool:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn the errors of SQLite and of the system into a sentence."""
+        """Raise errors of SQLite and of the system as restain errors."""
         try:
             yield
         except OutputError:
@@ -155,20 +154,20 @@ class Spool:
             if any(words in str(error) for words in ("malformed", "not a database")):
                 raise OutputError(f"{self.folder} is damaged ({error}); delete it and start again") from error
             raise OutputError(
-                f"cannot write {self.folder}: {error}; make room on the disk or choose another place, "
-                "the same command then continues where this one stopped"
+                f"cannot write {self.folder}: {error}; free disk space or choose another folder, "
+                "then run the same command to resume"
             ) from error
 
 
 def forget_spool(target: Path, job: str) -> None:
-    """Delete what a run left behind that was killed after its result had got its name; not while another holds it."""
+    """Delete the spool of a run that was killed after its result was complete, unless another process has it."""
     if target.with_name(f"{target.name}.spool").is_dir():
         with suppress(OutputError):
             Spool(target, job).remove()
 
 
 def _hashed(key: int, data: bytes) -> bytes:
-    """A tile behind its hash, in which its place counts."""
+    """A tile after its hash, which includes its position."""
     return hashlib.blake2b(data, digest_size=_HASH_BYTES, salt=key.to_bytes(16)).digest() + data
 
 

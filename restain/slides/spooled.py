@@ -1,4 +1,4 @@
-"""An unfinished slide, read as its finished file will be: tiles come from the spool, the rest is glass."""
+"""An unfinished slide, read like its finished file: tiles come from the spool, the rest is background."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,7 +21,7 @@ class SpooledSource:
     def __init__(
         self, pyramid: Pyramid, codec: Codec, background: Colour, mpp: float, tile: Callable[[Position], bytes | None]
     ) -> None:
-        """Read a slide that is being made.
+        """Read an unfinished slide.
 
         Args:
             pyramid: its shape.

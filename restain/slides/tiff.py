@@ -1,8 +1,8 @@
-"""Puts finished tiles together to a pyramidal OME-TIFF: BigTIFF, copied tile by tile, nothing encoded again.
+"""Assembles finished tiles into a pyramidal OME-TIFF: BigTIFF, copied tile by tile without encoding again.
 
-The levels are found in two ways, because readers look in two places: as SubIFDs of the first image, as OME-TIFF says,
-and in the main chain of IFDs, where OpenSlide looks. Tiles of plain background are stored once and pointed at from all
-their places, so that a file grows with its tissue.
+Levels are linked twice, because readers differ: as SubIFDs of the first image, as OME-TIFF specifies, and in the main
+chain of IFDs, where OpenSlide looks. Background tiles are stored once and shared, so that the file grows with its
+tissue.
 """
 
 import struct
@@ -36,7 +36,7 @@ _UM_PER_CM = 10_000
 
 @dataclass(frozen=True)
 class Description:
-    """What a slide says of itself."""
+    """Metadata of a slide."""
 
     name: str
     mpp: float
@@ -44,9 +44,9 @@ class Description:
     stain: str | None = None
     """Name of the channel, such as `virtual HER2`."""
     origin_um: tuple[float, float] = (0.0, 0.0)
-    """Where the left upper corner lies on the slide that it was made from."""
+    """Position of the upper left corner on the original slide."""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    """Where it comes from; kept as key and value pairs that viewers show."""
+    """Provenance, stored as key-value pairs that viewers show."""
     icc_profile: bytes | None = None
 
 
@@ -59,15 +59,15 @@ def write_tiff(
     description: Description,
     thumbnail: tuple[tuple[int, int], bytes],
 ) -> None:
-    """Write a whole file.
+    """Write a complete file.
 
     Args:
         file: opened for writing and seeking, empty.
         pyramid: the shape of the pyramid.
         codec: by which all tiles were encoded.
-        levels: for each level its tiles, in any order; where there is none, there is background.
+        levels: for each level its tiles, in any order; missing ones are background.
         background: one encoded tile of it.
-        description: what the file says of itself.
+        description: metadata of the file.
         thumbnail: width and height, and the encoded image.
     """
     file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 0))
@@ -99,7 +99,7 @@ Tags = dict[int, tuple[TagType, Sequence[int] | bytes | np.ndarray]]
 def _copy(
     file: BinaryIO, pyramid: Pyramid, level: int, tiles: Iterable[tuple[Position, bytes]], blank: int, blank_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Append the tiles of a level; where each lies and how long it is."""
+    """Append the tiles of a level; returns their offsets and lengths."""
     offsets = np.full(pyramid.grid(level), blank, np.uint64)
     lengths = np.full(pyramid.grid(level), blank_bytes, np.uint64)
     for position, data in tiles:

@@ -1,7 +1,7 @@
-"""Slides as TIFF and OME-TIFF, read tile by tile; what their headers claim is bounded before it is believed.
+"""Slides as TIFF and OME-TIFF, read tile by tile; sizes in their headers are checked before use.
 
-Levels are found by the structure of the file alone. The XML of an OME-TIFF may name other files and any number of
-planes; neither is followed.
+Levels are found by the structure of the file only. The XML of an OME-TIFF may name other files and many planes; neither
+is followed.
 """
 
 import threading
@@ -28,15 +28,15 @@ _MOST_LEVELS = 64
 
 
 class TiffSource:
-    """TIFF and OME-TIFF in which OpenSlide sees nothing, or fewer levels than there are."""
+    """TIFF and OME-TIFF that OpenSlide cannot read, or not with all levels."""
 
     def __init__(self, path: Path) -> None:
         """Open it.
 
         Raises:
             ImportError: tifffile is not installed.
-            tifffile.TiffFileError: it is no TIFF, or holds no image.
-            InputError: it is not 8-bit RGB, or its header claims what the file cannot hold.
+            tifffile.TiffFileError: it is not a TIFF, or has no image.
+            InputError: it is not 8-bit RGB, or its header does not match the file.
         """
         import tifffile
 
@@ -51,7 +51,7 @@ class TiffSource:
                 f"{path} has {channels} channels of {first.bitspersample} bits; expected one RGB image of 8 bits"
             )
         if first.photometric != _RGB and not (first.photometric == _YCBCR and first.compression in _DECODED_TO_RGB):
-            raise InputError(f"{path} has the colours of {first.photometric.name}, not RGB; export it again as RGB")
+            raise InputError(f"{path} has the colour space {first.photometric.name}, not RGB; export it again as RGB")
         for page in self._pages:
             _check_segments(path, page)
         self.format = "OME-TIFF" if self._file.is_ome else "TIFF"
@@ -113,7 +113,7 @@ class TiffSource:
         with self._lock:
             handle.seek(page.dataoffsets[index])
             data = handle.read(page.databytecounts[index])
-        if len(data) < page.databytecounts[index]:  # decoders would make up what is missing
+        if len(data) < page.databytecounts[index]:  # decoders would fill in missing data
             raise EOFError(f"the file ends in its tile {index}")
         segment, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         rgb: RGB = np.asarray(segment)[0]
@@ -144,7 +144,7 @@ class _Image:
 
 
 def _main_image(file: Any) -> _Image:
-    """The slide itself, and not a label or macro image, which may be larger: the one with most levels.
+    """The slide rather than a label or macro image, which may be larger: the image with most levels.
 
     Among equals it is the first of an OME-TIFF, where the slide comes first, and else the largest.
     """
@@ -178,7 +178,7 @@ def _is_below(page: Any, above: Any) -> bool:
 
 
 def _check_segments(path: Path, page: Any) -> None:
-    """Refuse a level whose tiles are larger than any file has them, or are not all there.
+    """Refuse a level with implausibly large tiles, or with missing ones.
 
     Raises:
         InputError: with the size, or the number of tiles.

@@ -1,4 +1,4 @@
-"""Cuts an image that is too large for one pass into tiles that the network can work on one by one."""
+"""Covers an image that is too large for one pass with tiles."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One piece of work: the network sees `window`, and `core` of its output is kept."""
+    """A tile: the network sees `window`, and the `core` of its output is kept."""
 
     core: Box
     window: Box
@@ -43,7 +43,7 @@ def tiles(size: tuple[int, int], tile_px: int, halo_px: int, multiple: int = 4) 
     Args:
         size: width and height in px, multiples of `multiple`.
         tile_px: side of a core, such a multiple too.
-        halo_px: how far the network looks, such a multiple too.
+        halo_px: margin around a core, such a multiple too.
         multiple: 2 to the number of times that the network halves the image. Sides and origins of all that it sees are
             multiples of this, so that all windows share one grid of coarse pixels.
 
@@ -71,7 +71,7 @@ def spans(
     Args:
         length: of the image.
         tile_px: of a core.
-        halo_px: what a window has on either side of it.
+        halo_px: margin of a window on either side.
         part: start and length of what the cores cover; all if not given.
     """
     first, count = part or (0, length)

@@ -18,11 +18,11 @@ from restain.polygons import GeoJsonRings, geojson_file
 from restain.slides.reader import Slide
 
 MASK_MPP = 8.0
-"""Micrometres per pixel at which tissue is looked for."""
+"""Micrometres per pixel for the detection of tissue."""
 
 _BLUR_UM, _GAP_UM, _MARGIN_UM = 12.0, 40.0, 40.0
 _SMALLEST_UM2 = 10_000.0
-"""Specks smaller than a square of 100 µm are dust."""
+"""Smaller specks are dust."""
 _COLOUR = (12 / 255, 40 / 255)
 """The threshold of colourfulness lies between: below is glass, above is tissue, whatever the histogram looks like."""
 _PALE_SHARE = 0.5
@@ -30,24 +30,24 @@ _PALE_SHARE = 0.5
 _STRIP = 512
 """Rows of the mask for which distances are in memory together."""
 _DARK = 0.15
-"""Darker than this is no tissue but the edge of the glass or a pen."""
+"""Darker pixels are the edge of the glass or pen, not tissue."""
 
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Where to stain."""
+    """The mask of the tissue."""
 
     mask: NDArray[np.bool_]
     """H x W, true on tissue."""
     step: tuple[float, float]
-    """How many pixels of the slide's first level one pixel of the mask is wide and high."""
+    """Width and height of a pixel of the mask in pixels of the slide's first level."""
 
     def touches(self, x: float, y: float, width: float, height: float) -> bool:
         """Whether there is tissue in a box, given in px of the first level."""
         return bool(self._part(x, y, width, height).any())
 
     def share(self, x: float, y: float, width: float, height: float) -> float:
-        """How much of a box is tissue, 0 to 1."""
+        """Share of tissue in a box, 0 to 1."""
         part = self._part(x, y, width, height)
         return float(part.mean()) if part.size else 0.0
 
@@ -79,7 +79,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     rgb = slide.whole(mpp)
     mask = tissue_of(rgb, mpp)
     if not mask.any():
-        raise InputError(f"{slide.path}: no tissue found on it; stain without tissue mask, or a region of it")
+        raise InputError(f"{slide.path}: no tissue found; stain without tissue mask, or stain a region")
     return TissueMask(mask, (slide.size[0] / mask.shape[1], slide.size[1] / mask.shape[0]))
 
 
@@ -104,7 +104,7 @@ def tissue_of(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
 
 
 def _threshold(colour: NDArray[np.float32]) -> float:
-    """Colourfulness that parts glass from tissue.
+    """Threshold of colourfulness between glass and tissue.
 
     Pen or strongly stained control tissue can draw the threshold above pale tissue. Where much lies between glass and
     such a threshold, what lies below is parted anew.
@@ -121,7 +121,7 @@ def _threshold(colour: NDArray[np.float32]) -> float:
 
 
 def otsu(values: NDArray[np.float32]) -> float:
-    """The threshold that parts values into two groups of least variance (Otsu 1979)."""
+    """The threshold that splits values into two groups of least variance (Otsu 1979)."""
     counts, edges = np.histogram(values, 256)
     centres = (edges[:-1] + edges[1:]) / 2
     below, above = np.cumsum(counts), np.cumsum(counts[::-1])[::-1]
@@ -133,7 +133,7 @@ def otsu(values: NDArray[np.float32]) -> float:
 
 
 def _grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """All that lies within a radius of the mask; strip by strip, as distances take 40 times the memory of the mask."""
+    """Dilate a mask by a radius, in strips, because distances take 40 times the memory of the mask."""
     if radius < 1:
         return mask
     grown, reach = np.zeros_like(mask), math.ceil(radius)
@@ -198,11 +198,11 @@ def _area(ring: Sequence[tuple[float, float]]) -> float:
 
 
 def save_tissue(tissue: TissueMask, slide: Slide, picture: Path, outlines: Path) -> None:
-    """Save a mask as a picture, tissue in its colours and the rest pale, and as GeoJSON for QuPath.
+    """Save a mask as a picture, with everything but tissue pale, and as GeoJSON for QuPath.
 
     Args:
         tissue: the mask.
-        slide: which it belongs to.
+        slide: the slide.
         picture: the PNG to write.
         outlines: the GeoJSON to write; px of the slide's first level.
 

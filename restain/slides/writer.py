@@ -1,6 +1,6 @@
-"""Writes a slide tile by tile, in any order and in any number of sittings, as a pyramidal OME-TIFF.
+"""Writes a slide tile by tile, in any order and in several runs, as a pyramidal OME-TIFF.
 
-`write_slide` is all that most callers need. `SlideWriter` is for those who make tiles at their own pace.
+`write_slide` suits most callers; `SlideWriter` is for callers that make tiles themselves.
 """
 
 import math
@@ -30,18 +30,17 @@ BACKGROUND: Colour = (242, 242, 242)
 """Clean glass in a bright-field scanner."""
 
 THUMBNAIL_PX = 1024
-"""The longer side of the thumbnail, at most."""
+"""Longest side of the thumbnail."""
 
 _TOGETHER = 32
-"""Tiles of the pyramid kept in one transaction."""
+"""Tiles of the pyramid per transaction."""
 
 
 class SlideWriter:
     """Takes the tiles of the full size; `finish` makes the pyramid and the file.
 
-    What was put in is safe at once, also from SIGKILL: the same writer, opened again, knows it. Where no tile is put,
-    there is background, which costs nothing. Tiles may be put in any order; encoding may run in any thread, `put` is
-    called from one.
+    Tiles that were put survive SIGKILL: the same writer, opened again, has them. Missing tiles are background and take
+        no space. Tiles may be put in any order; encoding may run in any thread, `put` in one.
     """
 
     def __init__(
@@ -54,15 +53,16 @@ class SlideWriter:
         background: Colour = BACKGROUND,
         job: str = "",
     ) -> None:
-        """Begin a slide, or go on with it.
+        """Begin or resume a slide.
 
         Args:
-            path: the result, `*.ome.tif` or `*.ome.zarr`; until it is whole, its tiles are in the folder `PATH.spool`.
+            path: the result, `*.ome.tif` or `*.ome.zarr`; until it is complete, its tiles are in the folder
+                `PATH.spool`.
             pyramid: its shape.
-            description: what it says of itself.
+            description: its metadata.
             codec: how tiles are compressed; JPEG in RGB of quality 90 if not given.
             background: colour where no tile is put.
-            job: names everything that the pixels depend on. Tiles kept under another job are thrown away.
+            job: identifies everything that the pixels depend on. Tiles of another job are deleted.
 
         Raises:
             OutputError: the folder cannot be written, or another process is writing this file.
@@ -73,7 +73,7 @@ class SlideWriter:
         self.spool = Spool(path, f"{job} {pyramid} {self.codec}")
 
     def finished(self) -> set[Position]:
-        """The tiles of the full size that need not be put again."""
+        """The tiles of the full size that are already stored."""
         return self.spool.positions(0)
 
     def encode(self, position: Position, rgb: RGB) -> tuple[Position, bytes]:
@@ -81,10 +81,10 @@ class SlideWriter:
 
         Args:
             position: of the tile.
-            rgb: H x W x 3 uint8; at the right and lower border as large as what is left.
+            rgb: H x W x 3 uint8; smaller at the right and lower border.
 
         Raises:
-            ShapeError: another size is needed there.
+            ShapeError: the size is wrong.
         """
         box = self.pyramid.box(position)
         if rgb.shape != (box.height, box.width, 3) or rgb.dtype != np.uint8:
@@ -98,20 +98,20 @@ class SlideWriter:
         return position, self.codec.encode(np.ascontiguousarray(rgb))
 
     def put(self, tiles: Iterable[tuple[Position, bytes]]) -> None:
-        """Keep encoded tiles: all of them or, when it fails, none.
+        """Store encoded tiles, all or none.
 
         Raises:
-            OutputError: for instance a full disk; what was put before stays for a later run.
+            OutputError: for instance a full disk; earlier tiles are kept for a later run.
         """
         self.spool.put(tiles)
 
     def finish(self, *, threads: int = 2) -> None:
-        """Make the smaller levels, put the file together, give it its name and remove the spool.
+        """Make the smaller levels, assemble the file, put it in place and remove the spool.
 
-        Each level is made from the decoded tiles of the one before, so the file is the same in one sitting or several.
+        Each level is made from the decoded tiles of the one before, so the file is the same after one run or several.
 
         Raises:
-            OutputError: the file cannot be written; the spool stays, and a later run finishes it.
+            OutputError: the file cannot be written; the spool is kept, and a later run finishes it.
         """
         with ThreadPoolExecutor(threads) as pool:
             for level in range(1, len(self.pyramid.levels)):
@@ -126,7 +126,7 @@ class SlideWriter:
         except OSError as error:
             raise OutputError(
                 f"cannot write {self.path}: {error.strerror or error}; its tiles are kept in {self.spool.folder}, "
-                "make room or close the file elsewhere, and the same command finishes it"
+                "free disk space or close the file elsewhere, then run the same command to finish it"
             ) from error
         self.spool.remove()
 
@@ -150,7 +150,7 @@ class SlideWriter:
         temporary, earlier = self.spool.folder / "whole.zarr", self.spool.folder / "earlier.zarr"
         for folder in (temporary, earlier):
             if folder.exists():
-                shutil.rmtree(folder)  # of a run that was killed here
+                shutil.rmtree(folder)  # of a run that was killed at this point
         levels = [self.spool.tiles(level) for level in range(len(self.pyramid.levels))]
         write_ngff(temporary, self.pyramid, self.codec, levels, self.background, self.description)
         if self.path.exists():
@@ -158,7 +158,7 @@ class SlideWriter:
         temporary.rename(self.path)
 
     def _make_level(self, level: int, pool: ThreadPoolExecutor, depth: int) -> None:
-        """Make one level from the tiles of the level before it, as far as that is still to be done."""
+        """Make the missing tiles of a level from those of the level before."""
         parents = {Position(level, below.row // 2, below.column // 2) for below in self.spool.positions(level - 1)}
         todo = sorted(parents - self.spool.positions(level))
         made: list[tuple[Position, bytes]] = []
@@ -170,7 +170,7 @@ class SlideWriter:
         self.put(made)
 
     def halved(self, parent: Position) -> tuple[Position, bytes]:
-        """Encode a tile from the four kept below it, by the mean of each 2 x 2 px; background where none is."""
+        """Encode a tile from the four tiles below, by the mean of each 2 x 2 px; missing ones are background."""
         side = self.pyramid.tile_px
         canvas = self._blank(2 * side)
         for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -181,7 +181,7 @@ class SlideWriter:
         return parent, self.codec.encode(np.asarray(Image.fromarray(canvas).reduce(2)))
 
     def _thumbnail(self) -> tuple[tuple[int, int], bytes]:
-        """Size and bytes of the smallest level at least as large as the thumbnail may be, made smaller."""
+        """The thumbnail, reduced from the smallest level that is at least as large."""
         level = max((n for n, size in enumerate(self.pyramid.levels) if max(size) >= THUMBNAIL_PX), default=0)
         rows, columns = self.pyramid.grid(level)
         side, (width, height) = self.pyramid.tile_px, self.pyramid.levels[level]
@@ -205,7 +205,7 @@ class SlideWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Keep what is worth continuing: after a failure with nothing done, nothing is left behind."""
+        """Close the spool, and delete it if it has no tiles."""
         if kind and self.spool.folder.is_dir() and not self.finished():
             self.spool.remove()
         self.spool.close()
@@ -227,7 +227,7 @@ def write_slide(
     """Stream a slide of any size from a function into a pyramidal OME-TIFF; never more than a few tiles in memory.
 
     Args:
-        path: the file, `*.ome.tif`; it has this name when it is whole. Until then its tiles are in `PATH.spool`.
+        path: the file, `*.ome.tif`; until it is complete, its tiles are in `PATH.spool`.
         size: width and height in px.
         tile: called as `tile(x, y, width, height)`, gives these pixels as height x width x 3 uint8, or None where there
             is background only. It is called once for each tile, in several threads, and must give the same each time.
@@ -235,8 +235,8 @@ def write_slide(
         codec: how tiles are compressed; JPEG in RGB of quality 90 if not given.
         tile_px: side of a tile in the file, a multiple of 16.
         background: colour where `tile` gives None.
-        job: names everything that the pixels depend on; a run that was killed then goes on where it stopped. Without
-            it, every run starts anew.
+        job: identifies everything that the pixels depend on, so that a killed run can be resumed. Without it, every run
+            starts again.
         threads: threads that make and encode tiles.
         on_progress: called with the tiles done and the tiles in all.
 

@@ -1,1 +1,1 @@
-"""A network over pixels: images and whole slides, in tiles that know their neighbours."""
+"""Staining: a network over images and whole slides, in tiles with shared statistics."""

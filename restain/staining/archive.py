@@ -1,7 +1,7 @@
-"""Stains many slides: each is a unit of its own, that fails, is skipped or is continued without the others.
+"""Stains many slides; each fails, is skipped or is resumed independently of the others.
 
-Where the work is done, in processes of this machine or on Ray, is a `Pool`; what a lost worker had finished of its
-slide lies on the disk, so that the next one goes on with it.
+A `Pool` runs the work in processes of this machine or on Ray; finished tiles of a lost worker are on disk, so that the
+next one resumes its slide.
 """
 
 import platform
@@ -22,7 +22,7 @@ SlideResult = SlideReport | RestainError
 
 @dataclass(frozen=True)
 class ArchiveOutcome:
-    """What became of the slides given to `stain_slides`."""
+    """Results of `stain_slides`."""
 
     reports: list[SlideReport] = field(default_factory=list)
     failures: dict[Path, RestainError] = field(default_factory=dict)
@@ -38,13 +38,13 @@ def stain_slides(
     extra: Extra | None = None,
     on_slide: Callable[[SlideJob, SlideResult], None] = lambda *_: None,
 ) -> ArchiveOutcome:
-    """Stain slides; what fails does not stop the others, what is finished is skipped.
+    """Stain slides; failures do not stop the others, and finished slides are skipped.
 
     Args:
         model: checkpoint of a generator.
         jobs: from `find_slides`.
-        settings: for all of them, the defaults if not given; a job's own micrometres per pixel go first.
-        pool: where slides are stained, and on which device; one after the other on the CPU, if not given.
+        settings: for all slides, the defaults if not given; micrometres per pixel of a job take precedence.
+        pool: where slides are stained, and on which device; one by one on the CPU, if not given.
         overwrite: as in `stain_slide`.
         extra: likewise.
         on_slide: called when a slide is done or has failed.
@@ -57,9 +57,11 @@ def stain_slides(
     settings, pool = settings or SlideSettings(), pool or Processes()
     if extra:
         extra.check(settings)
-    sha256 = load_model(model).sha256  # a wrong one is told here, not for each slide
+    sha256 = load_model(model).sha256  # a wrong model is reported once, not for each slide
     outcome = ArchiveOutcome()
-    anywhere = replace(settings, rois=settings.rois and settings.rois.absolute())  # a worker may start elsewhere
+    anywhere = replace(
+        settings, rois=settings.rois and settings.rois.absolute()
+    )  # a worker may start in another folder
     there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
     calls = [(model.absolute(), sha256, job, anywhere, pool.device, overwrite, extra) for job in there]
     try:
@@ -79,7 +81,7 @@ def stain_slides(
 
 @lru_cache(maxsize=1)
 def _load(model: Path, sha256: str, device: str) -> Model:
-    """The model, loaded once in each process; another one may lie there later, which its hash tells."""
+    """The model, loaded once per process; the hash detects a file that was replaced."""
     del sha256
     return load_model(model, device)
 
@@ -93,7 +95,7 @@ def _stain(
     overwrite: bool,
     extra: Extra | None,
 ) -> SlideResult:
-    """Stain one slide of many; what is refused becomes its result."""
+    """Stain one slide of many; an error becomes its result."""
     try:
         loaded = _load(model, sha256, device)
     except RestainError as error:

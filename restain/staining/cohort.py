@@ -1,4 +1,4 @@
-"""Statistics that many slides share, so that all of a study are stained alike."""
+"""Common statistics of many slides, so that a study is stained consistently."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ from restain.staining.statistics import SAMPLE_PX, SAMPLE_TILES, choose
 
 @dataclass
 class Cohort:
-    """What many slides have in common."""
+    """Common statistics of many slides."""
 
     statistics: NormStatistics = field(default_factory=dict)
     """Joint moments of each instance norm, by the name of the layer."""
     slides: int = 0
-    """How many were looked at."""
+    """Number of slides that were read."""
     failures: dict[Path, RestainError] = field(default_factory=dict)
-    """Those that could not be."""
+    """Slides that could not be read."""
 
 
 def cohort_statistics(
@@ -37,14 +37,14 @@ def cohort_statistics(
     *,
     on_slide: Callable[[SlideJob], None] = lambda _: None,
 ) -> Cohort:
-    """Take joint statistics over tissue tiles of many slides, as the policy `slide` does over those of one.
+    """Joint statistics over tissue tiles of many slides, as the policy `slide` uses for a single one.
 
     The sample has about as many tiles as that of one slide, so that it takes the same memory: each slide gives an equal
     number, and of more slides than tiles some are left out, evenly.
 
     Args:
         model: from `load_model`.
-        slides: from `find_slides`; their targets are not looked at.
+        slides: from `find_slides`; their targets are ignored.
         settings: scale and tissue count, as for staining.
         on_slide: called when a slide was read.
 

@@ -35,7 +35,9 @@ def network_of(
     generator, device, norm = model.generator, model.device, settings.norm
     by_openvino, is_folded = settings.engine == "openvino", not isinstance(norm, DenseNorm | TileNorm)
     if by_openvino and not (is_folded and device.type == "cpu"):
-        raise InputError("OpenVINO runs on a CPU, by the norm 'slide' or a file of statistics; choose these, or torch")
+        raise InputError(
+            "OpenVINO needs a CPU and the norm 'slide' or a file of statistics; choose these, or the engine torch"
+        )
     if not is_folded:
         run = tiled_network(generator, norm, plan.size, plan.read, tile_px=plan.tile_px)
     else:

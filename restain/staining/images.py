@@ -1,8 +1,8 @@
 """Stains images that fit in memory: arrays by `stain`, files and folders by `stain_files`.
 
-Where an image is larger than a tile, the tiles overlap by the generator's receptive radius, so that nothing is missing
-at their edges, and share the statistics of instance norm, so that they do not differ in colour (see `policies`).
-An image up to one tile is stained in one piece, by its own statistics.
+Tiles of a larger image overlap by the generator's receptive radius, so that their edges are correct, and share
+statistics of instance norm, so that their colours agree (see `policies`). An image up to one tile is stained as a
+whole, with its own statistics.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,15 +29,15 @@ from restain.staining.policies import NormPolicy, SharedNorm, SlideNorm, TileNor
 T = TypeVar("T")
 
 TILE_PX = 1024
-"""Side of a tile. Tiles of the public data sets go through in one piece; at width 64 one pass takes about 3 GB."""
+"""Side of a tile. Tiles of the public data sets are stained as a whole; at width 64 one pass takes about 3 GB."""
 
 
 _FILES_PX = 2**24
-"""How much is read and written together: 16 tiles of 1024 px."""
+"""Pixels that are read and written together: 16 tiles of 1024 px."""
 
 
 class ImagesOutcome(NamedTuple):
-    """What became of the images given to `stain_files`."""
+    """Results of `stain_files`."""
 
     written: list[Path]
     failures: dict[Path, RestainError]
@@ -55,7 +55,7 @@ def stain(
     """Turn H&E into virtual IHC.
 
     Sides that are no multiple of what the generator needs (4 px for most, 256 for the U-Net) are padded by reflection
-    and cropped back. The generator runs where its weights are, in evaluation mode; it is left as it was.
+    and cropped back. The generator runs on its device in evaluation mode, and its mode is restored.
 
     Args:
         generator: from `load_generator`, or a method in training.
@@ -99,26 +99,26 @@ def stain_files(
 ) -> ImagesOutcome:
     """Stain image files and folders of them; each result is a PNG of the same name in `out`, subfolders kept.
 
-    An image that cannot be read does not stop the others. Images of one size go through the generator together.
+    An image that cannot be read does not stop the others. Images of equal size are stained together.
 
     Args:
         generator: from `load_generator`.
         inputs: image files and folders of them.
-        out: a folder, made where it is missing.
+        out: a folder, created if missing.
         tile_px: as in `stain`.
         halo_px: as in `stain`.
         norm: as in `stain`.
         overwrite: whether `out` may already hold files; those of the same name are replaced, others stay.
-        on_stained: called with each image, its H&E and its virtual stain, such as to map where not to believe it.
+        on_stained: called with each image, its H&E and its virtual stain, such as for trust maps.
         on_progress: called with the pixels done and the pixels in all.
 
     Returns:
-        What was written, and what could not be stained, with the reason of each.
+        The files written, and the images that could not be stained, with reasons.
 
     Raises:
-        MissingError, InputError, OutputError: as in `find_images`; nothing has been done then.
+        MissingError, InputError, OutputError: as in `find_images`, before any work.
         ShapeError: the statistics given belong to another generator.
-        OutputError: a result cannot be written, for instance on a full disk; what was written before is whole.
+        OutputError: a result cannot be written, for instance on a full disk; earlier results are complete.
     """
     generator, norm = _with_statistics(generator, norm)
     sizes: dict[ImageJob, tuple[int, int]] = {}
@@ -160,7 +160,7 @@ def stain_files(
 
 
 def _decoded(group: Sequence[ImageJob], pool: Executor) -> tuple[dict[ImageJob, RGB], dict[ImageJob, RestainError]]:
-    """The images of a group, and why others of it cannot be read."""
+    """The images of a group, and the reasons why others cannot be read."""
     read = dict(zip(group, pool.map(lambda job: _attempt(load_image, job.source), group), strict=True))
     failed = {job: found for job, found in read.items() if isinstance(found, RestainError)}
     return {job: found for job, found in read.items() if not isinstance(found, RestainError)}, failed
@@ -181,14 +181,14 @@ def _stainable_size(generator: Stainer, norm: NormPolicy, tile_px: int, path: Pa
 
 
 def _groups(sizes: Mapping[ImageJob, tuple[int, int]]) -> Iterator[list[ImageJob]]:
-    """Images of one size, as many as may be in memory together."""
+    """Groups of images of equal size that fit in memory together."""
     for (width, height), same in groupby(sorted(sizes, key=sizes.__getitem__), key=sizes.__getitem__):
         jobs, count = list(same), max(1, _FILES_PX // (width * height))
         yield from (jobs[start : start + count] for start in range(0, len(jobs), count))
 
 
 def _with_statistics(generator: Stainer, norm: NormPolicy) -> tuple[Stainer, NormPolicy]:
-    """A generator with fixed statistics, where these are given, needs no policy any more."""
+    """With given statistics, a generator with fixed statistics, which needs no policy."""
     return (freeze(generator, norm.statistics), TileNorm()) if isinstance(norm, SharedNorm) else (generator, norm)
 
 
@@ -213,7 +213,7 @@ def _stain_each(
     cut = list(tiles((width, height), tile_px, halo_px, multiple))
     if len(cut) == 1 or not instance_norms(generator):
         norm = TileNorm()
-    together = len(images) if isinstance(norm, TileNorm) else 1  # otherwise each image has statistics of its own
+    together = len(images) if isinstance(norm, TileNorm) else 1  # otherwise each image has its own statistics
     with evaluating(generator), _memory_in_words(generator, cut[0].window):
         for start in range(0, len(images), together):
             network = tiled_network(generator, norm, (width, height), partial(_read, images[start]), tile_px=tile_px)
@@ -229,7 +229,7 @@ def _stain_tiles(
     most_px: int,
     on_pixels: Callable[[int], None],
 ) -> None:
-    """Stain tile by tile, of as many images at once as together have no more than `most_px`."""
+    """Stain tile by tile, for as many images at once as have at most `most_px` together."""
     for tile in cut:
         count = max(1, most_px // (tile.window.width * tile.window.height))
         for start in range(0, len(images), count):
@@ -238,13 +238,13 @@ def _stain_tiles(
                 stained = to_uint8(network(to_tensor(windows), tile.window))
             kept = stained[:, *tile.core.within(tile.window).slices]
             for image, found in zip(virtual[start : start + count], kept, strict=True):
-                place = image[tile.core.slices]  # ends where the image does, the core may reach into its padding
+                place = image[tile.core.slices]  # the core may extend into the padding of the image
                 place[...] = found[: place.shape[0], : place.shape[1]]
                 on_pixels(place.shape[0] * place.shape[1])
 
 
 def _read(image: RGB, window: Box) -> RGB:
-    """The pixels of a window; where it reaches beyond the image, they are reflected."""
+    """The pixels of a window, reflected outside the image."""
     inside = image[window.slices]
     missing = (window.height - inside.shape[0], window.width - inside.shape[1])
     return np.pad(inside, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect") if any(missing) else inside
@@ -256,7 +256,7 @@ def _memory_in_words(generator: Stainer, window: Box) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RestainError(
-            f"a tile of {window.width} x {window.height} px does not fit into the memory of "
+            f"a tile of {window.width} x {window.height} px does not fit in the memory of "
             f"{next(generator.parameters()).device}; choose a smaller tile"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Which images and slides are stained, and where each result goes: found in folders and tables, shared out."""
+"""Finds the images and slides to stain in folders and tables, and the paths of their results."""
 
 import csv
 import io
@@ -34,24 +34,23 @@ class ImageJob:
 def find_images(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -> list[ImageJob]:
     """Pair each image with its result.
 
-    A file goes to `out/NAME.png`; what is found below a folder keeps its path from there on, `sub/a.jpg` becoming
-    `out/sub/a.png`. Hidden files, slides in folders, what
-    lies in `out`, and maps that an earlier run wrote are passed over.
+    A file goes to `out/NAME.png`; files in a folder keep their relative path, so that `sub/a.jpg` becomes
+    `out/sub/a.png`. Hidden files, slides in folders, files in `out`, and maps of an earlier run are ignored.
 
     Args:
         inputs: image files and folders of them.
         out: a folder, made where it is missing.
-        overwrite: whether `out` may already hold files; those of the same name are replaced, others stay.
+        overwrite: whether `out` may contain files; those of the same name are replaced, others are kept.
 
     Raises:
         MissingError: an input does not exist.
-        InputError: a folder without images, or two images that would get the same name.
-        OutputError: `out` is a file or holds files already, or an image would be replaced by a result.
+        InputError: a folder without images, or two images with the same result.
+        OutputError: `out` is a file or contains files, or an image would be replaced by a result.
     """
     if is_image(out) or out.is_file():
-        raise OutputError(f"{out} names a file; expected a folder, in which each result gets the name of its image")
+        raise OutputError(f"{out} is the name of a file; give a folder, in which each result has the name of its image")
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"{out} already holds files; choose another folder, or allow overwriting")
+        raise OutputError(f"{out} is not empty; choose another folder, or allow overwriting")
     sources: dict[Path, Path] = {}
     for source, name in (found for given in inputs for found in _images(given, out)):
         target = out / name.with_suffix(".png")
@@ -60,7 +59,7 @@ def find_images(inputs: Sequence[Path], out: Path, *, overwrite: bool = False) -
             raise InputError(f"{earlier} and {source} would both become {target}; rename one or stain them separately")
     originals = {source.resolve() for source in sources.values()}
     if replaced := next((target for target in sources if target.resolve() in originals), None):
-        raise OutputError(f"{replaced} is an image to stain and would be replaced by a result; choose another folder")
+        raise OutputError(f"{replaced} is an input and would be replaced by a result; choose another folder")
     return [ImageJob(source, target) for target, source in sources.items()]
 
 
@@ -78,7 +77,7 @@ def _images(given: Path, out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def passed_over(inputs: Sequence[Path], is_wanted: Callable[[Path], bool]) -> int:
-    """How many images and slides of the folders given are not of the wanted kind.
+    """Number of images and slides in the given folders that are not of the wanted kind.
 
     Args:
         inputs: files and folders.
@@ -89,7 +88,7 @@ def passed_over(inputs: Sequence[Path], is_wanted: Callable[[Path], bool]) -> in
 
 
 def find_slides(inputs: Sequence[Path], out: Path, ending: str = ".ome.tif") -> list[SlideJob]:
-    """Pair each slide with its result, `out/NAME.ome.tif`; subfolders are kept.
+    """Pair each slide with its result, `out/NAME.ome.tif`, keeping subfolders.
 
     Args:
         inputs: slides, folders of them, and CSV files with a column `slide` and, where wanted, `mpp` and `name` (of the
@@ -137,7 +136,7 @@ def _found(given: Path, out: Path) -> Iterator[SlideJob]:
 
 
 def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
-    """Slides in a folder, in order; not what lies in `out`, was stained by us, or is a part of another."""
+    """Slides in a folder, in order, except those in `out`, results of restain, and parts of other slides."""
     series: set[tuple[Path, str]] = set()
     for path in filter(is_slide, files_below(folder, out)):
         if is_ome_tiff(path) and job_of(path):
@@ -187,13 +186,13 @@ def _without_ending(name: str) -> str:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a name, which may have folders in it, stays below the folder that it is put in."""
+    """Whether a name, which may contain folders, stays inside its folder."""
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts
 
 
 def shard(jobs: Sequence[SlideJob], part: str) -> list[SlideJob]:
-    """Every n-th slide, for `i/n`: the shares 0/n to n-1/n are disjoint and together all.
+    """Every n-th slide, for `i/n`: the shares 0/n to n-1/n are disjoint and complete.
 
     Raises:
         InputError: not of this form.

@@ -1,4 +1,4 @@
-"""A generator, and what its checkpoint says of it."""
+"""A generator with the metadata of its checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from restain.networks.stainer import Stainer
 
 @dataclass(frozen=True)
 class Model:
-    """A generator and what its checkpoint says of it."""
+    """A generator with the metadata of its checkpoint."""
 
     generator: Stainer
     sha256: str
@@ -24,11 +24,11 @@ class Model:
     stain: str | None = None
     name: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What else the checkpoint's header holds, such as what its training H&E looks like."""
+    """Further entries of the checkpoint's header, such as its calibration."""
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.generator.parameters()).device
 
 

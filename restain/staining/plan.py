@@ -1,4 +1,4 @@
-"""Decides, before any network runs, what of a slide is stained, in which pieces, and what memory and disk they take."""
+"""Plans, before any network runs, the area of a slide to stain, its tiles, and the memory and disk space needed."""
 
 import math
 import shutil
@@ -27,21 +27,21 @@ from restain.staining.settings import SlideSettings
 SMALLEST_PX = 8
 """The shortest side that can be stained: two pixels are left at the coarsest scale, the least that can be reflected."""
 _ENCODED_PX = 512
-"""Side of a tile in the file, where the network's tiles allow it."""
+"""Side of a tile in the file, if the network's tiles allow it."""
 _MOST_TILES = 1_000_000
 """Each takes half a kilobyte of memory."""
 _SAMPLED = 8
-"""Tiles that are encoded to learn how much disk the result takes."""
+"""Tiles that are encoded to estimate the size of the result."""
 _PYRAMID, _COPIES, _RESERVE = 4 / 3, 2, 1.2
-"""All levels against the first; spool and result; what the estimate may be wrong by."""
+"""Factors for all levels, for spool and result, and for the error of the estimate."""
 
 
 PASS_BYTES = 1_200_000_000
-"""What a pass on a CPU may take; with all that stays beside it, less than 2 GB."""
+"""Memory limit of a pass on a CPU; with everything else less than 2 GB."""
 
 _TAKEN: dict[type[NormPolicy], int] = {TileNorm: 40, DenseNorm: 50}
-"""Bytes for each px that a pass sees and each channel of the first convolution, float32; `benchmarks/slide_memory.py`
-measures them. Networks whose norms are folded take the least."""
+"""Bytes per px of a pass and channel of the first convolution, float32, measured by `benchmarks/slide_memory.py`.
+Networks with folded norms take the least."""
 _TAKEN_FOLDED = 23
 
 
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a slide is stained. All px are of the whole slide, at `mpp`."""
+    """The plan for a slide. All px are of the whole slide, at `mpp`."""
 
     slide: Slide
     mpp: float
@@ -64,18 +64,18 @@ class Plan:
     size: tuple[int, int]
     """Width and height of the whole slide; sides are multiples of the generator's, the last px may be reflected."""
     area: Box
-    """What the result shows."""
+    """The area of the result."""
     pyramid: Pyramid
     tile_px: int
     halo_px: int
     tissue: TissueMask | None
-    """None where everything is stained."""
+    """None if everything is stained."""
     drawn: Roi | None = None
-    """Polygons outside which nothing is stained; `tissue` is then their coarse mask."""
+    """Polygons that limit staining; `tissue` is then their coarse mask."""
     batch: int = 1
     """Tiles that go through the network together."""
     notes: tuple[str, ...] = ()
-    """What is worth knowing, such as where micrometres per pixel come from."""
+    """Notes, such as the origin of the micrometres per pixel."""
 
     def read(self, window: Box) -> RGB:
         """The pixels of a box, H x W x 3."""
@@ -94,16 +94,16 @@ class Plan:
                     yield Tile(core, Box(window_x, window_y, window_width, window_height))
 
     def work(self) -> list[Work]:
-        """All that the network has to do, always in the same order."""
+        """All work of the network, always in the same order."""
         return [Work(tile, tuple(self._positions(tile.core))) for tile in self.tiles(self.tile_px)]
 
     def box(self, position: Position) -> Box:
-        """What a tile of the file covers."""
+        """The area of a tile of the file."""
         box = self.pyramid.box(position)
         return Box(box.x + self.area.x, box.y + self.area.y, box.width, box.height)
 
     def drawn_in(self, box: Box) -> NDArray[np.bool_] | None:
-        """Which pixels of a box lie in drawn polygons, H x W; None where none were drawn, so that all count."""
+        """Which pixels of a box are in the polygons, H x W; None without polygons, so that all are."""
         if self.drawn is None:
             return None
         return self.drawn.mask((box.x, box.y), (box.width, box.height), self.slide.scale(self.mpp))
@@ -123,15 +123,15 @@ class Plan:
 
 
 def plan_of(model: Model, slide: Slide, settings: SlideSettings) -> Plan:
-    """Decide what of a slide a model stains, at which scale, and in which pieces.
+    """Plan which area of a slide a model stains, at which scale, and in which tiles.
 
-    On a CPU tiles and batches are made so small that a pass takes no more than `PASS_BYTES`.
+    On a CPU tiles and batches are reduced until a pass takes at most `PASS_BYTES`.
 
     Raises:
         InputError: statistics that are given belong to another model, or a halo takes too much memory and adds nothing.
         InputError, MissingError: as in `find_tissue`, `load_roi` and `make_plan`.
     """
-    check_norm(settings.norm, model.sha256)  # a wrong one is said before any work
+    check_norm(settings.norm, model.sha256)  # a wrong one is reported before any work
     mpp, notes = _model_mpp(model, slide, settings)
     halo_px = model.generator.halo_px if settings.halo_px is None else settings.halo_px
     tile_px, multiple = settings.tile_px, model.generator.multiple
@@ -141,7 +141,7 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings) -> Plan:
         if halo_px > model.generator.halo_px and (tile_px + 2 * halo_px) ** 2 > most:
             raise InputError(
                 f"halo of {halo_px} px: a pass would take more than 1.2 GB of memory; the network sees "
-                f"{model.generator.halo_px} px around a tile, and more changes nothing"
+                f"{model.generator.halo_px} px around a tile, and a wider halo has no effect"
             )
     if tile_px != settings.tile_px:
         notes.append(f"tiles of {tile_px} px: those of {settings.tile_px} px would take more than 1.2 GB of memory")
@@ -159,11 +159,11 @@ def plan_of(model: Model, slide: Slide, settings: SlideSettings) -> Plan:
 
 
 def _model_mpp(model: Model, slide: Slide, settings: SlideSettings) -> tuple[float, list[str]]:
-    """Micrometres per pixel at which the network works, and what to say of it."""
+    """Micrometres per pixel at which the network works, and a note on it."""
     notes = [f"{slide.mpp:.4g} µm per px, {slide.mpp_origin}", *slide.notes]
     wanted = settings.model_mpp or model.mpp
     if wanted is None:
-        notes.append("the model does not record its µm per px, so the slide is read as it is")
+        notes.append("the model does not record its µm per px, so the slide is not resampled")
         return slide.mpp, notes
     if slide.scale(wanted) != 1:
         change = "reduced" if slide.scale(wanted) > 1 else "enlarged, which adds no detail,"
@@ -172,7 +172,7 @@ def _model_mpp(model: Model, slide: Slide, settings: SlideSettings) -> tuple[flo
 
 
 def _batch(settings: SlideSettings, window_px: int, most: int | None) -> int:
-    """How many windows go through the network together; together they take up to twice as much per px."""
+    """Windows per pass; together they take up to twice as much memory per px."""
     if isinstance(settings.norm, DenseNorm):  # each place has statistics of its own
         return 1
     batch = settings.batch or (2 if most is None else 1)
@@ -180,7 +180,7 @@ def _batch(settings: SlideSettings, window_px: int, most: int | None) -> int:
 
 
 def most_px(network: Stainer, norm: NormPolicy) -> int:
-    """How many px a pass may see on a CPU, all windows of a batch together, under a norm policy."""
+    """Most px of a pass on a CPU, over all windows of a batch, under a norm policy."""
     taken = _TAKEN.get(type(norm), _TAKEN_FOLDED) if instance_norms(network) else _TAKEN_FOLDED
     return PASS_BYTES // (taken * network.config.width)
 
@@ -234,7 +234,7 @@ def make_plan(
         right, bottom = min(width, math.ceil((x + wide) / scale)), min(height, math.ceil((y + high) / scale))
         if min(wide, high) < 1 or right <= left or bottom <= top:
             raise InputError(
-                f"region {x},{y},{wide},{high} does not lie on {slide.path}, {slide.size[0]} x {slide.size[1]} px; "
+                f"region {x},{y},{wide},{high} is not inside {slide.path}, {slide.size[0]} x {slide.size[1]} px; "
                 "expected x,y,width,height in px of its first level"
             )
         area = Box(left, top, right - left, bottom - top)
@@ -264,7 +264,7 @@ def make_plan(
 
 
 def needed_bytes(work: Sequence[Work], read: Callable[[Box], RGB], codec: Codec) -> int:
-    """How much disk staining will take, spool and result together: from a sample of tiles of the H&E, encoded."""
+    """Disk space for spool and result, estimated from a sample of encoded tiles of the H&E."""
     pixels = sum(one.tile.core.width * one.tile.core.height for one in work)
     sample = work[:: max(1, len(work) // _SAMPLED)][:_SAMPLED]
     encoded = sum(len(codec.encode(read(one.tile.core))) for one in sample)
@@ -273,20 +273,20 @@ def needed_bytes(work: Sequence[Work], read: Callable[[Box], RGB], codec: Codec)
 
 
 def check_disk(out: Path, needed: int, there: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse to begin without enough disk space.
 
     Args:
         out: the result.
         needed: bytes from `needed_bytes`.
-        there: bytes that an earlier run has already written of them.
+        there: bytes of these that an earlier run has written.
 
     Raises:
-        OutputError: there is too little.
+        OutputError: there is not enough.
     """
     folder = next(parent for parent in out.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if free < needed - there:
         raise OutputError(
-            f"{out} will take about {(needed - there) / 1e9:.2f} GB while it is made, but only {free / 1e9:.2f} GB are "
-            "free; make room, choose another place, or compress more (compact JPEG, a lower quality)"
+            f"{out} needs about {(needed - there) / 1e9:.2f} GB while it is made, but only {free / 1e9:.2f} GB are "
+            "free; free disk space, choose another disk, or compress more (compact JPEG, a lower quality)"
         )

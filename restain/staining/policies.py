@@ -1,4 +1,4 @@
-"""Norm policies: what the tiles of one image are normalised by. Each is a type; `find_norm` turns words into one."""
+"""Norm policies: the statistics that normalise the tiles of an image. Each is a type; `find_norm` parses names."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -42,22 +42,22 @@ class TileNorm:
 
 @dataclass(frozen=True)
 class SharedNorm:
-    """Statistics that are given, such as those of another slide or of a cohort; they serve every image."""
+    """Given statistics, such as those of another slide or of a cohort, for every image."""
 
     statistics: NormStatistics = field(repr=False, compare=False)
     model: str = ""
-    """The sha256 of the weights that they belong to, where it is known."""
+    """The sha256 of the weights that they belong to, if known."""
     path: Path | None = None
     """The file that they come from."""
 
     @property
     def word(self) -> str:
-        """As the provenance of a slide says it."""
+        """Text for the provenance of a slide."""
         return str(self.path or "given")
 
     @property
     def digest(self) -> str:
-        """A hash of the statistics and their model, the same wherever their file lies."""
+        """A hash of the statistics and their model, independent of their file."""
         found = hashlib.sha256(self.model.encode())
         for name, moments in sorted(self.statistics.items()):
             found.update(name.encode())
@@ -79,14 +79,14 @@ class SharedNorm:
 NormPolicy = SlideNorm | DenseNorm | TileNorm | SharedNorm
 
 POLICIES: Mapping[str, NormPolicy] = {norm.word: norm for norm in (SlideNorm(), DenseNorm(), TileNorm())}
-"""The policies that need nothing but their name."""
+"""The policies without parameters, by name."""
 
 WindowStainer = Callable[[Tensor, Box], Tensor]
-"""Stains windows, N x 3 x H x W in [-1, 1] on any device, that lie at one place of N images."""
+"""Stains windows, N x 3 x H x W in [-1, 1] on any device, at the same position of N images."""
 
 
 def find_norm(words: str) -> NormPolicy:
-    """Read what a user asks for: the name of a policy, whatever files are called so, or a file of statistics.
+    """Parse the name of a policy, which takes precedence over files of that name, or the path of a file of statistics.
 
     Args:
         words: a name in `POLICIES`, or a path.
@@ -102,7 +102,7 @@ def find_norm(words: str) -> NormPolicy:
 
 
 def check_norm(norm: NormPolicy, model: str) -> None:
-    """Check that statistics that are given belong to a model.
+    """Check that given statistics belong to a model.
 
     Args:
         norm: the policy.

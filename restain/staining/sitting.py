@@ -1,6 +1,6 @@
-"""One slide being stained by one model: what is to be done, what is finished, and how a batch of tiles is made.
+"""One slide being stained by one model: the work, what is finished, and how a batch of tiles is made.
 
-`restain.staining.slide` works through all of it; the viewer asks for what is looked at. Both leave the same pixels.
+`restain.staining.slide` does all of it; the viewer requests tiles in view. Both give the same pixels.
 """
 
 import hashlib
@@ -34,21 +34,21 @@ from restain.staining.settings import SlideSettings
 from restain.workers.memory import reused_memory, steady_memory
 
 STATISTICS = "statistics.safetensors"
-"""Ending of the file in which the statistics of a slide's norms are kept."""
+"""Ending of the file with the statistics of a slide's norms."""
 
 
 class Sitting:
-    """A slide, a model and the result that their tiles are for. Entered, it holds the spool of the result.
+    """A slide, a model and their result. As a context it has the spool of the result.
 
-    Batches are always the same, so that whoever stains them, and in whatever order, gets the same pixels.
+    Batches are always the same, so that the pixels do not depend on the order of the work.
     """
 
     def __init__(self, model: Model, slide: Slide, out: Path, settings: SlideSettings) -> None:
-        """Decide what there is to do.
+        """Plan the work.
 
         Args:
-            model: what stains.
-            slide: what is stained.
+            model: the model.
+            slide: the slide.
             out: the result, `*.ome.tif`.
             settings: how.
 
@@ -58,18 +58,20 @@ class Sitting:
         self.model, self.out, self.settings = model, out, settings
         self.plan = plan_of(model, slide, settings)
         self.work = self.plan.work()
-        """All that the network has to do."""
+        """All work of the network."""
         if not self.work:
-            raise InputError(f"{slide.path}: no tissue there; choose another region, or stain without tissue mask")
+            raise InputError(
+                f"{slide.path}: no tissue in the area; choose another region, or stain without tissue mask"
+            )
         self.job = job_name(model, slide, settings)
         self._stack = ExitStack()
         self._network: WindowStainer | None = None
 
     def __enter__(self) -> SlideWriter:
-        """Take hold of the spool.
+        """Open the spool.
 
         Raises:
-            OutputError: the disk is too small, or another process holds it.
+            OutputError: the disk is too small, or another process has the spool.
         """
         with ExitStack() as stack:
             needed = needed_bytes(self.work, self.plan.read, self.settings.codec)
@@ -87,14 +89,14 @@ class Sitting:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Let go of it; what is finished stays for the next sitting."""
+        """Close the spool; finished tiles are kept for the next run."""
         return self._stack.__exit__(kind, error, trace)
 
     def prepare(self, on_progress: OnStep | None = None) -> None:
-        """Take the statistics of the slide and the colour of its glass; those of an earlier sitting are taken up again.
+        """Compute the statistics of the slide and the colour of its glass, or restore those of an earlier run.
 
         Args:
-            on_progress: called while statistics are taken, with steps done and in all.
+            on_progress: called while statistics are computed, with steps done and in all.
 
         Raises:
             As `network_of`.
@@ -105,18 +107,18 @@ class Sitting:
         self.writer.background = background_of(self._network, self.work, self.plan, self.writer)
 
     def network(self) -> WindowStainer:
-        """The network under its norm policy; of a finished slide, by the statistics that lie beside the result."""
+        """The network under its norm policy; for a finished slide, with the statistics beside the result."""
         if self._network is None:
             self._network = network_of(self.model, self.plan, self.settings, beside(self.out, STATISTICS))
         return self._network
 
     @cached_property
     def batches(self) -> list[list[Work]]:
-        """All the work, in the batches in which it is always done."""
+        """All work in its fixed batches."""
         return [self.work[start : start + self.plan.batch] for start in range(0, len(self.work), self.plan.batch)]
 
     def read(self, one: Work) -> RGB:
-        """What the network sees for one piece of work."""
+        """The input of the network for one tile."""
         return self.plan.read(one.tile.window)
 
     def stain(self, batch: Sequence[Work], windows: Sequence[RGB]) -> NDArray[np.uint8]:
@@ -133,7 +135,7 @@ class Sitting:
         ]
 
     def stain_at(self, index: int) -> set[Position]:
-        """Stain the batch that a piece of work belongs to, and keep it; returns the tiles that are finished by it."""
+        """Stain the batch of a tile and store it; returns the tiles of the file that it finishes."""
         batch = self.batches[index // self.plan.batch]
         tiles = self.encode(batch, self.stain(batch, [self.read(one) for one in batch]))
         self.writer.put(tiles)
@@ -145,14 +147,14 @@ class Sitting:
         return not isinstance(self.settings.norm, DenseNorm | TileNorm) and isinstance(self.model.generator, Generator)
 
     def _drawn(self, rgb: RGB, inside: NDArray[np.bool_] | None) -> RGB:
-        """Put the colour of glass where nobody has drawn."""
+        """Fill pixels outside the polygons with the colour of glass."""
         if inside is None or inside.all():
             return rgb
         return np.where(inside[..., None], rgb, np.array(self.writer.background, np.uint8))
 
 
 def job_name(model: Model, slide: Slide, settings: SlideSettings) -> str:
-    """Names everything that the pixels depend on."""
+    """Identifies everything that the pixels depend on."""
     files = {}
     if isinstance(settings.norm, SharedNorm):
         files["norm"] = settings.norm.digest
@@ -211,12 +213,12 @@ def _stained(plan: Plan, settings: SlideSettings) -> str:
 
 @contextmanager
 def memory_in_words(plan: Plan) -> Iterator[None]:
-    """Turn what torch says of too little memory into a sentence."""
+    """Raise torch's out-of-memory error as a restain error."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise RestainError(
-            f"tiles of {plan.tile_px} px do not fit into the memory; choose smaller tiles or batches"
+            f"tiles of {plan.tile_px} px do not fit in memory; choose smaller tiles or batches"
         ) from error
 
 
@@ -225,9 +227,9 @@ def _size(folder: Path) -> int:
 
 
 def background_of(network: WindowStainer, work: Sequence[Work], plan: Plan, writer: SlideWriter) -> Colour:
-    """The colour that the network gives to glass, so that what is left out looks like what is not.
+    """The colour that the network gives to glass, so that unstained areas match stained ones.
 
-    From the tile with most glass, where one has some; else that of clean glass.
+    From the tile with most glass, if there is one; else that of clean glass.
     """
     if noted := writer.spool.note("background"):
         red, green, blue = map(int, noted.split())
@@ -247,12 +249,12 @@ def background_of(network: WindowStainer, work: Sequence[Work], plan: Plan, writ
 
 
 def _tissue_known(plan: Plan) -> TissueMask | None:
-    """The tissue of a slide that is not stained everywhere; drawn polygons do not tell it."""
+    """The tissue of a slide that is only partly stained; polygons do not define it."""
     if not plan.drawn:
         return plan.tissue
     try:
         return find_tissue(plan.slide)
-    except InputError:  # there is none, so that nothing says what is glass
+    except InputError:  # there is none, so glass cannot be recognised
         return None
 
 

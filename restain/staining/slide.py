@@ -1,7 +1,7 @@
 """Stains a whole slide: reads, runs the network and encodes at the same time, in bounded memory, and can be resumed.
 
-What is done is decided in `plan`, finished tiles are kept by `writer`; here they meet the network. Threads read windows
-ahead of it and encode what it gave, a bounded number of tiles each; the network runs in the calling thread.
+The work is planned in `plan`, and finished tiles are stored by `writer`. Threads read windows ahead of the network and
+encode its results, a bounded number of tiles each; the network runs in the calling thread.
 """
 
 import time
@@ -37,16 +37,16 @@ from restain.workers.threads import ahead
 
 
 class Extra(Protocol):
-    """Something to make of each slide beside its result, such as a map of trust. It pickles, for other processes."""
+    """Something to make for each slide beside its result, such as a trust map. It must pickle."""
 
     def check(self, settings: SlideSettings) -> None:
-        """Refuse settings with which it cannot be made."""
+        """Refuse settings that it does not support."""
 
     def is_made(self, model: Model, out: Path) -> bool:
-        """Whether it lies beside a result, and would not come out otherwise now."""
+        """Whether it exists beside a result and is up to date."""
 
     def make(self, sitting: Sitting, on_progress: OnProgress | None) -> list[str]:
-        """Make it of a slide that is stained; returns notes for the report."""
+        """Make it for a stained slide; returns notes for the report."""
 
 
 def stain_slide(
@@ -61,7 +61,7 @@ def stain_slide(
 ) -> SlideReport:
     """Stain one slide to a pyramidal OME-TIFF.
 
-    Killed at any moment, the same call goes on where it stopped, and ends with the same pixels. Beside the result go
+    After a kill, the same call resumes and gives the same pixels. Beside the result go
     the tissue, as `*.tissue.png` and `*.tissue.geojson`, and the statistics of its norms, `*.statistics.safetensors`.
 
     Args:
@@ -69,15 +69,15 @@ def stain_slide(
         source: the slide.
         out: the result, `*.ome.tif`.
         settings: the defaults if not given.
-        overwrite: whether another result may be replaced; the same one, whole, is left as it is.
-        extra: what else to make of the slide; of a whole result that is left as it is, too, if it is not there.
+        overwrite: whether another result may be replaced; the same one, if complete, is kept.
+        extra: what else to make for the slide, also for an existing result.
         on_progress: called after each batch.
 
     Returns:
-        What was done.
+        The report.
 
     Raises:
-        MissingError, InputError: the slide, or what it is stained with, cannot be used.
+        MissingError, InputError: the slide, the model or the settings cannot be used.
         OutputError: the result cannot be written, the disk is too small, or another result is there.
     """
     settings = settings or SlideSettings()
@@ -85,7 +85,7 @@ def stain_slide(
     if not names_result(out):
         raise InputError(f"{out}: a stained slide is an OME-TIFF or OME-Zarr; end its name in .ome.tif or .ome.zarr")
     if is_ngff(out) and not find_spec("zarr"):
-        raise InputError(f"{out}: OME-Zarr needs the package zarr; pip install 'restain[zarr]', or choose .ome.tif")
+        raise InputError(f"{out}: OME-Zarr needs the package zarr; run pip install 'restain[zarr]', or choose .ome.tif")
     if extra:
         extra.check(settings)
     with open_slide(source, settings.mpp) as slide:
@@ -106,11 +106,11 @@ def stain_slide(
 
 
 def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
-    """Stain what an earlier run has not, and put the file together."""
+    """Stain the remaining tiles and assemble the file."""
     plan, settings, out = sitting.plan, sitting.settings, sitting.out
     seconds: dict[str, float] = {}
     with sitting as writer:
-        notes = ["continues an earlier run"] if writer.spool.resumed else []
+        notes = ["resumes an earlier run"] if writer.spool.resumed else []
         with _clock(seconds, "statistics"):
             sitting.prepare()
         megapixels = _stain_batches(sitting, seconds, on_progress)
@@ -133,7 +133,7 @@ Stained = tuple[Sequence[Work], NDArray[np.uint8]]
 
 
 def _stain_batches(sitting: Sitting, seconds: dict[str, float], on_progress: OnProgress | None) -> float:
-    """Stain what is not yet finished: read ahead, encode behind; returns the megapixels stained."""
+    """Stain the unfinished tiles, reading ahead and encoding behind; returns the megapixels stained."""
     finished, threads = sitting.writer.finished(), sitting.settings.threads
     todo = [batch for batch in sitting.batches if not all(finished.issuperset(one.positions) for one in batch)]
     total, total_px = len(sitting.work), sum(map(_pixels, sitting.work))

@@ -1,4 +1,4 @@
-"""Where the statistics of instance norm come from: tiles spread over a slide, or a file that another slide left."""
+"""Statistics of instance norm: from tiles spread over a slide, or from a file."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from restain.slides.tiling import Box, Tile
 
 SAMPLE_TILES = 32
 SAMPLE_PX = 256
-"""Side of a core from which statistics are taken. 32 such tiles with their halo take 1.1 GB at width 64."""
+"""Side of a core for statistics. 32 such tiles with their halo take 1.1 GB at width 64."""
 
 _FORMAT = 2
 _KEY = "restain_statistics"
@@ -37,14 +37,14 @@ def sample_statistics(
 ) -> dict[str, Moments]:
     """Joint statistics of instance norm over a sample of tiles; see `joint_statistics` for what they are.
 
-    With all tiles of an image and the generator's receptive radius as halo they are those of the image in one piece.
+    With all tiles of an image and the generator's receptive radius as halo they equal those of the whole image.
 
     Args:
         generator: not changed.
         tiles: candidates, such as those with tissue. What counts is the core; the window keeps padding away from it.
         read: the pixels of a window, H x W x 3 uint8, all windows may differ in size.
-        count: how many of the tiles are taken; all, where there are not more.
-        seed: the same seed takes the same tiles.
+        count: number of tiles; all, if there are not more.
+        seed: of the choice of tiles.
         on_progress: as in `joint_statistics`.
 
     Returns:
@@ -63,10 +63,10 @@ def sample_statistics(
 
 
 def choose(tiles: Sequence[Tile], count: int, seed: int = 0) -> list[Tile]:
-    """Draw tiles that are spread evenly over where there are any.
+    """Draw tiles evenly spread over all tiles.
 
-    They are put in an order in which neighbours stay together (Morton's curve) and cut into `count` equal runs; one of
-    each run is drawn. With `count` or fewer, all are taken.
+    They are sorted along Morton's curve, where neighbours stay together, and split into `count` equal runs; one of each
+    run is drawn. With `count` or fewer, all are taken.
     """
     if len(tiles) <= count:
         return list(tiles)
@@ -101,7 +101,7 @@ def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
         statistics: from `joint_statistics`.
-        model: the sha256 of the checkpoint's weights, as `CheckpointInfo` has it, where it is known.
+        model: the sha256 of the checkpoint's weights, as in `CheckpointInfo`, if known.
 
     Raises:
         OutputError: the file cannot be written.
@@ -111,11 +111,11 @@ def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") 
 
 
 def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
-    """Read statistics, and the sha256 of the weights that they belong to, empty where it is not known.
+    """Read statistics, and the sha256 of the weights that they belong to, empty if unknown.
 
     Raises:
         MissingError: there is no such file.
-        InputError: it is damaged or something else.
+        InputError: it is damaged, or not a file of statistics.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a plain file; a file of statistics (*.safetensors) is expected")
@@ -160,7 +160,7 @@ def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
 
     Args:
         path: a file that `save_statistics` wrote.
-        model: the sha256 of the checkpoint they are meant for; not checked where one of the two is not known.
+        model: the sha256 of the checkpoint that they are for; not checked if either is unknown.
 
     Raises:
         MissingError, InputError: as in `read_statistics`; or they were made with another model.
@@ -171,7 +171,7 @@ def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
 
 
 def check_model(name: object, made_with: str, model: str) -> None:
-    """Check that statistics serve a model, by the sha256 of its weights; not where one of the two is not known.
+    """Check that statistics belong to a model, by the sha256 of its weights; not checked if either is unknown.
 
     Raises:
         InputError: they belong to another one.

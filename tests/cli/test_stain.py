@@ -87,7 +87,7 @@ def test_a_bad_image_is_told_at_the_end(run: Run, model: Path, he: Path, tmp_pat
         (["stain", "he", "--model", "he", "--out", "virtual"], "he is a folder; a checkpoint is one file"),
         (["stain", "he", "--model", "no.safetensors", "--out", "virtual"], "no.safetensors does not exist"),
         (["stain", "none", "--model", "m.safetensors", "--out", "virtual"], "none does not exist"),
-        (["stain", "he", "--model", "m.safetensors", "--out", "he"], "he already holds files"),
+        (["stain", "he", "--model", "m.safetensors", "--out", "he"], "he is not empty"),
         (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--tile-px", "30"], "expected multiples of 4"),
         (["stain", "he", "--model", "m.safetensors", "--out", "virtual", "--device", "abacus"], "torch cannot use it"),
         *(

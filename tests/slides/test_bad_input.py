@@ -110,7 +110,7 @@ def test_no_tissue(stain: Callable[..., Ended], make_slide: MakeSlide) -> None:
     slide = make_slide(tissue=False)
     ended = stain(slide)
     assert ended.status == 1
-    assert f"{slide}: no tissue found on it; stain without tissue mask" in ended.told
+    assert f"{slide}: no tissue found; stain without tissue mask" in ended.told
     assert not ended.left
 
 
@@ -136,11 +136,11 @@ def test_the_disk_fills_up_and_is_made_room_on(stain: Callable[..., Ended], make
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert ended.status == 1
-    assert "make room on the disk or choose another place, the same command then continues" in ended.told
+    assert "free disk space or choose another folder, then run the same command" in ended.told
     assert ended.left == ["r.ome.tif.spool"]
     ended = stain(slide)
     assert ended.status == 0
-    assert "continues an earlier run" in ended.told
+    assert "resumes an earlier run" in ended.told
     assert ended.left == ["r.ome.tif", "r.statistics.safetensors", "r.tissue.geojson", "r.tissue.png"]
 
 

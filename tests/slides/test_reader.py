@@ -92,7 +92,7 @@ def test_the_most_trustworthy_plausible_mpp_is_taken() -> None:
     slide = Slide(Path("s.svs"), Fake(the_scanner=1000.0, OME=0.25, the_objective=0.5))
     assert (slide.mpp, slide.mpp_origin) == (0.25, "from OME")
     assert Slide(Path("s.svs"), Fake(OME=0.25), mpp=0.5).mpp == 0.5
-    with pytest.raises(InputError, match=r"no plausible .* \(352.8 from the TIFF resolution\)"):
+    with pytest.raises(InputError, match=r"implausible .* \(352.8 from the TIFF resolution\)"):
         Slide(Path("s.svs"), Fake(the_TIFF_resolution=352.8))
     with pytest.raises(InputError, match=r"25 .*out of range"):
         Slide(Path("s.svs"), Fake(), mpp=25)

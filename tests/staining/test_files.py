@@ -64,7 +64,7 @@ def test_a_folder_with_files_is_refused_unless_overwriting_is_allowed(folder: Pa
     (folder / "out").mkdir()
     assert names(folder, "he")
     (folder / "out" / "x.txt").touch()
-    with pytest.raises(OutputError, match="out already holds files; choose another folder"):
+    with pytest.raises(OutputError, match="out is not empty; choose another folder"):
         names(folder, "he")
     assert names(folder, "he", overwrite=True)
 
@@ -82,9 +82,9 @@ def test_wrong_places_are_refused(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds no images; expected files that end in"):
         names(folder, "empty")
-    with pytest.raises(OutputError, match=r"out\.png names a file; expected a folder"):
+    with pytest.raises(OutputError, match=r"out\.png is the name of a file"):
         names(folder, "he", out="out.png")
-    with pytest.raises(OutputError, match=r"notes\.txt names a file; expected a folder"):
+    with pytest.raises(OutputError, match=r"notes\.txt is the name of a file"):
         names(folder, "he", out="he/notes.txt")
 
 

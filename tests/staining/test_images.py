@@ -138,7 +138,7 @@ def test_too_little_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Generator, "forward", forward)
-    with pytest.raises(RestainError, match="a tile of 12 x 8 px does not fit into the memory of cpu; choose a smaller"):
+    with pytest.raises(RestainError, match="a tile of 12 x 8 px does not fit in the memory of cpu; choose a smaller"):
         stain(INSTANCE, photo(8, 12))
 
 

@@ -66,7 +66,7 @@ def test_a_killed_worker_loses_no_slide(
     assert killed
     assert len(told) == 3
     assert list(outcome.failures) == [tmp_path / "bad.svs"]
-    again = {report.path.name: "continues an earlier run" in report.notes for report in outcome.reports}
+    again = {report.path.name: "resumes an earlier run" in report.notes for report in outcome.reports}
     assert again == {"0.ome.tif": True, "1.ome.tif": False}
     assert not list((tmp_path / "out").glob("*.spool"))
     stain_slide(load_model(checkpoint), jobs[0].source, tmp_path / "alone.ome.tif", SETTINGS)

@@ -75,7 +75,7 @@ def test_another_engine_gives_the_same_pixels(model: Model, make_slide: MakeSlid
     difference = np.abs(pixels(first).astype(int) - pixels(second))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3
-    with pytest.raises(InputError, match="OpenVINO runs on a CPU"):
+    with pytest.raises(InputError, match="OpenVINO needs a CPU"):
         stain_slide(model, he, tmp_path / "no.ome.tif", replace(PLAIN, engine="openvino", norm=TileNorm()))
     assert not list(tmp_path.glob("no.*"))
 
@@ -190,7 +190,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_pixels(
     assert run.returncode == -signal.SIGKILL
     assert not killed.exists()
     report = stain_slide(model, he, killed, PLAIN)
-    assert "continues an earlier run" in report.notes
+    assert "resumes an earlier run" in report.notes
     complete = stain_slide(model, he, whole, PLAIN)
     assert complete.megapixels - report.megapixels == pytest.approx(3 * 128 * 128 / 1e6)
     assert np.array_equal(pixels(killed), pixels(whole))
@@ -237,7 +237,7 @@ def test_too_small_a_disk_is_refused_with_the_figure(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OutputError, match=r"will take about 0\.00 GB .* but only 0\.00 GB are free; make room"):
+    with pytest.raises(OutputError, match=r"needs about 0\.00 GB .* but only 0\.00 GB are free; free disk space"):
         stain_slide(model, make_slide(), tmp_path / "out.ome.tif", PLAIN)
     assert not list(tmp_path.glob("out*"))
 
@@ -263,7 +263,7 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", FULL, out], check=False, capture_output=True, text=True)
     count, _, message = run.stderr.partition(" ")
     assert message.startswith("cannot write")
-    assert "make room on the disk" in message
+    assert "free disk space" in message
     assert 0 < int(count) < 20
     assert not out.exists()
     from restain.slides.spool import Spool
@@ -276,8 +276,8 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"region": (5000, 0, 10, 10)}, "region 5000,0,10,10 does not lie on"),
-        ({"region": (0, 0, 60, 60)}, "no tissue there"),
+        ({"region": (5000, 0, 10, 10)}, "region 5000,0,10,10 is not inside"),
+        ({"region": (0, 0, 60, 60)}, "no tissue in the area"),
         ({"tile_px": 100}, "for slides, expected multiples of 16"),
         ({"rois": Path("none.geojson")}, "none.geojson does not exist"),
         ({"mpp": 100.0}, "100 µm per px is out of range"),
