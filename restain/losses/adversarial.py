@@ -12,7 +12,7 @@ from restain.tensors import full_precision
 
 @full_precision
 def lsgan_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
-    """Tell real from virtual: half the mean square of (real score - 1), plus half that of the virtual score.
+    """Loss of the discriminator: half the mean square of (real score - 1), plus half that of the virtual score.
 
     Args:
         real_score: the discriminator's map for real images, B x 1 x h x w.
@@ -23,13 +23,13 @@ def lsgan_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
 
 @full_precision
 def lsgan_generator_loss(fake_score: Tensor) -> Tensor:
-    """Pass for real: the mean square of (virtual score - 1)."""
+    """Loss of the generator: the mean square of (virtual score - 1)."""
     return (fake_score - 1).square().mean()
 
 
 @full_precision
 def bce_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
-    """Tell real from virtual: half of -log p(real) plus half of -log(1 - p(virtual)), p the sigmoid of the score.
+    """Loss of the discriminator: half of -log p(real) plus half of -log(1 - p(virtual)), p the sigmoid of the score.
 
     The half slows the discriminator down relative to the generator (Isola et al. 2017, section 3.3).
 
@@ -42,5 +42,5 @@ def bce_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
 
 @full_precision
 def bce_generator_loss(fake_score: Tensor) -> Tensor:
-    """Pass for real: -log p(virtual), the form whose gradient does not vanish while the discriminator wins."""
+    """Loss of the generator: -log p(virtual), whose gradient does not vanish while the discriminator wins."""
     return F.softplus(-fake_score).mean()

@@ -1,4 +1,4 @@
-"""Contrastive losses: a feature must be nearer to its own partner than to features of other places."""
+"""Contrastive losses: a feature must be nearer to its partner than to features of other positions."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from restain.tensors import full_precision, same_shape
 
 @full_precision
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
-    """Recognise each place among all places of the same image (PatchNCE; Park et al. 2020, Eq. 3).
+    """PatchNCE: match each position among all positions of the same image (Park et al. 2020, Eq. 3).
 
     Args:
         query: features of the output at P places, of length 1, B x P x C.
@@ -36,7 +36,7 @@ def adaptive_patch_nce(
     temperature: float = 0.07,
     mean: Callable[[Tensor], Tensor] = torch.mean,
 ) -> Tensor:
-    """PatchNCE to an image that is not quite in register: places that agree count more (ASP; Li et al. 2023, Eq. 5).
+    """PatchNCE for images that are not quite registered: consistent positions weigh more (ASP; Li et al. 2023, Eq. 5).
 
     A place weighs `evenness + (1 - evenness) * max(cosine, 0)`, where the cosine is that of query and key; the weights
     are then brought to a mean of 1 over all places of the batch, so that an image that agrees more counts more than one
@@ -46,9 +46,9 @@ def adaptive_patch_nce(
     Args:
         query: features of the virtual IHC at P places, of length 1, B x P x C.
         key: features of the real IHC at the same places, of length 1, B x P x C. It takes no gradient.
-        evenness: 1 trusts all places alike, 0 only those that agree.
+        evenness: 1 weighs all positions equally, 0 only consistent ones.
         temperature: divides the cosines.
-        mean: takes that mean, where other processes hold more of the batch.
+        mean: takes that mean, if other processes have parts of the batch.
 
     Raises:
         ShapeError: the two shapes differ.
@@ -68,15 +68,15 @@ def margin_info_nce(
 ) -> Tensor:
     """Keep structure and drop stain: InfoNCE with a margin on the negatives (VSMT, L_mcl).
 
-    An anchor must be nearer to the same region of the positive than to any region of the negative. The margin lets go
-    of negatives that are far enough, so that the features need not lose all they know of the stain.
+    An anchor must be nearer to the same region of the positive than to any region of the negative. The margin ignores
+    negatives that are far enough, so that features need not lose all information on the stain.
 
     Args:
         anchor: features of the virtual IHC, B x C x h x w, of any length.
         positive: features of a view with the same structure, B x C x h x w.
         negative: features of a view with the same stain and another structure, B x C x h x w.
         temperature: divides the cosines.
-        margin: taken off the cosines of the negatives.
+        margin: subtracted from the cosines of the negatives.
 
     Raises:
         ShapeError: the shapes differ.

@@ -1,4 +1,4 @@
-"""Distance in optical density, which adds up where stains do: the mean amount of stain, not the likelier one."""
+"""Distance in optical density, which is additive in stains, so that it learns the mean amount of stain."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,13 +13,13 @@ GREY_LEVEL = 1 / 255
 def density_loss(virtual: Tensor, real: Tensor) -> Tensor:
     """Compare optical densities: the mean square of their difference, over pixels and colours.
 
-    Where an H&E does not tell which cells are positive, the image that is best by mean absolute difference shows no
-    stain at all wherever fewer than half of them are; the best by this loss shows the mean amount (Beer–Lambert: of
-    several stains on one place it is the densities that add up). Light below one grey level counts as one.
+    If the H&E does not determine which cells are positive, the mean absolute difference is minimised by no stain
+    wherever fewer than half of them are; this loss is minimised by the mean amount (Beer–Lambert: densities of stains
+    add up). Light is clamped to at least one grey level.
 
     Args:
         virtual: images, N x 3 x H x W in [-1, 1].
-        real: their partners in register, same shape.
+        real: registered partners, same shape.
 
     Raises:
         ShapeError: the shapes differ.

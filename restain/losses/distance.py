@@ -1,4 +1,4 @@
-"""Plain distance between images that lie on one another."""
+"""Pixel-wise distance between registered images."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,7 +8,7 @@ from restain.tensors import full_precision, same_shape
 
 @full_precision
 def l1_loss(virtual: Tensor, real: Tensor) -> Tensor:
-    """Compare pixel by pixel: the mean absolute difference.
+    """Mean absolute difference over pixels (L1).
 
     Raises:
         ShapeError: the shapes differ.

@@ -10,18 +10,18 @@ from restain.stains import hed_to_rgb, rgb_to_hed
 from restain.tensors import full_precision, same_shape
 
 FOCUS = 1.8
-"""Power that sets strong stain off from weak."""
+"""Exponent that separates strong stain from weak."""
 TOP_DENSITY = math.e
-"""Focal density of black; white has 0."""
+"""Focal density of black; that of white is 0."""
 TOLERANCE = 0.4
-"""Adjacent sections may differ in their mean by this share of the real one."""
+"""Tolerated difference of means between adjacent sections, as a share of the real one."""
 CLASSES = 20
 """Classes of focal density, of equal width from 0 to `TOP_DENSITY`."""
 BLOCKS = 4
 """Blocks along each side."""
 
 GREY = torch.tensor([0.2125, 0.7154, 0.0721], dtype=torch.float64)
-"""Shares of red, green and blue in the grey value (ITU-R 709)."""
+"""Weights of red, green and blue in the grey value (ITU-R 709)."""
 BLACK = 10 ** -(TOP_DENSITY ** (1 / FOCUS))
 """Added to the grey value, so that black has a focal density of e."""
 
@@ -50,7 +50,7 @@ def focal_density(light: Tensor) -> Tensor:
 def protein_losses(virtual: Tensor, real: Tensor, least: float = 0.15) -> dict[str, Tensor]:
     """Compare focal densities at three levels (MLPA): the mean, how strong stain is spread over classes, and blocks.
 
-    Adjacent sections agree in how much protein there is, not in where each pixel of it lies. Mean and blocks count
+    Adjacent sections agree in the amount of protein, not pixel by pixel. Mean and blocks count
     densities below `least` as 0; no gradient goes around that threshold.
 
     Args:

@@ -1,4 +1,4 @@
-"""Prototypes: what stained and unstained tissue look like on average, from one section to its neighbour and back."""
+"""Prototypes: mean features of stained and unstained tissue, compared between neighbouring sections."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from restain.alignment import TINY
 from restain.tensors import full_precision
 
 NOTHING = 1e-5
-"""Added to the pixels of a class, so that the prototype of a class without any is 0."""
+"""Added to the pixel count of a class, so that the prototype of an empty class is 0."""
 
 
 def class_prototypes(features: Tensor, shares: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def class_prototypes(features: Tensor, shares: Tensor) -> Tensor:
 
     Args:
         features: N x C x H x W.
-        shares: how much each pixel belongs to each class, N x K x H x W, at least 0.
+        shares: membership of each pixel in each class, N x K x H x W, at least 0.
 
     Returns:
         N x K x C.
@@ -33,10 +33,10 @@ def prototype_loss(features: Tensor, logits: Tensor, masks: Tensor, softmaxes: i
 
     Args:
         features: of a virtual IHC and its neighbour, 2 x C x H x W.
-        logits: what the segmenter answers, unstained and stained, 2 x 2 x H x W.
+        logits: output of the segmenter, unstained and stained, 2 x 2 x H x W.
         masks: where each section is stained, 2 x 1 x H x W, bool.
-        softmaxes: how many stand between cosines and cross-entropy: 1 is the usual; with 2, as in the published code,
-            probabilities are taken as scores once more.
+        softmaxes: number of softmaxes between cosines and cross-entropy: usually 1; with 2, as in the published code,
+            probabilities are used as scores.
     """
     prototypes = class_prototypes(features, logits.softmax(1)).flip(0)
     directions = F.normalize(features.flatten(2), dim=1, eps=TINY)

@@ -1,4 +1,4 @@
-"""Likeness at many scales, for pairs that are not in register: fine scales count little, coarse ones much."""
+"""Multi-scale similarity for pairs that are not registered: fine scales have little weight, coarse ones much."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from restain.errors import ShapeError
 from restain.tensors import full_precision, same_shape
 
 LEVEL_WEIGHTS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-"""From the finest level to the coarsest."""
+"""Weights from the finest level to the coarsest."""
 
 PYRAMID_SMALLEST_PX = (1 << (len(LEVEL_WEIGHTS) - 1)) + 1
-"""The shortest side that has so many levels."""
+"""The shortest side with so many levels."""
 
 BLURS_PER_OCTAVE = 4
 
@@ -56,7 +56,7 @@ def octave_l1_losses(virtual: Tensor, real: Tensor, octaves: int = 4) -> list[Te
     Args:
         virtual: B x C x H x W.
         real: B x C x H x W.
-        octaves: how many, the full size included.
+        octaves: number of octaves, including the full size.
 
     Returns:
         The mean absolute difference in each octave, finest first.
@@ -79,7 +79,7 @@ def octave_l1_losses(virtual: Tensor, real: Tensor, octaves: int = 4) -> list[Te
 
 
 def _gaussian_blur(images: Tensor) -> Tensor:
-    """Weigh each pixel and its neighbours by exp(-distance² / 2), normalised, along both axes; borders are mirrored."""
+    """Filter with the weights exp(-distance² / 2), normalised, along both axes; borders are mirrored."""
     middle = 1 / (1 + 2 * math.exp(-0.5))
     blurred = F.pad(images, (1, 1, 1, 1), mode="reflect")
     for axis in (2, 3):

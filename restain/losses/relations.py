@@ -1,4 +1,4 @@
-"""What holds between things rather than of them: likeness among images of a batch, transport between places.
+"""Relational losses: similarity among images of a batch, transport between positions.
 
 Both are the supervised information that SIM-GAN mines from weakly paired images (Guan et al. 2025).
 """
@@ -12,18 +12,18 @@ from restain.errors import ShapeError
 from restain.tensors import full_precision, same_shape
 
 SAME_PLACE = -10.0
-"""Stands for 1 - cosine where a place would be matched with itself."""
+"""Replaces 1 - cosine where a position would be matched with itself."""
 
 
 @full_precision
 def image_similarity(features: Tensor) -> Tensor:
-    """Cosines among the images of a batch, each taken as one long vector: N x ... to N x N."""
+    """Cosines among the images of a batch, each flattened to a vector: N x ... to N x N."""
     directions = F.normalize(features.flatten(1), dim=1, eps=TINY)
     return directions @ directions.mT
 
 
 def correlation_loss(virtual: Tensor, real: Tensor) -> Tensor:
-    """Virtual IHC should be as alike among themselves as the real ones are: L1 between a batch's matrices of cosines.
+    """L1 between the matrices of cosines among the virtual and among the real IHC of a batch.
 
     Unlike the other losses it is one number for the batch, not a mean over its images.
 
@@ -32,17 +32,17 @@ def correlation_loss(virtual: Tensor, real: Tensor) -> Tensor:
         real: features of the real IHC of the same batch, same shape. It takes no gradient.
 
     Raises:
-        ShapeError: the shapes differ, or there is but one image.
+        ShapeError: the shapes differ, or there is only one image.
     """
     same_shape(virtual=virtual, real=real)
     if len(virtual) < 2:
-        raise ShapeError("likeness among images needs a batch of at least 2, but it holds 1; raise batch_size")
+        raise ShapeError("similarity among images needs a batch of at least 2, but it has 1; raise batch_size")
     return F.l1_loss(image_similarity(virtual), image_similarity(real).detach())
 
 
 @full_precision
 def transport_plan(first: Tensor, second: Tensor, epsilon: float = 1.0, iterations: int = 50) -> Tensor:
-    """Transport plan between two images' features at the same places (Sinkhorn; Cuturi 2013), as SIM-GAN takes it.
+    """Transport plan between features of two images at the same positions (Sinkhorn; Cuturi 2013), as in SIM-GAN.
 
     The kernel is exp(+(1 - cosine) / epsilon), so that mass goes to what is *unlike*; at the same place it is
     exp(-10 / epsilon), next to nothing. Scalings are multiplied, not added as logarithms: kernels away from the same
@@ -75,7 +75,7 @@ def transport_plan(first: Tensor, second: Tensor, epsilon: float = 1.0, iteratio
 def transport_loss(
     virtual: Tensor, source: Tensor, target: Tensor, epsilon: float = 1.0, iterations: int = 50
 ) -> Tensor:
-    """Mass should go from real to virtual IHC as it does from the H&E to the real IHC: mean L1 between the plans.
+    """Mean L1 between the transport plans of H&E to real IHC and of real to virtual IHC.
 
     The plans compared are T(x, y) and T(y, v), as published: rows are places of the H&E in the one and of the real IHC
     in the other.

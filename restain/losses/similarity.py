@@ -1,4 +1,4 @@
-"""How alike two images in register are in structure, as measures and, being differentiable, as losses."""
+"""Structural similarity of registered images, as differentiable metrics and losses."""
 
 import math
 
@@ -19,7 +19,7 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ms_ssim_smallest_px(scales: int) -> int:
-    """The shortest side whose coarsest scale still holds SSIM's window."""
+    """The shortest side whose coarsest scale contains SSIM's window."""
     return ((WINDOW_PX - 1) << (scales - 1)) + 1
 
 
@@ -47,7 +47,7 @@ def ssim(virtual: Tensor, real: Tensor) -> Tensor:
     same_shape(virtual=virtual, real=real)
     if min(virtual.shape[-2:]) < WINDOW_PX:
         height, width = virtual.shape[-2:]
-        raise ShapeError(f"SSIM looks through a window of {WINDOW_PX} px; an image of {width}×{height} px is too small")
+        raise ShapeError(f"SSIM has a window of {WINDOW_PX} px; an image of {width}×{height} px is too small")
     luminance, contrast_structure = _ssim_terms(virtual, real)
     return (luminance * contrast_structure).mean((1, 2, 3))
 
@@ -91,11 +91,11 @@ def ms_ssim(virtual: Tensor, real: Tensor, scales: int = len(SCALE_WEIGHTS)) -> 
 
 @full_precision
 def ssim_loss(virtual: Tensor, real: Tensor) -> Tensor:
-    """Ask for the same local structure: 1 - SSIM, the mean over images (Zhao et al. 2017).
+    """1 - SSIM, the mean over images (Zhao et al. 2017).
 
     Args:
         virtual: images, N x C x H x W in [-1, 1].
-        real: their partners in register, same shape.
+        real: registered partners, same shape.
 
     Returns:
         A scalar in [0, 2]; 0 for equal images.

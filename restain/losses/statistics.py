@@ -1,16 +1,16 @@
-"""Likeness of an image's overall statistics, whatever stands where."""
+"""Similarity of global image statistics, regardless of position."""
 
 from torch import Tensor
 
 from restain.tensors import full_precision, same_shape
 
 PUBLISHED_PIXELS = 512**2
-"""A constant of VSMT's published code, whose crops have so many pixels. It stays the same at every size of image."""
+"""A constant of VSMT's published code, whose crops have this many pixels. It does not depend on the image size."""
 
 
 @full_precision
 def spread_loss(virtual: Tensor, real: Tensor, weight: float = 0.01) -> Tensor:
-    """Give the virtual IHC the contrast of the real one (VSMT, L_std).
+    """Difference in contrast between virtual and real IHC (VSMT, L_std).
 
     The squared difference of each colour's variance, times 512² and the weight, mean over colours. Where that is above
     1 for an image, it is divided by its own value: the loss is then 1 and its gradient shrinks to match.

@@ -1,7 +1,7 @@
 """ASP: adaptive supervised PatchNCE (Li et al., MICCAI 2023), for neighbouring sections that are not quite in register.
 
-To CUT it adds what the neighbour shows: likeness at many scales, and PatchNCE between the virtual and the real IHC at
-the same place, where places that agree count more and more in the course of training.
+To CUT it adds supervision by the neighbour: multi-scale similarity, and PatchNCE between virtual and real IHC, where
+consistent positions gain weight during training.
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class Asp(Method):
 
     @classmethod
     def needs(cls, config: AspConfig) -> Needs:
-        """Crops that the discriminator can halve so often, and that hold the pyramid."""
+        """Crops large enough for the discriminator and the pyramid."""
         return Needs(crop_px=max(smallest_px(config.discriminator_depth), PYRAMID_SMALLEST_PX))
 
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:

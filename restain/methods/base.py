@@ -1,7 +1,7 @@
-"""What every method is: networks, their optimisers, and one step that reads like the paper's algorithm.
+"""The base class of methods: networks, their optimisers, and a step that reads like the paper's algorithm.
 
-A method is composed, never inherited from another method. It keeps no state besides its weights: everything that
-changes from step to step (the pair, the optimisers, where training stands) is an argument.
+A method is composed, never inherited from another method. Its weights are its only state: everything that changes from
+step to step (the pair, the optimisers, the progress) is an argument.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands; together with the seed it determines every random draw of a step."""
+    """Progress of the training; with the seed it determines every random draw of a step."""
 
     seed: int
     step: int
@@ -36,7 +36,7 @@ class Progress:
     """Steps of the whole training."""
     steps_per_epoch: int
     decay_left: float = 1.0
-    """Share of the decay's epochs that are not over yet: 1 until the second of them begins; 1.0, 0.9 … 0.1 for ten."""
+    """Share of the decay's epochs that remain: 1 until the second begins; 1.0, 0.9 … 0.1 for ten."""
 
     @property
     def epoch(self) -> float:
@@ -48,7 +48,7 @@ class Progress:
         return derived_generator(self.seed, self.step, *keys)
 
     def image_generators(self, pair: Pair, *keys: int | str) -> list[torch.Generator]:
-        """One generator per image, derived from its place in the data set: its draws do not depend on its batch."""
+        """One generator per image, derived from its index in the data set, so that draws do not depend on the batch."""
         return [self.generator(*keys, index) for index in pair.index.tolist()]
 
 
@@ -61,45 +61,45 @@ class AuxiliaryModel:
     model: Mapping[str, Any] = field(default_factory=dict)
     """Settings of that method."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What to change in the recipe's data settings."""
+    """Overrides of the recipe's data settings."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """What to change in the training settings' defaults."""
+    """Overrides of the defaults of training settings."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a step asks of its batches; a recipe that does not give it is refused before anything runs."""
+    """Requirements of a step on its batches; other recipes are refused before the training begins."""
 
     images: int = 1
-    """Least number of images together, in one process."""
+    """Fewest images in a batch of one process."""
     crop_px: int = 4
-    """Least side of a crop, or of a tile that is taken whole, px."""
+    """Shortest side of a crop or whole tile, px."""
     crop_multiple: int = 4
-    """What the sides of a crop, or of a tile that is taken whole, must be multiples of, px."""
+    """Sides of a crop or whole tile must be multiples of this, px."""
     nuclei: tuple[int, Literal["nuclear", "membrane"]] | None = None
     """Where a step learns the density of nuclei: their diameter, px, and where DAB lies on positive cells."""
 
 
 class Method(nn.Module, ABC):
-    """One paper: its networks and its step."""
+    """A method: the networks and the step of one paper."""
 
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]]
     agreed: ClassVar[tuple[str, ...]] = ()
     """Settings in which a method that reads the product's features must agree; kept in the checkpoint."""
     reads_grades: ClassVar[bool] = False
-    """Whether a step looks at the pairs' grades, which cost a look at every IHC image where names do not carry them."""
+    """Whether a step uses the grades of pairs, which are measured on every IHC image if names do not have them."""
     unpaired: ClassVar[bool] = False
-    """Whether the IHC serves only as an example of the stain and may be drawn independently of the H&E."""
+    """Whether the IHC is only an example of the stain and may be drawn independently of the H&E."""
 
     @classmethod
     def auxiliary(cls, config: Any) -> dict[str, AuxiliaryModel]:
-        """Models to train first, by the name under which the constructor takes them; none for most methods."""
+        """Auxiliary models to train first, by their argument of the constructor; none for most methods."""
         return {}
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """What a step asks of its batches; little for most methods."""
+        """Requirements of a step on its batches."""
         return Needs()
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -120,25 +120,25 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def product(self) -> nn.Module:
-        """The network that training is for; it is what the final checkpoint holds."""
+        """The product of the training, which the final checkpoint contains."""
 
     @torch.no_grad()
     def sample(self, pair: Pair) -> dict[str, Tensor]:
         """Images to look at, N x 3 x H x W in [-1, 1], by column name in order.
 
-        By default the H&E, what the product makes of it, and the neighbouring section's real IHC.
+        By default the H&E, the virtual IHC, and the neighbouring section's real IHC.
         """
         return {"H&E": pair.he, "virtual": self.product()(pair.he), "real neighbour": pair.ihc}
 
 
 def adam(*modules: nn.Module, lr: float, betas: tuple[float, float] = (0.5, 0.999)) -> Adam:
-    """Adam over the learnable weights of `modules`; beta1 = 0.5 is the habit of adversarial training."""
+    """Adam over the learnable weights of `modules`; beta1 = 0.5 is usual in adversarial training."""
     return Adam([weight for module in modules for weight in module.parameters()], lr=lr, betas=betas)
 
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Within the context the weights of `modules` take no gradient; gradients still flow through to their inputs."""
+    """Within the context the weights of `modules` get no gradient; gradients still flow through to their inputs."""
     weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)
@@ -165,7 +165,7 @@ def descend(loss: Tensor, *optimizers: Optimizer) -> None:
 
 
 def processes() -> int:
-    """How many processes share each batch evenly."""
+    """Number of processes that share each batch."""
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if joined else 1
 
@@ -206,5 +206,5 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def detached(terms: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Losses as the log wants them: without gradient, under `prefix/`."""
+    """Losses for the log: detached, under `prefix/`."""
     return {f"{prefix}/{name}": term.detach() for name, term in terms.items()}

@@ -1,6 +1,6 @@
 """CUT and FastCUT: contrastive unpaired translation (Park et al., ECCV 2020), the baseline of the field.
 
-The IHC of a pair serves only as an example of how IHC looks. `CutConfig()` is CUT; `fast=True` changes the defaults to
+The IHC of a pair is only an example of the stain. `CutConfig()` is CUT; `fast=True` changes the defaults to
 FastCUT: no identity term, ten times the weight on PatchNCE, flip equivariance.
 """
 

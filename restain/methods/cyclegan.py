@@ -1,7 +1,7 @@
 """CycleGAN: unpaired translation there and back (Zhu et al., ICCV 2017).
 
-The IHC of a pair serves only as an example of how IHC looks. What keeps the virtual IHC faithful is that a second
-generator must find the way back to the H&E.
+The IHC of a pair is only an example of the stain. The virtual IHC stays faithful because a second generator must
+restore the H&E.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ class CycleGanConfig(MethodConfig):
     blocks: int = Field(9, ge=1, le=100)
     """Residual blocks of each generator."""
     lambda_cycle: float = Field(10.0, ge=0)
-    """Weight of the L1 distance after there and back, in both directions."""
+    """Weight of the L1 cycle consistency, in both directions."""
     lambda_identity: float = Field(0.5, ge=0)
     """Times `lambda_cycle`: weight of the L1 distance between an image in the target stain and what becomes of it."""
     pool: int = Field(50, ge=0, le=10**6)
@@ -117,7 +117,7 @@ class CycleGan(Method):
 
 
 class ImagePool(nn.Module):
-    """Virtual images of earlier steps, shown to a discriminator again so that it does not forget (Shrivastava 2017).
+    """A pool of virtual images of earlier steps for a discriminator (Shrivastava 2017).
 
     The images are part of the state, so that a resumed run shows the same ones. Under `torchrun` each process has a
     pool of its own, of which the first one's is saved.

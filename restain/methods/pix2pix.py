@@ -1,7 +1,6 @@
 """pix2pix: paired translation by a conditional adversarial network (Isola et al., CVPR 2017), the oldest baseline.
 
-The neighbouring section is taken for the truth, pixel by pixel. Where the sections do not lie on one another, the L1
-term blurs.
+The neighbouring section is treated as pixel-wise truth. Where the sections are not registered, the L1 term blurs.
 """
 
 from collections.abc import Mapping

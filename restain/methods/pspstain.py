@@ -1,7 +1,7 @@
 """PSPStain: learning that preserves pathological semantics (Chen et al., MICCAI 2024).
 
-What adjacent sections agree in is how much protein there is and what stained tissue looks like, so that is compared:
-focal optical density at three levels, and prototypes of a frozen segmenter's features across the two sections.
+Adjacent sections agree in the amount of protein and the appearance of stained tissue, so these are compared: focal
+optical density at three levels, and prototypes of a frozen segmenter's features across the two sections.
 """
 
 from collections.abc import Mapping

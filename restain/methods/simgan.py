@@ -1,7 +1,7 @@
 """SIM-GAN: supervised information mined from weakly paired images (Guan et al., IEEE TMI 2025).
 
-To CUT it adds two relations that hold although the sections differ: virtual IHC are as alike among themselves as the
-real ones are, and places of the real IHC are to those of the virtual one as the H&E's are to the real one's.
+To CUT it adds two relations that hold although the sections differ: similarities among virtual IHC equal those among
+real ones, and positions of real and virtual IHC relate as those of H&E and real IHC do.
 """
 
 from collections.abc import Mapping

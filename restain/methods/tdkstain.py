@@ -113,7 +113,7 @@ class TdkStain(Method):
         """
         if pair.density is None:
             raise InputError(
-                f"tdkstain learns densities of nuclei, but {pair.names[0]} has none; load pairs with nuclei"
+                f"tdkstain needs densities of nuclei, but {pair.names[0]} has none; load pairs with nuclei"
             )
         stain, mask = dab_alone(pair.ihc)
         virtual, virtual_stain = self.generator(torch.cat([pair.he, pair.he * mask])).chunk(2)

@@ -1,1 +1,1 @@
-"""The networks: they know tensors, and nothing of methods, files or slides."""
+"""Networks: they depend on tensors only, not on methods, files or slides."""

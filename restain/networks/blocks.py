@@ -1,4 +1,4 @@
-"""What the networks share: blurred resampling, residual blocks, initial weights, chains of named stages."""
+"""Building blocks: blurred resampling, residual blocks, initialisation, chains of named stages."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
@@ -78,7 +78,7 @@ class Staged(nn.Module):
 
 
 class ReflectionPad(nn.ReflectionPad2d):
-    """Reflection padding in the type of its input: autocast on CPU would go to float32 and back for it."""
+    """Reflection padding in the type of its input, which autocast on a CPU would convert to float32 and back."""
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x C x H+2p x W+2p."""
@@ -87,7 +87,7 @@ class ReflectionPad(nn.ReflectionPad2d):
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose draws on a CPU do not depend on the memory order: PyTorch's fall on other units channels-last."""
+    """Dropout whose draws on a CPU do not depend on the memory format, unlike PyTorch's."""
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to the same shape."""
@@ -197,7 +197,7 @@ def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier",
 
     Args:
         network: all its convolutions, linear layers and batch norms.
-        gain: how large the weights are.
+        gain: scale of the weights.
         scheme: `xavier` is Xavier-normal times the gain, as from CUT on; `normal` has the gain as its standard
             deviation whatever the layer's size, as in pix2pix and CycleGAN; `he` keeps the spread of the signal from
             layer to layer through ReLUs (He et al. 2015) and takes no gain: with optimisers whose steps have a size of
@@ -205,7 +205,7 @@ def initialise(network: nn.Module, gain: float = 0.02, scheme: Literal["xavier",
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            # under spectral norm the learnt weight stands behind a parametrisation
+            # under spectral norm the learnt weight is behind a parametrisation
             weights = dict(layer.named_parameters())
             weight = weights.get("parametrizations.weight.original", layer.weight)
             if scheme == "xavier":

@@ -1,6 +1,6 @@
-"""Build a network only as far as a number of weights allows: sizes in a file are claims until they are checked.
+"""Limits the weights of a network that is built from a file, whose sizes may be wrong.
 
-A header of a few bytes may ask for a network that fills all memory, or for a thousand million blocks.
+A header of a few bytes may describe a network that fills all memory, or has 10⁹ blocks.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch.overrides import TorchFunctionMode
 from restain.errors import ConfigError
 
 MOST_TENSORS = 4000
-"""Several times as many as the largest method here has."""
+"""Several times as many as in the largest method here."""
 
 
 class OverBudgetError(ConfigError):
-    """A network that would be larger than it may be."""
+    """A network that exceeds its limit."""
 
 
 _MADE = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
@@ -26,10 +26,10 @@ _MADE = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand,
 
 @contextmanager
 def within(weights: int) -> Iterator[None]:
-    """Refuse to make more than so many weights in all, before the memory for them is taken.
+    """Within the context, refuse to create more weights than the limit, before memory is allocated.
 
     Raises:
-        OverBudgetError: that happened; says how many there may be, for the caller to say why.
+        OverBudgetError: the limit is exceeded.
     """
     with _Budget(weights):
         yield
@@ -55,7 +55,7 @@ class _Budget(TorchFunctionMode):
 
 
 def _elements(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """How many numbers a tensor has that is made with these arguments; 1 where that cannot be told."""
+    """Number of elements of a tensor created with these arguments; 1 if unknown."""
     size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
     try:
         return math.prod(int(side) for side in size)

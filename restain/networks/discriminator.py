@@ -11,12 +11,12 @@ from restain.networks.blocks import BlurDown, NormName, convolution, initialise,
 
 
 def smallest_px(depth: int) -> int:
-    """The shortest side, px, of which a discriminator of so many halvings can judge a patch."""
+    """The shortest side, px, for a discriminator with so many halvings."""
     return 4 << depth
 
 
 class Discriminator(nn.Module):
-    """Judge overlapping patches: N x C x H x W in [-1, 1] to N x 1 x h x w scores.
+    """Score overlapping patches: N x C x H x W in [-1, 1] to N x 1 x h x w scores.
 
     With the defaults it is VSMT's and ASP's (5 stages, 2.79 M weights); `width=64, depth=3, spectral=False` is CUT's.
     With `antialias=False` besides, it is the 70 x 70 PatchGAN of pix2pix (`norm="batch"`) and CycleGAN (`"instance"`).
@@ -24,7 +24,7 @@ class Discriminator(nn.Module):
     Args:
         width: channels of the first convolution; they double with each stage, to at most eight times as many.
         depth: halvings.
-        channels: of the images; 6 where an image is judged together with the H&E it was made from.
+        channels: of the images; 6 for an image together with its H&E.
         spectral: divide each convolution by its largest singular value.
         antialias: blurred downsampling; otherwise strided convolutions.
         norm: from the second stage on.
@@ -63,7 +63,7 @@ class Discriminator(nn.Module):
         """One score per patch; a real one should score 1.
 
         Raises:
-            ShapeError: the images are so small that no patch is left after `depth` halvings.
+            ShapeError: the images are too small for `depth` halvings.
         """
         if min(images.shape[-2:]) < self.smallest_px:
             raise ShapeError(
@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """Judge an image at its own size, at half of it, and so on, by one discriminator each (Wang et al. 2018).
+    """Score an image at full size, at half of it, and so on, with one discriminator each (Wang et al. 2018).
 
     Args:
         discriminators: from the finest scale to the coarsest.
@@ -94,7 +94,7 @@ class MultiscaleDiscriminator(nn.Module):
         scores = []
         for scale, discriminator in enumerate(self.discriminators):
             if scale:
-                # what is beyond the border does not count, so that a constant image stays constant
+                # padding is not counted, so that a constant image stays constant
                 images = F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)
             scores.append(discriminator(images))
         return scores

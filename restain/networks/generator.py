@@ -89,7 +89,7 @@ class Generator(Staged):
 
     @property
     def multiple(self) -> int:
-        """What the sides must be multiples of, px."""
+        """Sides must be multiples of this, px."""
         return 1 << self.config.downsamplings
 
     @property

@@ -1,8 +1,7 @@
-"""Statistics of instance norm that many tiles share, and generators that carry such statistics in their weights.
+"""Statistics of instance norm that many tiles share, and generators with such statistics folded into their weights.
 
-Instance norm makes a pixel depend on the whole image that the network sees, so that a tile alone comes out in other
-colours than as a part of a larger image. With fixed statistics a generator is a local function: each pixel depends on
-what lies within its receptive radius and on nothing else.
+With instance norm a pixel depends on the whole input, so a tile alone gets other colours than as part of a larger
+image. With fixed statistics a generator is a local function: each pixel depends only on its receptive field.
 """
 
 import collections.abc
@@ -32,7 +31,7 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Moments:
-    """What one layer subtracts from each channel and divides it by the root of."""
+    """Mean and variance that normalise each channel of a layer."""
 
     mean: Tensor
     """C, float64, on the CPU."""
@@ -52,7 +51,7 @@ def joint_statistics(
     *,
     on_progress: OnStep | None = None,
 ) -> dict[str, Moments]:
-    """Statistics over all tiles together, as if they were one image that goes through the network once.
+    """Joint statistics over all tiles, as if they were one image.
 
     Mean and variance of each instance norm run over tiles, height and width, and the layers before it have already
     normalised so. (The mean of the statistics that tiles have alone is something else, and gives wrong colours.)

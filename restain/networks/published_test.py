@@ -1,8 +1,8 @@
-"""Stain as the authors of pix2pix and PyramidP2P do in their tests: with the network left in training mode.
+"""Stains as in the tests of the authors of pix2pix and PyramidP2P: with the network in training mode.
 
-Batch norm then takes the statistics of the image at hand instead of the running ones, and dropout stays on as a source
-of chance (Isola et al. 2017, section 3.3). Here dropout is drawn from a seed, the same for every image, so that the
-result still is a function of the image alone.
+Batch norm then uses the statistics of the image instead of the running ones, and dropout stays on as a source of noise
+(Isola et al. 2017, section 3.3). Here dropout is drawn from a seed, the same for every image, so that the result
+depends on the image alone.
 """
 
 import copy
@@ -18,10 +18,10 @@ from restain.randomness import generator
 
 
 class ImageNorm(nn.Module):
-    """A batch norm that has seen nothing but the image at hand; each image of a batch by itself.
+    """Batch norm with the statistics of each image.
 
     Args:
-        trained: whose weights it takes over.
+        trained: the layer whose weights to copy.
     """
 
     def __init__(self, trained: BatchNorm) -> None:
@@ -34,7 +34,7 @@ class ImageNorm(nn.Module):
 
 
 class DrawnDropout(nn.Module):
-    """Dropout that is always on and drops the same of every image.
+    """Dropout that is always on and drops the same units for every image.
 
     Args:
         rate: share of features that become 0; the rest grows so that the mean stays.
@@ -55,7 +55,7 @@ class DrawnDropout(nn.Module):
 def published_test(network: Stainer, seed: int = 0) -> Stainer:
     """Copy a network so that it stains as in the published test; in evaluation mode, without gradients.
 
-    It looks at the whole of an image, so an image has to go through in one piece, or each tile of it counts as one.
+    Its statistics are global, so each image, or each tile, is stained as a whole.
 
     Args:
         network: with batch norm; not changed.
@@ -66,9 +66,7 @@ def published_test(network: Stainer, seed: int = 0) -> Stainer:
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     if not any(isinstance(layer, BatchNorm) for layer in copied.modules()):
-        raise InputError(
-            "the network has no batch norm, so its published test changes nothing; leave the published test out"
-        )
+        raise InputError("the network has no batch norm, so the published test has no effect; leave it out")
     for name, layer in list(copied.named_modules()):
         parent, _, child = name.rpartition(".")
         if isinstance(layer, BatchNorm):
@@ -79,7 +77,7 @@ def published_test(network: Stainer, seed: int = 0) -> Stainer:
 
 
 def sees_whole_images(network: nn.Module) -> bool:
-    """Whether `published_test` made it: what it gives at a pixel depends on the whole image."""
+    """Whether a network comes from `published_test`, so that each pixel depends on the whole image."""
     return any(isinstance(layer, ImageNorm) for layer in network.modules())
 
 
@@ -91,6 +89,6 @@ def check_local(network: nn.Module) -> None:
     """
     if sees_whole_images(network):
         raise InputError(
-            "the published test takes statistics from the image at hand, so tiles cannot share any; stain images in "
-            "one piece or by norm 'tile', or leave the published test out"
+            "the published test uses statistics of the image itself, so tiles cannot share any; stain images as a "
+            "whole or with norm 'tile', or leave the published test out"
         )

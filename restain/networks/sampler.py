@@ -1,4 +1,4 @@
-"""The feature sampler of PatchNCE (F in CUT, Park et al. 2020): the same places of two maps, through a small MLP."""
+"""The feature sampler of PatchNCE (F in CUT, Park et al. 2020): the same positions of two maps, through an MLP."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -61,7 +61,7 @@ class Sampler(nn.Module):
 
 
 def sample_positions(features: Mapping[str, Tensor], generator: torch.Generator, count: int = 256) -> dict[str, Tensor]:
-    """Draw at most `count` different places of each map (N x C x H x W): flat indices on the features' device."""
+    """Draw at most `count` distinct positions of each map (N x C x H x W): flat indices on the features' device."""
     positions = {}
     for tap, feature in features.items():
         places = feature.shape[2] * feature.shape[3]

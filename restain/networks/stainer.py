@@ -1,7 +1,6 @@
-"""The networks that turn H&E into virtual IHC.
+"""Networks that stain: H&E to virtual IHC.
 
-All that staining asks of them besides their images: on which grid they see (`multiple`), how far (`halo_px`), and how
-little is too little (`smallest_px`).
+Besides their output, staining needs their grid (`multiple`), reach (`halo_px`) and smallest input (`smallest_px`).
 """
 
 from restain.networks.generator import Generator

@@ -1,8 +1,7 @@
 """The U-Net generator of pix2pix (Isola et al. 2017): halve the image down to a few pixels, double it up again, join.
 
-Each stage on the way up also sees the features of the same size from the way down, so that fine structure need not pass
-through the narrow middle. It normalises by batch: in evaluation mode each pixel depends on what lies within `halo_px`
-and on nothing else.
+Skip connections carry fine structure past the narrow middle. It has batch norm: in evaluation mode each pixel depends
+only on its surroundings within `halo_px`.
 """
 
 import torch
@@ -69,7 +68,7 @@ class UNet(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What the sides must be multiples of, px."""
+        """Sides must be multiples of this, px."""
         return 1 << self.config.depth
 
     @property

@@ -49,7 +49,7 @@ def test_the_correlation_loss_sees_relations_alone() -> None:
 
 
 def test_one_image_has_no_correlation() -> None:
-    with pytest.raises(ShapeError, match="a batch of at least 2, but it holds 1; raise batch_size"):
+    with pytest.raises(ShapeError, match="a batch of at least 2, but it has 1; raise batch_size"):
         correlation_loss(vectors(0, images=1), vectors(1, images=1))
 
 

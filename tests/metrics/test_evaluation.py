@@ -231,7 +231,7 @@ def test_images_that_cannot_be_measured_are_named(folders: tuple[Path, Path], tm
     with pytest.raises(InputError, match=r"tile2.png is damaged"):
         evaluate(*folders)
     save_image(tmp_path / "small" / "dot.png", np.zeros((1, 1, 3), np.uint8))
-    with pytest.raises(InputError, match=r"dot.png: SSIM looks through a window of 11 px; an image of 1×1 px"):
+    with pytest.raises(InputError, match=r"dot.png: SSIM has a window of 11 px; an image of 1×1 px"):
         evaluate(tmp_path / "small", tmp_path / "small")
 
 
