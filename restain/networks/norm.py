@@ -20,6 +20,7 @@ from restain.networks.generator import Generator
 from restain.networks.normalisation import BatchNorm, InstanceNorm
 from restain.networks.published_test import check_local
 from restain.networks.stainer import Stainer
+from restain.tensors import raised
 
 NormLayer = InstanceNorm | BatchNorm
 ConvLayer = nn.Conv2d | nn.ConvTranspose2d
@@ -88,7 +89,7 @@ def joint_statistics(
             for index, (tile, region) in enumerate(zip(tiles, inside, strict=True)):
                 walk = walks[index]
                 ahead = 0 if walk else passed
-                walk = walk or _walk(generator, tile.to(device), found)
+                walk = walk or _walk(generator, tile.to(device, memory_format=torch.channels_last), found)
                 features = next(islice(walk, ahead, None))
                 rows, columns = (_at_scale(part, tile.shape[-1] // features.shape[-1]) for part in region)
                 totals.add(features[..., rows, columns])
@@ -195,8 +196,9 @@ def _walk_chain(
     for layer in layers:
         if isinstance(layer, InstanceNorm):
             yield x
-            scale, shift = (part.to(x).view(-1, 1, 1) for part in _scale_and_shift(layer, found[layer]))
-            x = torch.addcmul(shift, x, scale)
+            full = raised(x)  # rounded to half precision, they would change whole channels
+            scale, shift = (part.to(full).view(-1, 1, 1) for part in _scale_and_shift(layer, found[layer]))
+            x = torch.addcmul(shift, full, scale).to(x.dtype)
         else:
             x = layer(x)
     return x

@@ -15,7 +15,7 @@ from restain.staining.inputs import SlideJob
 from restain.staining.model import Model
 from restain.staining.plan import plan_of
 from restain.staining.settings import SlideSettings
-from restain.staining.statistics import SAMPLE_PX, SAMPLE_TILES, choose
+from restain.staining.statistics import SAMPLE_PX, SAMPLE_TILES, sample
 
 
 @dataclass
@@ -62,7 +62,8 @@ def cohort_statistics(
         try:
             with open_slide(job.source, job.mpp or settings.mpp) as slide:
                 plan = plan_of(model, slide, settings)
-                tiles = choose(list(plan.tiles(SAMPLE_PX)), max(1, SAMPLE_TILES // len(some)))
+                share = max(1, SAMPLE_TILES // len(some))
+                tiles = sample(list(plan.tiles(SAMPLE_PX)), model.generator.multiple, share)
                 if not tiles:
                     raise InputError(f"{job.source}: no tissue there; without tissue mask everything is taken")
                 windows += [to_tensor(plan.read(tile.window)) for tile in tiles]

@@ -48,7 +48,8 @@ def network_of(
                 statistics = load_statistics(kept, model=model.sha256)
             except (MissingError, InputError):  # not there yet, or damaged: the same are taken again
                 tiles = list(plan.tiles(SAMPLE_PX))
-                statistics = sample_statistics(generator, tiles, plan.read, on_progress=on_progress)
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+                    statistics = sample_statistics(generator, tiles, plan.read, on_progress=on_progress)
                 save_statistics(kept, statistics, model=model.sha256)
         frozen = freeze(generator, statistics)
         if by_openvino:
