@@ -1,7 +1,7 @@
-"""What both stains show of a section, as images that can be compared: nuclei, and where there is tissue at all.
+"""Channels that both stains share and that can be compared: nuclei and tissue.
 
-Nuclei are haematoxylin's. Where DAB hides them, lumens and the edge of the tissue still show. Local normalisation makes
-uneven and unequal staining alike: each pixel counts by how far it lies from the mean around it.
+Nuclei are visible in haematoxylin. Where DAB hides them, lumens and the edge of the tissue remain. Local normalisation
+removes uneven and unequal staining: each pixel is measured against its local mean.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from restain.stains import HED_UNIT, optical_density, rgb_to_hed, to_unit
 Values = NDArray[np.float32]
 
 CHANNEL_WEIGHTS: Values = np.array([1.0, 0.2], dtype=np.float32)
-"""How much haematoxylin and tissue count. On colon tiles in register they correlate by 0.93 and 0.67."""
+"""Weights of haematoxylin and tissue. On registered colon tiles they correlate by 0.93 and 0.67."""
 TISSUE_DENSITY = 0.3
 """Optical density, summed over the colours, at which a pixel is half tissue."""
 FAINT = 0.03
-"""Contrast, as a standard deviation of either channel, that counts half: less is noise more than structure."""
+"""Contrast, as a standard deviation of either channel, with a weight of one half: less is mostly noise."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Images of one section that lie on one another, the upper left corner at (0, 0)."""
+    """Aligned images of one section, with the upper left corner at (0, 0)."""
 
     values: Values
     """C x h x w."""

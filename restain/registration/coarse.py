@@ -1,6 +1,6 @@
-"""The first guess about a pair of tiles: one shift and one turn, then blocks around it.
+"""The initial estimate for a pair of tiles: one shift and one rotation, then blocks around it.
 
-Both correlate normalised channels, which are even on average, so that several cost little more than one; compare
+Both correlate normalised channels, which have zero mean, so that several cost little more than one; compare
 `restain.registration.matching`, which takes mean and contrast from each block.
 """
 
@@ -16,19 +16,19 @@ from restain.registration.matching import APART, LEAST_CORRELATION, LEAST_OVERLA
 from restain.registration.warp import places_on
 
 TURNS = tuple(range(-12, 13, 3))
-"""Degrees that are tried."""
+"""Rotations that are tried, in degrees."""
 LEAST_SHARED = 0.35
-"""Share of a tile that must meet the other at a shift."""
+"""Least overlap of the tiles at a shift."""
 _NOTHING = 1e-2  # sum of squares; a single nucleus has about 50
 
 
 def coarsest(channels: Channels) -> Channels:
-    """What `turn_and_shift` compares: an eighth of the size, blurred."""
+    """The input of `turn_and_shift`: an eighth of the size, blurred."""
     return channels.halved().halved().halved().normalised(0.75, 15)
 
 
 def turn_and_shift(first: Channels, second: Channels, turns: Sequence[float] = TURNS) -> tuple[Affine, float]:
-    """The turn and the shift at which two sections fit best.
+    """The rotation and shift at which two sections fit best.
 
     Args:
         first: normalised.
@@ -76,12 +76,12 @@ def matched_blocks(
     """Match blocks of one section with the other, near where a map expects them.
 
     Args:
-        first: the section whose blocks are sought, normalised.
-        second: the section in which they are sought, normalised, the same size.
+        first: the section of the blocks, normalised.
+        second: the section to search, normalised, the same size.
         start: where they are expected.
-        block_px: side of a block in px of the channels, even; its middle counts most.
+        block_px: side of a block in px of the channels, even; its centre has most weight.
         step_px: distance of neighbouring blocks.
-        reach_px: how far from the expected place a block is sought, in x and in y.
+        reach_px: search radius around the expected position, in x and in y.
 
     Returns:
         One match for each block that could be matched. The confidence is its correlation, less where another place fits

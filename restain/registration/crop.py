@@ -1,4 +1,4 @@
-"""What both sides of an aligned pair show: the largest rectangle in which every pixel is covered."""
+"""The common area of an aligned pair: the largest rectangle in which every pixel is covered."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ COARSE_PX = 4
 
 
 def largest_rectangle(covered: NDArray[np.bool_]) -> Crop:
-    """The largest rectangle that holds covered pixels alone; the first of several, row by row of its lower edge.
+    """The largest rectangle of covered pixels; of several, the first by its lower edge.
 
     Args:
         covered: H x W.
@@ -33,7 +33,7 @@ def largest_rectangle(covered: NDArray[np.bool_]) -> Crop:
 
 
 def square_nearest_middle(covered: NDArray[np.bool_], size_px: int) -> Crop | None:
-    """The square of covered pixels whose middle lies nearest to the middle of the image; None where none fits."""
+    """The square of covered pixels nearest to the centre of the image; None if none fits."""
     height, width = covered.shape
     if min(height, width) < size_px:
         return None
@@ -61,7 +61,7 @@ def shared_rectangle(covered: NDArray[np.bool_], multiple: int) -> Crop:
 
 
 def middle_square(width: int, height: int, size_px: int) -> Crop | None:
-    """The square in the middle of an image; None where it does not fit."""
+    """The square in the centre of an image; None if it does not fit."""
     if min(width, height) < size_px:
         return None
     return (width - size_px) // 2, (height - size_px) // 2, size_px, size_px

@@ -1,7 +1,7 @@
-"""Cut two slides into pairs of tiles in register: registered once, then tile by tile, resumed after any stop.
+"""Cuts two slides into registered pairs of tiles: registered once, then tile by tile, resumable at any point.
 
-What is known of a pair of slides lies in `slides/NAME`: `transform.json`, `tiles.jsonl` (a line for each tile in its
-order, kept or not; the state to resume from), `overlay.png` and `tiles.png`, and `done.json` when all is there.
+The state of a pair of slides is in `slides/NAME`: `transform.json`, `tiles.jsonl` (a line for each tile in order, kept
+or not, to resume from), `overlay.png` and `tiles.png`, and `done.json` at the end.
 """
 
 import json
@@ -27,12 +27,12 @@ SLIDES = "slides"
 TRANSFORM, TILES, OVERLAY, SHEET, DONE = "transform.json", "tiles.jsonl", "overlay.png", "tiles.png", "done.json"
 
 OnCutProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the current work, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
 class CutReport:
-    """What became of one pair of slides."""
+    """Report on one pair of slides."""
 
     name: str
     split: str
@@ -42,7 +42,7 @@ class CutReport:
     figures: dict[str, float]
     """Of the transform."""
     left_out: dict[str, int]
-    """How many tiles were left out, by why."""
+    """Number of tiles left out, by reason."""
 
 
 def cut_slides(
@@ -55,15 +55,15 @@ def cut_slides(
     threads: int = 1,
     on_progress: OnCutProgress | None = None,
 ) -> CutReport:
-    """Cut one pair of slides, or go on with it; what is there already is not done again.
+    """Cut one pair of slides, or resume it.
 
     Args:
         pair: the slides.
         root: folder of the data set.
         settings: which tiles.
-        demands: what the slides must show to be believed.
-        inverse: whether a given matrix leads from the IHC to the H&E.
-        threads: that read, match and warp.
+        demands: requirements on the slides.
+        inverse: whether a given matrix maps the IHC to the H&E.
+        threads: for reading, matching and warping.
         on_progress: see `OnCutProgress`.
 
     Raises:
@@ -82,7 +82,7 @@ def cut_slides(
         if not places:
             raise InputError(
                 f"{pair.he} has no tile of {settings.size_px} px at {settings.mpp:g} µm with "
-                f"{settings.least_tissue:.0%} tissue; ask for smaller tiles or less tissue"
+                f"{settings.least_tissue:.0%} tissue; choose smaller tiles or a smaller share of tissue"
             )
         known = _known(folder / TILES)
 
@@ -153,7 +153,7 @@ def tile_path(pair: SlidePair, root: Path, x_px: int, y_px: int) -> tuple[Path, 
 
 
 def _known(path: Path) -> list[TileFacts]:
-    """The tiles that were written down; a line that was cut short by a stop is taken away."""
+    """The recorded tiles; a truncated last line is removed."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -181,7 +181,7 @@ def read_tiles(path: Path, content: bytes | None = None) -> list[TileFacts]:
 
 @contextmanager
 def undamaged(path: Path) -> Iterator[None]:
-    """Turn what a damaged note of an earlier run raises into a sentence."""
+    """Raise errors on damaged files of an earlier run as restain errors."""
     try:
         yield
     except RestainError:
@@ -193,7 +193,7 @@ def undamaged(path: Path) -> Iterator[None]:
 
 
 def _refuse_other(folder: Path, pair: SlidePair) -> None:
-    """Note which slides a folder belongs to, or make sure that these are they."""
+    """Record the slides that a folder belongs to, or check them."""
     note = folder / "slides.json"
     wanted = {
         "he": str(pair.he.resolve()),

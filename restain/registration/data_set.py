@@ -1,4 +1,4 @@
-"""Cut many pairs of slides into one data set: each in a process of its own; one that fails does not stop the others."""
+"""Cuts many pairs of slides into one data set, each in a separate process; one that fails does not stop the others."""
 
 import csv
 import io
@@ -22,28 +22,28 @@ SETTINGS = "cut.json"
 
 @dataclass
 class CutOutcome:
-    """What became of the pairs of slides."""
+    """Results for the pairs of slides."""
 
     reports: list[CutReport] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
-    """By name of the pair, why."""
+    """Reasons by name of the pair."""
 
 
 @dataclass(frozen=True)
 class CutJob:
-    """What all pairs of slides are cut by."""
+    """Settings for all pairs of slides."""
 
     root: Path
     settings: CutSettings
     demands: Demands
     inverse: bool = False
-    """Whether given matrices lead from the IHC to the H&E."""
+    """Whether given matrices map the IHC to the H&E."""
     threads: int = 1
     """Of each pair of slides."""
 
 
 OnEvent = Callable[[SlidePair, str, int, int], None]
-"""Called with a pair of slides, what is being done of it, how much is done, and how much there is."""
+"""Called with a pair of slides, its current work, how much is done, and how much there is."""
 
 
 def cut_data_set(
@@ -101,7 +101,7 @@ def cut_pair(pair: SlidePair, job: CutJob, on_event: OnEvent | None = None) -> C
 
 
 def _refuse_other_settings(job: CutJob) -> None:
-    """Note how a folder is cut, or make sure that it was begun so."""
+    """Record the settings of a folder, or check them."""
     path = job.root / SETTINGS
     wanted = {**asdict(job.settings), **asdict(job.demands), "inverse": job.inverse}
     if not path.exists():
@@ -114,7 +114,7 @@ def _refuse_other_settings(job: CutJob) -> None:
     if differing:
         raise OutputError(
             f"{job.root} was begun with {differing[0]} {found.get(differing[0])}, now it is {wanted[differing[0]]}; "
-            "ask for the same, or choose another place"
+            "use the same value, or choose another folder"
         )
 
 

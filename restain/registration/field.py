@@ -1,8 +1,8 @@
-"""A smooth displacement between two sections, held at a coarse grid of control points: a uniform cubic B-spline.
+"""A smooth displacement between two sections on a coarse grid of control points: a uniform cubic B-spline.
 
-What lies at p in the first section is found at p + d(p) in the second. Everything is in µm. B-splines as in Rueckert et
-al., "Nonrigid registration using free-form deformations" (IEEE TMI 1999); an affine map is held exactly, and beyond the
-outer control points a field goes on linearly.
+The tissue at p in the first section is at p + d(p) in the second. Everything is in µm. B-splines as in Rueckert et
+al., "Nonrigid registration using free-form deformations" (IEEE TMI 1999); affine maps are represented exactly, and
+beyond the outer control points a field is extrapolated linearly.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class Affine:
     """2 x 3: M and, in the last column, t in µm."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no 2 x 3 matrix."""
+        """Check the shape of the matrix."""
         if self.matrix.shape != (2, 3):
             raise ShapeError(f"an affine map has a matrix of 2 x 3, got {' x '.join(map(str, self.matrix.shape))}")
 
@@ -72,28 +72,28 @@ class Affine:
 
     @property
     def inverse(self) -> "Affine":
-        """The map that leads back."""
+        """The inverse map."""
         back = np.linalg.inv(self.matrix[:, :2])
         return Affine(np.column_stack([back, -back @ self.matrix[:, 2]]))
 
     def after(self, first: "Affine") -> "Affine":
-        """The map that does `first` and then this one."""
+        """The composition: `first`, then this map."""
         linear = self.matrix[:, :2]
         return Affine(np.column_stack([linear @ first.matrix[:, :2], linear @ first.matrix[:, 2] + self.matrix[:, 2]]))
 
     @classmethod
     def identity(cls) -> "Affine":
-        """The map that moves nothing."""
+        """The identity."""
         return cls(np.eye(2, 3))
 
     @classmethod
     def fitted(cls, points: Floats, moved: Floats, weights: Floats | None = None) -> "Affine":
-        """The affine map that takes points nearest to their partners, by weighted least squares.
+        """The affine map of points to their partners by weighted least squares.
 
         Args:
             points: N x 2, at least 3 that do not lie on a line.
             moved: where they should go, N x 2.
-            weights: how much each counts, N; None counts all the same.
+            weights: of each point, N; None weighs all equally.
         """
         root = np.ones(len(points)) if weights is None else np.sqrt(weights)
         middle = np.average(points, axis=0, weights=root**2)

@@ -1,4 +1,4 @@
-"""The smooth field behind matches of which some are wrong."""
+"""Robust fit of a smooth field to matches of which some are wrong."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from restain.errors import InputError
 from restain.registration.field import Field, Floats, Map, Raster, taps
 
 ROUNDS = 10
-"""How often matches are weighed anew by how far the field misses them."""
+"""Rounds of reweighting the matches by their residuals."""
 FIRST_TOLERANCE = 8.0
 """How much more may be missed in the first round than in the last; it sinks by the same factor from round to round."""
 LEAST_MATCHES = 3
-"""Fewer than these say nothing, not even about a turn."""
+"""Fewest matches for a fit."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Places in the first section and where their tissue was found in the second."""
+    """Positions in the first section and those of the same tissue in the second."""
 
     points: Floats
     """N x 2 (x, y) in µm."""
@@ -48,7 +48,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Fit:
-    """A field and how well it meets the matches it was fitted to."""
+    """A field and its residuals at the matches."""
 
     field: Field
     weights: Floats
@@ -89,9 +89,7 @@ def fit_field(
     """
     count = int((matches.confidence > 0).sum())
     if count < LEAST_MATCHES:
-        raise InputError(
-            f"{count} matched places say nothing about a displacement; at least {LEAST_MATCHES} are needed"
-        )
+        raise InputError(f"{count} matches are too few to estimate a displacement; at least {LEAST_MATCHES} are needed")
     zero = Field.zero(box, spacing)
     design = design_matrix(zero, matches.points)
     area = box.width * box.height * box.mpp**2 / matches.confidence.sum()

@@ -1,4 +1,4 @@
-"""Which slides belong together: two files, or a CSV of many, with cases and parts of the data set to be."""
+"""Pairs of slides: two files, or a CSV of many, with cases and splits."""
 
 import csv
 import io
@@ -31,21 +31,21 @@ class SlidePair:
     """`train` or `val`."""
     grade: str = ""
     transform: Path | None = None
-    """A file with the transform, where it need not be found."""
+    """A file with the transform, if it is known."""
     he_mpp: float | None = None
-    """µm per pixel where the file has none or a wrong one."""
+    """µm per pixel if the file has none or a wrong value."""
     ihc_mpp: float | None = None
 
 
 def one_pair(
     he: Path, ihc: Path, *, transform: Path | None = None, he_mpp: float | None = None, ihc_mpp: float | None = None
 ) -> SlidePair:
-    """Two slides that are a case of their own."""
+    """Two slides as one case."""
     return SlidePair(he, ihc, _stem(he), _stem(he), transform=transform, he_mpp=he_mpp, ihc_mpp=ihc_mpp)
 
 
 def read_slide_pairs(path: Path, validation: float, seed: int) -> list[SlidePair]:
-    """Read a CSV of slides; paths are relative to it. Without a column `split`, cases are parted at random.
+    """Read a CSV of slides; paths are relative to it. Without a column `split`, cases are split at random.
 
     Args:
         path: the file, with a header; see `COLUMNS`. Without a case, the name of the H&E's file is the case.
@@ -68,12 +68,12 @@ def read_slide_pairs(path: Path, validation: float, seed: int) -> list[SlidePair
     parts: dict[str, str] = {}
     for pair in pairs:
         if parts.setdefault(pair.case, pair.split) != pair.split:
-            raise InputError(f"{path}: case {pair.case} is in train and in val; a case belongs to one of them")
+            raise InputError(f"{path}: case {pair.case} is both in train and in val; a case must be in one of them")
     return pairs
 
 
 def _split_by_case(pairs: Sequence[SlidePair], validation: float, seed: int) -> list[SlidePair]:
-    """Put whole cases aside for validation."""
+    """Choose whole cases for validation."""
     draws = {pair.case: derive_seed(seed, "split", pair.case) / 2**63 for pair in pairs}
     held_out = {case for case, draw in draws.items() if draw < validation}
     if validation > 0 and len(draws) > 1:
@@ -111,7 +111,7 @@ def _pair(path: Path, line: int, row: dict[str, str]) -> SlidePair:
             continue
         files[column] = path.parent / row[column]
         if not is_file_named(files[column]):
-            raise MissingError(f"{path}, line {line}: there is no file {files[column]}; paths are relative to the CSV")
+            raise MissingError(f"{path}, line {line}: {files[column]} does not exist; paths are relative to the CSV")
     split, grade = row.get("split", "").lower() or "train", row.get("grade", "")
     if split not in _SPLITS:
         raise InputError(f"{path}, line {line}: split is '{split}'; expected train or val")
@@ -146,7 +146,7 @@ def _named(pairs: Sequence[SlidePair]) -> list[SlidePair]:
         named.append(replace(pair, name=name.replace("/", "-")))
     twice = [name for name, count in Counter(pair.name for pair in named).items() if count > 1]
     if twice:
-        raise InputError(f"two pairs of slides would both be called {twice[0]}; rename a file or give them cases")
+        raise InputError(f"two pairs of slides would both be named {twice[0]}; rename a file or give them cases")
     return named
 
 

@@ -1,4 +1,4 @@
-"""Landmarks: places that both sections show, in the files of ANHIR and ACROBAT, and how far a transform misses them.
+"""Landmarks of both sections in the formats of ANHIR and ACROBAT, and the registration error of a transform.
 
 ANHIR (Borovec et al., IEEE TMI 2020): one CSV for each slide with columns X and Y in px; line n of both is the same
 place. ACROBAT (Weitz et al., Scientific Data 2023): one CSV for both slides of many cases, in µm.
@@ -26,7 +26,7 @@ _PLACES = ("he_x", "he_y", "ihc_x", "ihc_y")
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Places on both slides, in µm from the left upper corner, N x 2 each."""
+    """Positions on both slides, in µm from the upper left corner, N x 2 each."""
 
     he: Floats
     ihc: Floats
@@ -34,36 +34,36 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class LandmarkError:
-    """How far a transform misses landmarks, on the slide of the IHC."""
+    """Registration error of a transform at landmarks, on the IHC slide."""
 
     um: Floats
-    """Distance between where each landmark of the H&E is led and where it lies on the IHC slide, N, in µm."""
+    """Distance between each mapped landmark of the H&E and its partner on the IHC slide, N, in µm."""
     relative: Floats
     """The same as a share of the diagonal of the IHC slide, N (rTRE of ANHIR)."""
 
     @property
     def median_um(self) -> float:
-        """The middle of all."""
+        """The median."""
         return float(np.median(self.um))
 
     @property
     def high_um(self) -> float:
-        """What nine in ten stay below."""
+        """The 90th percentile."""
         return float(np.quantile(self.um, 0.9))
 
     @property
     def median_relative(self) -> float:
-        """The middle of all, relative to the diagonal."""
+        """The median, relative to the diagonal."""
         return float(np.median(self.relative))
 
     @property
     def high_relative(self) -> float:
-        """What nine in ten stay below, relative to the diagonal."""
+        """The 90th percentile, relative to the diagonal."""
         return float(np.quantile(self.relative, 0.9))
 
 
 def landmark_error(transform: Transform, landmarks: Landmarks) -> LandmarkError:
-    """Lead the landmarks of the H&E to the slide of the IHC and measure how far they are from their partners."""
+    """Map the landmarks of the H&E to the IHC slide and measure their distance to their partners."""
     um = np.hypot(*(transform(landmarks.he) - landmarks.ihc).T)
     return LandmarkError(um, um / math.hypot(*transform.ihc.size_um))
 
@@ -84,7 +84,7 @@ def read_landmarks(files: Sequence[Path], he: Scan, ihc: Scan) -> Landmarks:
         if len(places[0]) != len(places[1]):
             raise InputError(
                 f"{files[0]} holds {len(places[0])} landmarks, {files[1]} {len(places[1])}; "
-                "line by line they must be the same places"
+                "each line of both must be the same landmark"
             )
         return Landmarks(*places)
     if len(files) != 1:

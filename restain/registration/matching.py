@@ -1,4 +1,4 @@
-"""Where does the tissue of a block lie in the other section? Found by correlation of what both stains share.
+"""Block matching between sections by correlation of what both stains share.
 
 Normalised cross-correlation with weights (Padfield, "Masked object registration in the Fourier domain", IEEE TIP 2012).
 """
@@ -16,11 +16,11 @@ from restain.registration.fitting import Matches
 from restain.registration.warp import places_on
 
 LEAST_OVERLAP = 0.5
-"""A shift counts if so much of a block's weight meets weight in the other section."""
+"""Least overlap of weights for a shift."""
 LEAST_WEIGHT = 0.1
-"""A block is looked for if its pixels have so much weight on average; on bare glass there is nothing to find."""
+"""Least mean weight of a block to be matched, which excludes bare glass."""
 LEAST_CORRELATION = 0.1
-"""A block counts if it correlates by more than this."""
+"""Least correlation of a match."""
 APART = 0.25
 """Another peak is one that lies further from the highest than this share of a block's side."""
 _BLOCKS_AT_ONCE = 64
@@ -28,12 +28,12 @@ _BLOCKS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Structure:
-    """What both stains share of a section, as an image."""
+    """The structure of a section that both stains share, as an image."""
 
     values: Tensor
     """H x W float, such as the optical density of haematoxylin."""
     weights: Tensor
-    """How sure each value is, H x W in [0, 1]; 0 outside the image."""
+    """Weight of each value, H x W in [0, 1]; 0 outside the image."""
     box: Raster
     """Where the pixels lie."""
 
@@ -54,12 +54,12 @@ def match_blocks(
     """Match blocks of one section with the other, near where a map expects them.
 
     Args:
-        first: the section whose blocks are sought; its pixels are the unit of what follows.
-        second: the section in which they are sought.
+        first: the section of the blocks; its pixels are the unit of the following arguments.
+        second: the section to search.
         start: where they are expected, such as an affine map or a coarser field.
-        block_px: side of a block; its middle counts most.
+        block_px: side of a block; its centre has most weight.
         step_px: distance of neighbouring blocks.
-        reach_px: how far from the expected place a block is sought, in x and in y.
+        reach_px: search radius around the expected position, in x and in y.
 
     Returns:
         One match for each block that could be matched. The confidence is its correlation, less where another place fits

@@ -1,4 +1,4 @@
-"""A slide at about 8 µm: where its tissue is, and what both stains show of it."""
+"""An overview of a slide at about 8 µm: its tissue, and the structure that both stains share."""
 
 import math
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ Mask = NDArray[np.bool_]
 
 OVERVIEW_MPP = 8.0
 GLASS_WEIGHT = 0.02
-"""How much a pixel on glass counts."""
+"""Weight of a pixel on glass."""
 _DAB_HIDES = 0.5
 """Optical density of DAB that halves how much the haematoxylin beneath counts."""
 _PARTNERED = 0.3
-"""A piece of tissue has a partner if so much of it lies on tissue of the other slide."""
+"""Least overlap of a piece of tissue with tissue of the other slide to have a partner."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def look(slide: Slide, mpp: float = OVERVIEW_MPP) -> Overview:
     rgb = slide.whole(mpp)
     tissue = tissue_of(rgb, mpp)
     if not tissue.any():
-        raise InputError(
-            f"{slide.path} shows no tissue at {mpp:g} µm per pixel; is it blank, or another kind of image?"
-        )
+        raise InputError(f"{slide.path} shows no tissue at {mpp:g} µm per pixel; check that it is a stained section")
     return Overview(Scan(slide.path.name, slide.size, slide.mpp), mpp_read(slide, mpp), rgb, tissue)
 
 

@@ -1,4 +1,4 @@
-"""How the section lies on the other slide: angle, mirror, scale and shift, found from nothing.
+"""Global search for the position of a section on the other slide: rotation, mirroring, scale and shift.
 
 Every turn and scale is tried on a small image by correlation in the Fourier domain, of where tissue is and of how dense
 its nuclei are; the best few are refined by block matching. How many blocks of the tissue are found where one affine map
@@ -23,7 +23,7 @@ from restain.registration.overview import GLASS_WEIGHT, Overview, shrunk, whole_
 SEARCH_PX = 64
 """Longest side of the tissue in the images that are searched."""
 ANGLE_STEP = 5.0
-"""Degrees between the turns that are tried."""
+"""Degrees between the rotations that are tried."""
 SCALE_STEP = 2 ** (1 / 8)
 SCALES_BY_FILE = tuple(SCALE_STEP**n for n in (0, -1, 1))
 """Where the files are right about their resolution; shrinkage and stretch of a section included."""
@@ -32,7 +32,7 @@ SCALES_BEYOND = tuple(SCALE_STEP**n for n in range(-9, 10) if abs(n) > 1)
 AREA_SCALES = (0.5, 1.6)
 """Scales are tried between these times the one at which the areas of tissue are alike: the IHC may have more tissue."""
 CANDIDATES = 8
-"""How many of the best places are looked at more closely."""
+"""Number of the best candidates that are refined."""
 REFINE_PX = 400
 """Longest side of the tissue, about, in the images by which they are refined."""
 BLOCK_PX, REACH_PX = 32, 16
@@ -43,7 +43,7 @@ ACCEPTED = 0.3
 PROMISING = 0.25
 """Share of the blocks that must agree at first sight."""
 LEAST_BLOCKS = 12
-"""With fewer blocks on both tissues, nothing is believed."""
+"""Fewest blocks on both tissues for a decision."""
 _BLOCKS = {False: 80, True: 300}  # on tissue, at first sight and at the second
 
 
@@ -60,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Lie:
-    """How the section lies on the slide of the IHC, and how sure that is."""
+    """The position of the section on the IHC slide, with its confidence."""
 
     affine: Affine
     """From places on the H&E slide to places on the IHC slide, in µm."""
@@ -78,7 +78,7 @@ class Lie:
 
     @property
     def is_found(self) -> bool:
-        """Whether this is no chance."""
+        """Whether the agreement exceeds chance."""
         return self.agreement >= self.needed and self.blocks >= LEAST_BLOCKS
 
 

@@ -1,4 +1,4 @@
-"""Register two slides: overview, search, then block matching from coarse to fine, and a smooth field at the end.
+"""Registers two slides: overview, global search, then block matching from coarse to fine with a smooth field.
 
 Slides are read in windows, so that memory does not grow with them.
 """
@@ -70,10 +70,10 @@ class Registration:
 
 @dataclass(frozen=True)
 class Demands:
-    """What a pair of slides must show to be believed."""
+    """Requirements on a pair of slides."""
 
     mirror: bool = True
-    """Whether the section may lie with its other side up."""
+    """Whether the section may be mirrored."""
     any_scale: bool = True
     """Whether the files may be wrong about their micrometres per pixel, by up to a factor of 2."""
     least_shared: float = LEAST_SHARED
@@ -90,7 +90,7 @@ def register(
     threads: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Registration:
-    """Find where the tissue of one slide lies on the other.
+    """Register two slides.
 
     Args:
         he: the slide of the H&E.
@@ -100,7 +100,7 @@ def register(
         on_progress: called with windows matched and windows in all rounds.
 
     Raises:
-        InputError: a slide is blank or blurred, or they cannot be shown to belong together; the sentence says why.
+        InputError: a slide is blank or blurred, or the two cannot be shown to match; the message says why.
     """
     demands = demands or Demands()
     first, second = look(he), look(ihc)
@@ -113,7 +113,7 @@ def register(
     if shared.share < demands.least_shared:
         raise InputError(
             f"{second.scan.name} shows {shared.share:.0%} of the tissue of {first.scan.name}, expected at least "
-            f"{demands.least_shared:.0%}; scan the rest, or ask for a smaller share"
+            f"{demands.least_shared:.0%}; scan the rest, or accept a smaller share"
         )
     transform = _refined(he, ihc, first, second, lie, shared, threads, on_progress)
     shared = shared_tissue(first, second, transform, transform.back)
@@ -127,7 +127,7 @@ def register(
 
 
 def _why_not(he: Overview, ihc: Overview, lie: Lie, demands: Demands) -> str:
-    """Why two slides cannot be believed to belong together."""
+    """The reason to reject a pair of slides."""
     pair = f"{he.scan.name} and {ihc.scan.name}"
     if lie.blocks < LEAST_BLOCKS:
         return (
@@ -250,7 +250,7 @@ def _refined(
     if fit is None or transform.bend is None:
         raise InputError(
             f"{first.scan.name} and {second.scan.name}: fewer than {_LEAST_MATCHES} blocks match at {rounds[-1]:g} µm "
-            f"per pixel; what is seen at {rounds[0]:g} µm is not borne out"
+            f"per pixel, so the match at {rounds[0]:g} µm is not confirmed"
         )
     believed = fit.believed
     figures = {

@@ -1,4 +1,4 @@
-"""One pair of a data set that exists already: aligned, cropped to what both sides show, and written under its name."""
+"""Aligns one pair of an existing data set, crops it to the common area, and writes it under its name."""
 
 import math
 import shutil
@@ -26,7 +26,7 @@ PairVerdict = Literal["aligned", "kept", "left out"]
 MULTIPLE_PX = 16
 """Sides of cropped tiles are multiples of this, because networks halve images several times."""
 LEAST_SIDE = 0.5
-"""A pair is left out if what it shares is narrower than this share of the tile's shorter side."""
+"""A pair is left out if its common area is narrower than this share of the tile's shorter side."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class AlignSettings:
     """How the pairs of a data set are aligned."""
 
     mpp: float | None = None
-    """Micrometres per pixel of the tiles; without it residuals are told in px alone."""
+    """Micrometres per pixel of the tiles; without it residuals are in px only."""
     size_px: int | None = None
     """Side of the square that is cut out of every pair; None keeps all that a pair shares."""
     drop_below: float | None = None
     """Pairs that are not aligned, or whose agreement is less, are left out; None keeps them as they were."""
     bars: Bars = field(default_factory=Bars)
-    """What a pair must show to be aligned."""
+    """Requirements on a pair."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Check the ranges."""
         if self.size_px is not None and self.size_px < MULTIPLE_PX:
             raise ConfigError(f"tiles of {self.size_px} px: expected at least {MULTIPLE_PX}")
         if self.mpp is not None and not 0.05 <= self.mpp <= 10:
@@ -71,7 +71,7 @@ class PlannedPair:
 
 @dataclass(frozen=True)
 class PairRow:
-    """What became of one pair."""
+    """The result for one pair."""
 
     name: str
     """As part/name."""
@@ -83,7 +83,7 @@ class PairRow:
     split: str
     verdict: PairVerdict
     why: str
-    """Why it is not aligned, or is left out; empty where it is aligned."""
+    """Why it is not aligned, or is left out; empty if it is aligned."""
     width_px: int
     height_px: int
     left_px: int

@@ -1,4 +1,4 @@
-"""Align every pair of a data set: its layout and its names stay, and its pairs fit.
+"""Aligns every pair of a data set, keeping its layout and names.
 
 `pairs.jsonl` has a line for each pair that is done; from it an interrupted run resumes. `pairs.csv`, which training
 reads, and `left_out.csv` are written from it at the end.
@@ -24,7 +24,7 @@ JOURNAL, LEFT_OUT = "pairs.jsonl", "left_out.csv"
 
 @dataclass(frozen=True)
 class AlignOutcome:
-    """What became of a data set."""
+    """Results for a data set."""
 
     rows: Sequence[PairRow]
     """In the order of the data set."""
@@ -44,7 +44,7 @@ def align_data_set(
     pool: Pool | None = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> AlignOutcome:
-    """Align the pairs of a data set; what an earlier run has done is not done again.
+    """Align the pairs of a data set, or resume an earlier run.
 
     Args:
         root: the data set, in any of `restain.data.layouts.LAYOUTS`.
@@ -61,7 +61,7 @@ def align_data_set(
     places = plan(root)
     inside = root if root.is_dir() else root.parent
     if inside.resolve() in (out.resolve(), *out.resolve().parents) and out.resolve() != inside.resolve().parent:
-        raise OutputError(f"{out} lies in the data set itself; give a folder elsewhere")
+        raise OutputError(f"{out} is inside the data set; give a folder elsewhere")
     with locked(out, f"{out} is being written by another process; wait for it, or choose another place"):
         journal = PairJournal(out, {"root": str(root.absolute()), "settings": asdict(settings)})
         waiting = [place for place in places if place.name not in journal.rows]
@@ -85,7 +85,7 @@ _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class PairJournal:
-    """What is done, as lines of JSON below a first one that says of what.
+    """The finished pairs as lines of JSON, after a header.
 
     Args:
         folder: where `JOURNAL` lies, or will; otherwise empty.

@@ -1,4 +1,4 @@
-"""Tiles of neighbouring sections in register: how the IHC is displaced against the H&E, and whether to believe it.
+"""Registers tiles of neighbouring sections: the displacement of the IHC against the H&E, and whether it is reliable.
 
 From coarse to fine: one turn and shift for the whole tile, blocks around it, then every pixel. Positions are in px of
 the tile, 0 at its upper left corner.
@@ -33,7 +33,7 @@ STIFFEST = 30.0
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was found about a pair."""
+    """The result for a pair."""
 
     field: Field
     """What lies at p in the H&E lies at p + d(p) in the IHC."""
@@ -41,7 +41,7 @@ class Alignment:
     """The tile."""
     figures: Figures
     why_not: str
-    """Why it is not believed; empty where it is."""
+    """Why it is rejected; empty if it is accepted."""
 
 
 def find_field(first: Channels, second: Channels, start: Affine) -> Field:
@@ -75,7 +75,7 @@ def align_tile(he: Tensor, ihc: Tensor, bars: Bars | None = None) -> Alignment:
     Args:
         he: 1 x 3 x H x W in [-1, 1].
         ihc: the same shape.
-        bars: what the pair must show to be believed.
+        bars: requirements on the pair.
 
     Raises:
         ShapeError: the sides differ in size.
@@ -83,7 +83,7 @@ def align_tile(he: Tensor, ihc: Tensor, bars: Bars | None = None) -> Alignment:
     """
     bars = bars or Bars()
     if he.shape != ihc.shape:
-        raise ShapeError(f"sides of a pair have one size; got {list(he.shape)} and {list(ihc.shape)}")
+        raise ShapeError(f"both sides of a pair must have the same size; got {list(he.shape)} and {list(ihc.shape)}")
     first, second = (shared_channels(image, WORK_PX) for image in (he, ihc))
     if min(first.values.shape[1:]) < LEAST_PX:
         width, height = he.shape[-1], he.shape[-2]

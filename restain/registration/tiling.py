@@ -29,7 +29,7 @@ _MARGIN_PX = 4  # around what is read of the IHC, for the interpolation
 
 @dataclass(frozen=True)
 class CutSettings:
-    """Which tiles are cut, and which of them are good enough."""
+    """Settings of the tiles, and their requirements."""
 
     mpp: float = 0.5
     """Micrometres per pixel of the tiles."""
@@ -47,7 +47,7 @@ class CutSettings:
     """How sharp both sides must be; see `restain.registration.overview.detail`."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be cut."""
+        """Check the ranges."""
         if not 0.1 <= self.mpp <= 4:
             raise ConfigError(f"tiles of {self.mpp:g} µm per pixel: expected 0.1 to 4")
         if self.size_px < 64 or self.step_px < 1:
@@ -61,7 +61,7 @@ class CutSettings:
 
 @dataclass(frozen=True)
 class TileFacts:
-    """Everything known of one tile; NaN where something could not be told."""
+    """Measurements of one tile; NaN if undefined."""
 
     x_px: int
     """Left edge in px of the first level of the H&E."""
@@ -93,7 +93,7 @@ class TileFacts:
 
 @dataclass(frozen=True)
 class PlannedTile:
-    """Where a tile lies."""
+    """Position of a tile."""
 
     box: Raster
     """On the slide of the H&E, in µm."""

@@ -1,4 +1,4 @@
-"""From one slide to the other: an affine map with a smooth bend before it, as JSON, and as others write it.
+"""The transform between two slides: a smooth deformation, then an affine map; as JSON, and in formats of other tools.
 
 Where the tissue at p on the H&E slide lies on the IHC slide: affine(p + d(p)), in µm from the left upper corner of the
 first level, by the micrometres per pixel that each file says of itself.
@@ -60,11 +60,11 @@ class Transform:
     """What is known of how well it fits, by name."""
 
     def __call__(self, points: Floats) -> Floats:
-        """Where places on the H&E slide lie on the IHC slide, N x 2 in µm each."""
+        """Map positions on the H&E slide to the IHC slide, N x 2 in µm each."""
         return self.affine(points if self.bend is None else self.bend(points))
 
     def back(self, points: Floats) -> Floats:
-        """Where places on the IHC slide lie on the H&E slide, N x 2 in µm each."""
+        """Map positions on the IHC slide to the H&E slide, N x 2 in µm each."""
         unbent = self.affine.inverse(points)
         return unbent if self.bend is None else self.bend.led_back(unbent)
 
@@ -75,7 +75,7 @@ class Transform:
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether the section lies on the IHC slide with its other side up."""
+        """Whether the section is mirrored on the IHC slide."""
         return bool(np.linalg.det(self.affine.matrix[:, :2]) < 0)
 
     @property

@@ -1,6 +1,6 @@
-"""Whether a pair of tiles is believed to show the same tissue: figures, bars, and a sentence where one is missed.
+"""Decides whether a pair of tiles shows the same tissue, by figures and thresholds; a rejection names the figure.
 
-The bars lie where true and shuffled pairs part; how many of each pass is counted in `benchmarks/registration_tiles.py`.
+The thresholds separate true from shuffled pairs; `benchmarks/registration_tiles.py` counts how many of each pass.
 """
 
 import math
@@ -31,7 +31,7 @@ _FLIPS = (np.s_[:, :, ::-1], np.s_[:, ::-1])
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a pair. NaN: it could not be told."""
+    """Measurements of a pair; NaN if undefined."""
 
     he_structure: float = math.nan
     """Share of the H&E with nuclei to see, 0 to 1."""
@@ -66,7 +66,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Bars:
-    """What a pair must show to be believed."""
+    """Requirements on a pair."""
 
     structure: float = 0.02
     """Of both sides."""
@@ -83,7 +83,7 @@ class Bars:
 
 
 def why_not(figures: Figures, bars: Bars) -> str:
-    """Why a pair is not believed, with the figure that tells; empty where it is."""
+    """Why a pair is rejected, with the figure; empty if it is accepted."""
     for name, structure, detail in (
         ("H&E", figures.he_structure, figures.he_detail),
         ("IHC", figures.ihc_structure, figures.ihc_detail),

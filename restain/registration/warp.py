@@ -1,4 +1,4 @@
-"""Images of the second section, drawn as they would lie in the first."""
+"""Warps images of the second section to the first."""
 
 import numpy as np
 import torch

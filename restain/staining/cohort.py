@@ -65,7 +65,7 @@ def cohort_statistics(
                 share = max(1, SAMPLE_TILES // len(some))
                 tiles = sample(list(plan.tiles(SAMPLE_PX)), model.generator.multiple, share)
                 if not tiles:
-                    raise InputError(f"{job.source}: no tissue there; without tissue mask everything is taken")
+                    raise InputError(f"{job.source}: no tissue found; use no tissue mask to include everything")
                 windows += [to_tensor(plan.read(tile.window)) for tile in tiles]
                 inside += [tile.core.within(tile.window).slices for tile in tiles]
                 cohort.slides += 1

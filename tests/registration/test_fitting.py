@@ -73,5 +73,5 @@ def test_bending_is_nothing_for_affine_maps_and_the_integral_for_a_parabola() ->
 
 
 def test_too_few_matches_are_refused() -> None:
-    with pytest.raises(InputError, match="2 matched places"):
+    with pytest.raises(InputError, match="2 matches"):
         fit_field(some_matches(2, TURN), BOX, 32.0, smoothing=10.0, tolerance=1.0)

@@ -63,8 +63,8 @@ def test_cases_are_parted_whole_and_stay_where_they_are(tmp_path: Path) -> None:
         ("he,ihc,he_mpp\na.svs,b.svs,25\n", "out of range"),
         ("he,ihc,he_mpp\na.svs,b.svs,x\n", "'x' is not a number"),
         ("he,ihc,split\na.svs,b.svs,train\nc.svs,b.svs,\n", "line 3: no split"),
-        ("he,ihc,case,split\na.svs,b.svs,1,train\nc.svs,b.svs,1,val\n", "case 1 is in train and in val"),
-        ("he,ihc\na.svs,b.svs\na.svs,b.svs\n", "would both be called"),
+        ("he,ihc,case,split\na.svs,b.svs,1,train\nc.svs,b.svs,1,val\n", "case 1 is both in train and in val"),
+        ("he,ihc\na.svs,b.svs\na.svs,b.svs\n", "would both be named"),
     ],
 )
 def test_lists_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The phantom: drawn tissue whose displacement, cells and stain are known, because no paired data set may be shipped.
+"""The phantom: synthetic tissue with known displacement, cells and stain, because no paired data set can be shipped.
 
 `Tissue` is endless, and any window of it can be drawn without the rest. `draw_pair` cuts two neighbouring sections of
 one and stains them. Sizes are in µm, so that the same tissue can be drawn at any resolution.

@@ -1,4 +1,4 @@
-"""Where things are: the edge of the tissue, nests and glands of tumour, lumens, the flow of the stroma, lymphocytes.
+"""The anatomy: edge of the tissue, nests and glands of tumour, lumens, direction of the stroma, lymphocytes.
 
 All of it comes from a few random fields over the endless plane. They change slowly, so they are surveyed on a lattice
 of a few µm and interpolated from there.

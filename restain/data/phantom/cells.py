@@ -1,4 +1,4 @@
-"""The cells: where each one is, how large, of which kind, and whether it is positive.
+"""The cells: their positions, sizes, kinds, and whether they are positive.
 
 Every kind of cell has its own jittered lattice. A place of the lattice holds a pile of cells, one below the other, and
 a section cuts one of each pile: near its middle, where the nucleus is wide, or near its end, where it is missed. A

@@ -1,4 +1,4 @@
-"""How the neighbouring section lies on its slide: shifted, turned and gently bent, by a known field."""
+"""The displacement of the neighbouring section: a known field of shift, rotation and smooth deformation."""
 
 from typing import NamedTuple
 

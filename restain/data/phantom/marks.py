@@ -1,4 +1,4 @@
-"""What lies on a slide besides the tissue in question: pen marks, the black border of a scan, control tissue."""
+"""Pen marks, the black border of a scan, and control tissue on a slide."""
 
 import math
 from itertools import pairwise

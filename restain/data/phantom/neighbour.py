@@ -34,7 +34,7 @@ _LANDMARK_TRIES = 12
 
 @dataclass(frozen=True)
 class NeighbourSettings:
-    """How the neighbouring section lies on its slide and what else is there."""
+    """Settings of the neighbouring section and its slide."""
 
     mpp: float | None = None
     """µm per pixel as its file says; None: as the H&E's."""
@@ -56,7 +56,7 @@ class NeighbourSettings:
     """Whether the scan of the IHC has a black border, where the scanner saw nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Check the ranges."""
         if not 0.25 <= self.scale <= 4:
             raise ConfigError(f"scale {self.scale:g}: expected 0.25 to 4")
         if self.bend_um < 0:
@@ -134,7 +134,7 @@ class PhantomNeighbour:
         return self.settings.bend_um / 2.5 * np.stack(shifts, axis=1)  # few values of a noise lie beyond 2.5
 
     def he_to_ihc(self, places: Points) -> Points:
-        """Where the tissue at places on the H&E slide lies on the IHC slide; µm, N x 2."""
+        """Map positions on the H&E slide to the IHC slide; µm, N x 2."""
         return (places + self.bend(places)) @ self.affine[:, :2].T + self.affine[:, 2]
 
     def ihc_to_he(self, places: Points) -> Points:

@@ -1,4 +1,4 @@
-"""A pair of drawn tiles with everything that is true about them."""
+"""A pair of drawn tiles with the ground truth."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class PhantomSettings:
     """Distance of the neighbouring section, in µm. At 0 it is the same section, displaced."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Check the ranges."""
         if self.size_px < 64:
             raise ConfigError(f"size {self.size_px}: a tile needs at least 64 px")
         if self.marker not in ("membrane", "nuclear"):

@@ -1,4 +1,4 @@
-"""From substance to colour: every laboratory stains a little differently, and light follows Beer and Lambert."""
+"""Renders substance as colour, with variation between laboratories (Beer–Lambert)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -57,7 +57,7 @@ def write_pairs(
 
 
 def refuse_used_folder(out: Path) -> None:
-    """Make sure that nothing would be mixed with other files.
+    """Check that the folder is empty.
 
     Raises:
         OutputError: `out` is a file or a folder that holds something.
@@ -65,7 +65,7 @@ def refuse_used_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; give a new or empty folder")
     if out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"{out} is not empty; give a new folder, or remove what it holds")
+        raise OutputError(f"{out} is not empty; give a new folder, or remove its contents")
 
 
 def _write_pair(base: Path, split: str, name: str, pair: PhantomPair) -> None:
