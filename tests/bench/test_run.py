@@ -120,7 +120,7 @@ def test_a_bench_from_before_extractors_were_noted_goes_on(bench: Path, pairs: P
 def test_a_wrong_recipe_is_refused_before_anything_is_written(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="widht"):
         run_bench([Row("x", rows[0].recipe, ("model.widht=3",))], pairs, tmp_path / "out")
-    with pytest.raises(InputError, match="is no row"):
+    with pytest.raises(InputError, match="is not a row"):
         run_bench(rows, pairs, tmp_path / "out", reference="other")
     assert not (tmp_path / "out").exists()
 

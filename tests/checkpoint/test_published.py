@@ -263,7 +263,7 @@ def test_what_fits_no_layout_is_refused_with_what_was_found(tmp_path: Path, cont
 
 
 def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a pickled \S*Conv2d, .* save only the weights"):
+    with pytest.raises(CheckpointError, match=r"a pickled \S*Conv2d .* save only the weights"):
         load_published(written(tmp_path, nn.Conv2d(1, 1, 1)))
 
 

@@ -95,7 +95,9 @@ def test_a_missing_side_is_named(tmp_path: Path, write_tile: WriteTile, there: s
 def test_a_folder_that_fits_nothing_says_what_it_holds_and_what_would_fit(tmp_path: Path) -> None:
     for name in ("HER2", "Ki67"):
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=r"found folders HER2, Ki67; known: .*MIST .* BCI .* plain .* side-by-side"):
+    with pytest.raises(
+        InputError, match=r"found folders HER2, Ki67; known layouts: .*MIST .* BCI .* plain .* side-by-side"
+    ):
         find_layout(tmp_path)
 
 

@@ -52,5 +52,5 @@ def test_in_doubt_it_asks_for_the_mean_amount_where_l1_asks_for_none() -> None:
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(ShapeError, match="one shape"):
+    with pytest.raises(ShapeError, match="same shape"):
         density_loss(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))

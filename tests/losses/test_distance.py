@@ -14,7 +14,7 @@ def test_l1_is_the_mean_absolute_difference() -> None:
 
 
 def test_images_of_another_shape_are_refused_not_broadcast() -> None:
-    with pytest.raises(ShapeError, match="one shape"):
+    with pytest.raises(ShapeError, match="same shape"):
         l1_loss(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))
 
 

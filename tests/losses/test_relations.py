@@ -144,5 +144,5 @@ def test_transport_of_a_batch_is_the_mean_of_its_images() -> None:
     virtual, source, target = vectors(0), vectors(1), vectors(2)
     alone = [transport_loss(virtual[[image]], source[[image]], target[[image]]) for image in range(3)]
     assert_close(transport_loss(virtual, source, target), torch.stack(alone).mean())
-    with pytest.raises(ShapeError, match="one shape"):
+    with pytest.raises(ShapeError, match="same shape"):
         transport_loss(virtual, source, target[:, :4])

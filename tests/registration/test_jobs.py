@@ -56,7 +56,7 @@ def test_cases_are_parted_whole_and_stay_where_they_are(tmp_path: Path) -> None:
         ("he,case\na.svs,1\n", "no column ihc"),
         ("he,ihc\n", "lists no slides"),
         ("he,ihc\na.svs\n", "line 2: expected 2 values"),
-        ("he,ihc\na.svs,none.svs\n", r"line 2: there is no file .*none\.svs"),
+        ("he,ihc\na.svs,none.svs\n", r"line 2: .*none\.svs does not exist"),
         ("he,ihc\na.svs,\n", "line 2: no file under ihc"),
         ("he,ihc,split\na.svs,b.svs,test\n", "expected train or val"),
         ("he,ihc,grade\na.svs,b.svs,high\n", "grade is 'high'"),

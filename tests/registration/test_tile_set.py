@@ -142,7 +142,7 @@ def test_other_folders_are_left_alone(mist: Path, out: Path, tmp_path: Path) -> 
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="not empty"):
         align_data_set(mist, tmp_path)
-    with pytest.raises(OutputError, match="in the data set"):
+    with pytest.raises(OutputError, match="inside the data set"):
         align_data_set(mist, mist / "aligned")
     with pytest.raises(OutputError, match="other settings"):
         align_data_set(mist, out, AlignSettings(size_px=128))

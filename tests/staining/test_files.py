@@ -72,7 +72,7 @@ def test_a_folder_with_files_is_refused_unless_overwriting_is_allowed(folder: Pa
 def test_an_image_never_replaces_itself(folder: Path) -> None:
     (folder / "png").mkdir()
     (folder / "png" / "a.png").touch()
-    with pytest.raises(OutputError, match=r"png/a\.png is an image to stain"):
+    with pytest.raises(OutputError, match=r"png/a\.png is an input"):
         names(folder, "png/a.png", out="png", overwrite=True)
 
 
