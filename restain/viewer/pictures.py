@@ -105,7 +105,7 @@ class RegisteredPicture:
             return np.full((box.height, box.width, 3), GLASS, np.uint8)
         size = math.ceil((right - left) / there), math.ceil((bottom - top) / there)
         rgb = self._ihc.read((left / self._ihc.mpp, top / self._ihc.mpp), size, there)
-        drawn, covered = warp(rgb, Raster(left, top, *size, there), places)
+        drawn, covered = warp(rgb.copy(), Raster(left, top, *size, there), places)
         drawn[~covered] = GLASS
         return drawn
 
