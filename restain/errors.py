@@ -10,7 +10,7 @@ class RestainError(Exception):
 
 
 class InputError(RestainError, ValueError):
-    """An image, folder or value that cannot be used as it is."""
+    """An image, folder or value that cannot be used."""
 
 
 class MissingError(RestainError, FileNotFoundError):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from restain.registration.tile_set import AlignOutcome
 
 MOST_REASONS = 5
-"""How many kinds of reasons are told; the table has all."""
+"""Number of reasons that are shown; the table has all."""
 
 
 def command(

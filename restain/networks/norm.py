@@ -178,7 +178,7 @@ def instance_norms(generator: Stainer) -> dict[str, InstanceNorm]:
 def _walk(generator: Generator, x: Tensor, found: Mapping[nn.Module, Moments]) -> Iterator[Tensor]:
     """Run the network and halt before each instance norm, to show what arrives there.
 
-    When it goes on, the moments of that norm must be in `found`.
+    Before it continues, the moments of that norm must be in `found`.
     """
     held = [x]  # handed over, so that no stage's input outlives it while the walk halts
     del x

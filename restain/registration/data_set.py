@@ -60,8 +60,8 @@ def cut_data_set(
         pairs: the slides.
         job: how they are cut.
         pool: where; None: one after the other in this process.
-        on_event: is told when each begins and, without a pool, how far it is, tile by tile.
-        on_done: is told what became of each, a report or why it failed.
+        on_event: called when each begins and, without a pool, after each tile.
+        on_done: called with the report of each, or the reason why it failed.
 
     Raises:
         OutputError: the folder cannot be written, was begun with other settings, or is being cut by another process.

@@ -253,7 +253,7 @@ def field_of(moved: Map, box: Raster, spacing: float) -> Field:
 
     Args:
         moved: from positions to positions, N x 2 in µm.
-        box: where it shall be met; beyond, the field goes on linearly.
+        box: where it is fitted; beyond, the field is extrapolated linearly.
         spacing: about how far apart control points shall be, in µm.
     """
     zero = Field.zero(box, spacing)

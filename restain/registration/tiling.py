@@ -104,7 +104,7 @@ class PlannedTile:
 
 
 def plan_tiles(slide: Slide, he: Overview, shared: Shared, settings: CutSettings) -> list[PlannedTile]:
-    """The tiles with enough tissue, row by row; whether the IHC shows it is told, not asked."""
+    """The tiles with enough tissue, row by row, with the share that the IHC shows."""
     mpp = mpp_read(slide, settings.mpp)
     width, height = slide.size_at(settings.mpp)
     found = []

@@ -43,7 +43,7 @@ class Figures:
     agreement: float = math.nan
     """Correlation of both sections, blurred, at the best turn and shift, less where little is shared."""
     mirrored_agreement: float = math.nan
-    """The same for the mirrored IHC, asked where the IHC as it is agrees too little."""
+    """The same for the mirrored IHC, measured if the IHC itself agrees too little."""
     seen: float = math.nan
     """Share of the H&E's nuclei at which the aligned IHC has anything to see, 0 to 1."""
     covered: float = math.nan
@@ -57,7 +57,7 @@ class Figures:
     moved_px: float = math.nan
     """Median length of the displacement, in px of the tile."""
     correlation_before: float = math.nan
-    """Of haematoxylin, locally normalised, in the pair as it is."""
+    """Of haematoxylin, locally normalised, in the original pair."""
     correlation_after: float = math.nan
     """The same in the aligned pair, where both are seen."""
     smallest_determinant: float = math.nan

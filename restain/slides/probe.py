@@ -1,8 +1,7 @@
-"""Tries a slide in a process of its own first: some damaged headers make OpenSlide abort the process that it is in.
+"""Tries a slide in a separate process first, because some damaged headers make OpenSlide abort its process.
 
-The process is started once and asked about each slide. It opens the slide and reads a pixel of every level, for which
-all that a header says of its tiles is needed. What it cannot open for an ordinary reason is no matter here: whoever
-opens the slide is told.
+The process is started once for all slides. It opens a slide and reads a pixel of every level, which uses the whole
+header. Ordinary errors are ignored here, because they are raised again when the slide is opened.
 """
 
 import atexit

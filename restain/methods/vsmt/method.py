@@ -207,7 +207,7 @@ class Vsmt(Method):
         return {f"{name}/gan": loss.detach()}
 
     def _copy_discriminator(self, progress: Progress) -> None:
-        """Give D' the weights of D where it is time, so that it does not fall behind; its optimiser stays as it is."""
+        """Copy the weights of D to D' when due, so that it does not fall behind; its optimiser is unchanged."""
         every = self.config.guided_discriminator_copied_every
         if every and progress.step % every == 0 and self.config.guidance and self.config.task_gap:
             self.guided_discriminator.load_state_dict(self.discriminator.state_dict())
@@ -246,7 +246,7 @@ class Vsmt(Method):
         optimizers: Mapping[str, Optimizer],
         progress: Progress,
     ) -> dict[str, Tensor]:
-        """Train modulator (M_sf) and fusion (M_ta) by how well the guided generator stains; G itself stays as it is."""
+        """Train modulator (M_sf) and fusion (M_ta) by the result of the guided generator; G is unchanged."""
         config = self.config
         terms: dict[str, Tensor] = {}
         alignment = self.spatial.match(evidence.virtual, evidence.reference, progress.generator("clusters"))

@@ -1,7 +1,7 @@
 """Structure enhancement learning (VSMT, spatial alignment): a modulator that keeps structure and plays down stain.
 
 Anchor, positive and negative are reconstruction features of the virtual IHC, of a view that keeps its structure, and of
-one that keeps its stain. The margin leaves some stain in, which is worth more as training goes on.
+one that keeps its stain. The margin keeps some stain, which matters more later in training.
 """
 
 import torch
