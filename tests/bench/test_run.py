@@ -141,7 +141,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_figures(
     command = [sys.executable, "-m", "restain", "bench", *arguments, "--budget", "steps=4", "--seeds", "1"]
     command += ["--tiles", "2", "--device", "cpu"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state, deadline = out / "runs/slow-0/state.pt", time.monotonic() + 120
+    state, deadline = out / "runs/slow-0/state.pt", time.monotonic() + 300
     while not state.is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
