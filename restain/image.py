@@ -200,6 +200,8 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image and check its header; any failure until the block ends is raised as a restain error."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or device might never end
+            raise InputError(f"{path} cannot be read as an image: it is not a plain file")
         with Image.open(path, formats=_READ_FORMATS) as image:
             _check_header(path, image)
             yield image

@@ -394,3 +394,12 @@ def test_a_folder_is_made_or_it_is_said_why_not(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(OutputError, match="cannot create the folder"):
         make_folder(tmp_path / "notes.txt" / "out")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_that_is_called_like_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read as an image"):
+            load_image(tmp_path / name)
