@@ -22,8 +22,8 @@ _MOST_MEMORY_BYTES = 2**32
 _MOST_LEVELS = 64
 
 _lock = threading.Lock()
-_helpers: dict[int, "subprocess.Popen[str]"] = {}
-"""By the process that it helps: one that is forked gets its own."""
+_helpers: list["subprocess.Popen[str]"] = []
+"""The one of this process, once it has begun."""
 
 
 def probe(path: Path) -> None:
@@ -35,7 +35,7 @@ def probe(path: Path) -> None:
     with _lock:
         try:
             helper = _helper()
-        except OSError:
+        except (OSError, TypeError):  # no Python to start
             return
         answer = ""
         with suppress(OSError):
@@ -43,15 +43,14 @@ def probe(path: Path) -> None:
             answer = helper.stdout.readline() if helper.stdout else ""
         if not answer:
             code = _end()
-    if not answer:
-        number = -code if code < 0 else 0
-        what = f"signal {number}" if number else f"status {code}"
-        why = f"takes more than {PATIENCE_S} s" if number == getattr(signal, "SIGALRM", None) else f"ends with {what}"
+    if not answer and code < 0:  # else the process could not do its work, for which the slide is not to blame
+        patience = -code == getattr(signal, "SIGALRM", None)
+        why = f"takes more than {PATIENCE_S} s" if patience else f"ends its process (signal {-code})"
         raise InputError(f"{path} cannot be read as a slide: OpenSlide {why} at it; it is damaged, copy it again")
 
 
 def _helper() -> "subprocess.Popen[str]":
-    process = _helpers.get(os.getpid())
+    process = _helpers[0] if _helpers else None
     if process is None or process.poll() is not None:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "restain.slides.probe"],
@@ -59,23 +58,37 @@ def _helper() -> "subprocess.Popen[str]":
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C is for its parent, with which it ends
         )
-        _helpers[os.getpid()] = process
+        _helpers[:] = [process]
     return process
 
 
 def _end() -> int:
     """End the helper, if there is one, and give its status."""
-    helper = _helpers.pop(os.getpid(), None)
-    if helper is None:
+    if not _helpers:
         return 0
+    helper = _helpers.pop()
     with suppress(OSError):
         helper.communicate()
     return helper.wait()
 
 
+def _begin_anew() -> None:
+    """In a forked process: leave the helper to the parent, with which it ends, and have none yet."""
+    global _lock
+    _lock = threading.Lock()
+    for helper in _helpers:
+        for pipe in (helper.stdin, helper.stdout):
+            if pipe:
+                pipe.close()
+    _helpers.clear()
+
+
 atexit.register(_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _serve() -> None:
