@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
