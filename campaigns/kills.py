@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("--by", choices=("signals", "disk", "twice", "ranks"), default="signals")
     options = parser.parse_args()
     processes.warm_up()
-    processes.MOST_CPU_S = processes.MOST_S = 1800.0  # hanging is what mutations looks for
+    processes.MOST_CPU_S = processes.MOST_IDLE_S = 1800.0  # hanging is what mutations looks for
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         root = Path(place)

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import restain
 
-MOST_CPU_S, MOST_S = 30.0, 120.0
-"""What works longer than this, or waits longer, counts as hanging."""
+MOST_CPU_S, MOST_IDLE_S = 30.0, 90.0
+"""What works longer than this, or does nothing for longer, counts as hanging, however loaded the machine is."""
 MOST_MB = 2048
 _PAGE = os.sysconf("SC_PAGE_SIZE") / 2**20
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -81,10 +81,13 @@ class Run:
 
     def wait(self) -> "Run":
         """Wait for its end, and end it where it takes too much time or memory."""
+        worked, since = 0.0, time.monotonic()
         while not self.poll():
+            if (now := _cpu_s(self.pid)) != worked:
+                worked, since = now, time.monotonic()
             if self.peak_mb > MOST_MB:
                 self.end("memory")
-            elif _cpu_s(self.pid) > MOST_CPU_S or time.monotonic() - self.began > MOST_S:
+            elif worked > MOST_CPU_S or time.monotonic() - since > MOST_IDLE_S:
                 self.end("hang")
             time.sleep(0.01)
         return self
