@@ -1,6 +1,6 @@
 """Damage files of every kind in a thousand ways and give them to the commands that read them.
 
-    python campaigns/mutations.py [--count 1000] [--seed 0] [--kinds image,state,…] [--only N]
+    python campaigns/mutations.py [--count 1000] [--minutes 60] [--seed 0] [--kinds image,run,…] [--only N]
 
 For each damaged file a command must end within 30 s of work, in 2 GB, with a result or with a sentence: no traceback,
 no file half-written, no input changed, no code of the file run, no process left. Where it ends well though a state,
@@ -10,12 +10,14 @@ the command said.
 
 import argparse
 import json
+import math
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mutators
@@ -24,49 +26,69 @@ from damaged import KINDS, Case, Seeds, Words, weights_of, with_code
 from processes import contents, litter, orphans, start
 
 
+@dataclass
+class Tally:
+    """What became of the tries."""
+
+    tried: int = 0
+    problems: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    work_ms: Counter[str] = field(default_factory=Counter)
+    """Of the processor, by kind."""
+    longest_s: float = 0.0
+    most_mb: float = 0.0
+
+    def add(self, kind: str, ended: processes.Run, problems: int) -> None:
+        """Count a try."""
+        self.tried, self.problems = self.tried + 1, self.problems + problems
+        self.outcomes[f"{kind}: {'refused' if ended.code else 'taken'}"] += 1
+        self.work_ms[kind] += round(1000 * ended.cpu_s)
+        self.longest_s, self.most_mb = max(self.longest_s, ended.cpu_s), max(self.most_mb, ended.peak_mb)
+
+    def show(self) -> None:
+        """Print it."""
+        for outcome, count in sorted(self.outcomes.items()):
+            print(f"{count:4d} {outcome}")
+        print(", ".join(f"{kind} {ms / 1000:.0f} s" for kind, ms in self.work_ms.most_common()))
+        print(f"longest {self.longest_s:.0f} s of work, most memory {self.most_mb:.0f} MB")
+        print(f"{self.tried} tries, {self.problems} problems")
+
+
 def main() -> int:
     """Run the campaign; the exit status is the number of problems, 99 at most."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--start", type=int, default=0, help="The first try, so that several processes share them.")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="No further try afterwards.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", help="Only these, by commas.")
     parser.add_argument("--only", type=int, help="Repeat one try.")
-    parser.add_argument("--start", type=int, default=0)
     options = parser.parse_args()
     processes.warm_up()
+    tally = Tally()
     with tempfile.TemporaryDirectory(prefix="mutations-") as place:
-        root = Path(place)
+        root, began = Path(place), time.monotonic()
         seeds = Seeds(root)
         cases = {kind: KINDS[kind](seeds) for kind in (options.kinds.split(",") if options.kinds else KINDS)}
-        problems: list[str] = []
-        codes: Counter[str] = Counter()
-        work: Counter[str] = Counter()
-        began, slowest, largest = time.monotonic(), 0.0, 0.0
         names = sorted(cases)
-        tries = [options.only] if options.only is not None else range(options.start, options.count)
-        for n in tries:
+        for n in [options.only] if options.only is not None else range(options.start, options.count):
+            if time.monotonic() - began > 60 * options.minutes:
+                break
             kind = names[n % len(names)]
             draws = random.Random(f"{options.seed} {n}")
             found, ended, words = attempt(draws, draws.choice(cases[kind]), root / "try")
-            codes[f"{kind}: {'refused' if ended.code else 'taken'}"] += 1
-            work[kind] += round(1000 * ended.cpu_s)
-            slowest, largest = max(slowest, ended.cpu_s), max(largest, ended.peak_mb)
+            tally.add(kind, ended, len(found))
+            said = ended.told.strip().splitlines()
             for problem in found:
-                problems.append(problem)
-                said = ended.told.strip().splitlines()
                 print(f"PROBLEM {n} {kind}: {problem}; {' '.join(map(str, words))}: {said[-1:]}", flush=True)
             if options.only is not None:
                 print(ended.told)
             if n % 50 == 49:
-                print(f"{n + 1} tries, {len(problems)} problems, {time.monotonic() - began:.0f} s", flush=True)
+                print(f"{n + 1}: {tally.problems} problems, {time.monotonic() - began:.0f} s", flush=True)
             for path in (root / "try", root / "try.aside"):
                 shutil.rmtree(path, ignore_errors=True)
-    for words_of, count in sorted(codes.items()):
-        print(f"{count:4d} {words_of}")
-    print(", ".join(f"{kind} {ms / 1000:.0f} s" for kind, ms in work.most_common()))
-    print(f"longest {slowest:.0f} s of work, most memory {largest:.0f} MB")
-    print(f"{len(list(tries))} tries, {len(problems)} problems")
-    return min(len(problems), 99)
+    tally.show()
+    return min(tally.problems, 99)
 
 
 def attempt(draws: random.Random, case: Case, folder: Path) -> tuple[list[str], processes.Run, Words]:
