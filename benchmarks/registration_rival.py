@@ -120,6 +120,8 @@ def tile_ways() -> dict[str, Callable[[Channels, Channels], Map]]:
         for start, normalised, metric in (
             (False, False, "information"),
             (True, False, "information"),
+            (True, True, "information"),
+            (True, False, "correlation"),
             (True, True, "correlation"),
         )
     }

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from train_kills import members
 
+PATIENCE_S = 30
+"""How long a process that has just begun may take to notice that the one that began it is gone."""
 RESTAIN = [sys.executable, "-m", "restain"]
 
 
@@ -68,7 +70,9 @@ def campaign(name: str, command: Callable[[Path, int], list[str]], root: Path, k
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(1.5)
+        until = time.monotonic() + PATIENCE_S
+        while members(process.pid) and time.monotonic() < until:
+            time.sleep(0.1)
         print(f"{name}, kill {kill + 1}: {lines(killed)} lines in its journals", flush=True)
         problems += [f"{name}: process {one} still runs" for one in members(process.pid)]
     call([*RESTAIN, *command(killed, processes)])

@@ -1,7 +1,8 @@
 """The initial estimate for a pair of tiles: one shift and one rotation, then blocks around it.
 
-Both correlate normalised channels, which have zero mean, so that several cost little more than one; compare
-`restain.registration.matching`, which takes mean and contrast from each block.
+Both correlate normalised channels, which have zero mean, so that several cost little more than one. For slides,
+`restain.registration.matching` takes mean and contrast from each block instead: those blocks meet glass, pen and DAB,
+and count only where haematoxylin is sure.
 """
 
 from collections.abc import Sequence
