@@ -14,6 +14,7 @@ distance between regions; `reach` is its standard deviation in px.
 
 import argparse
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,49 +34,55 @@ from restain.training.trained import load_method
 
 REACHES = (None, 128.0, 64.0, 32.0, 16.0)
 """Of the locality prior, in px; None: without."""
-LEAST_COVERED = 0.9
+LEAST_COVERED, CLUSTERS = 0.9, 3
 
 
-def matrix(
-    method: Vsmt, virtual: Tensor, reference: Tensor, index: int, reach_px: float | None, side_px: int
-) -> Tensor:
-    """A, 1 x N x N, as `alignment_matrix` makes it, with a locality prior.
+def matrices(rows: Tensor, columns: Tensor, index: int, side_px: int) -> dict[float | None, Tensor]:
+    """A, N x N, as `alignment_matrix` makes it, with each locality prior.
 
     Args:
-        method: whose modulator makes regions.
-        virtual: the image whose regions are rows, 1 x 3 x H x W.
-        reference: the one whose regions are columns.
+        rows: regions of the image whose regions are rows, 1 x C x n x n.
+        columns: of the other.
         index: of the pair, for the first centres of the clusters.
-        reach_px: of the prior.
         side_px: of the tile.
     """
-    rows, columns = (method.spatial.regions(method.tasks.ihc_structure(image)) for image in (virtual, reference))
     labels = [
-        spherical_kmeans(part.flatten(2).mT, 3, generator(0, "clusters", index, nth))
+        spherical_kmeans(part.flatten(2).mT, CLUSTERS, generator(0, "clusters", index, nth))
         for nth, part in enumerate((rows, columns))
     ]
     similarity = region_similarity(rows, columns)
-    permutation = active_passive_matching(similarity, labels[0], labels[1], 3)
+    permutation = active_passive_matching(similarity, labels[0], labels[1], CLUSTERS)
     matched = permutation.gather(1, labels[0]).unsqueeze(2) == labels[1].unsqueeze(1)
     matched = matched | ~matched.any(-1, keepdim=True)
-    logits = similarity + 1
-    if reach_px is not None:
-        grid = rows.shape[-1]
-        place = torch.stack(torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij"), -1).view(-1, 2)
-        distance = torch.cdist(place.float(), place.float()) * side_px / grid
-        logits = logits * torch.exp(-0.5 * (distance / reach_px) ** 2)
-    return sparsemax(torch.where(matched, logits, 0))
+    grid = rows.shape[-1]
+    place = torch.stack(torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij"), -1).view(-1, 2).float()
+    distance = torch.cdist(place, place) * side_px / grid
+    found = {}
+    for reach_px in REACHES:
+        prior = torch.ones_like(distance) if reach_px is None else torch.exp(-0.5 * (distance / reach_px) ** 2)
+        found[reach_px] = sparsemax(torch.where(matched, (similarity + 1) * prior, 0))[0]
+    return found
 
 
-def regions_of(image: Tensor, method: Vsmt) -> tuple[Tensor, Tensor]:
-    """Mean feature of each region, N x C, and its positive share, N."""
-    features = torch.cat(list(method.tasks.ihc_structure(image).values()), dim=1)
+@dataclass(frozen=True)
+class Seen:
+    """What the method sees of an image."""
+
+    regions: Tensor
+    """As they are matched, 1 x C x n x n."""
+    means: Tensor
+    """Mean feature of each region, N x C."""
+    share: Tensor
+    """Positive share of each region, N."""
+
+
+def look(image: Tensor, method: Vsmt) -> Seen:
+    """Regions of an image, 1 x 3 x H x W."""
+    features = method.tasks.ihc_structure(image)
     side = method.config.region_size
-    means = F.avg_pool2d(features, side)[0].flatten(1).T
-    share = F.adaptive_avg_pool2d(
-        positive_mask(image).float().view(1, 1, *image.shape[-2:]), image.shape[-1] // 4 // side
-    )
-    return means, share.flatten()
+    means = F.avg_pool2d(torch.cat(list(features.values()), dim=1), side)[0]
+    share = F.adaptive_avg_pool2d(positive_mask(image).float().view(1, 1, *image.shape[-2:]), means.shape[-2:])
+    return Seen(method.spatial.regions(features), means.flatten(1).T, share.flatten())
 
 
 @torch.no_grad()
@@ -103,23 +110,22 @@ def main() -> None:
             continue
         used += 1
         drawn, covered = warp(pair.load_ihc(), found.box, places_on(found.field, found.box))
-        register, aligned = to_tensor(load_image(judge.ihc)), to_tensor(drawn)
-        wanted, wanted_share = regions_of(register, method)
-        side_px, grid = he.shape[-1], round(len(wanted) ** 0.5)
+        register = look(to_tensor(load_image(judge.ihc)), method)
+        grid, side_px = round(len(register.share) ** 0.5), he.shape[-1]
         seen = F.adaptive_avg_pool2d(torch.from_numpy(covered)[None, None].float(), grid).flatten() >= LEAST_COVERED
-        shares["truth"].append(wanted_share[seen])
-        virtual = method.generator(he)
-        for name, source in (("displaced", displaced), ("aligned", aligned)):
-            means, share = regions_of(source, method)
+        shares["truth"].append(register.share[seen])
+        virtual = look(method.generator(he), method)
+        for name, image in (("displaced", displaced), ("aligned", to_tensor(drawn))):
+            source = look(image, method)
             ways = {"left in place": torch.eye(grid**2)}
-            for rows, image in (("virtual", virtual), ("in register", register)):
-                for reach in REACHES:
+            for rows, matched in (("virtual", virtual), ("in register", register)):
+                for reach, found_matrix in matrices(matched.regions, source.regions, index, side_px).items():
                     words = "" if reach is None else f", reach {reach:.0f} px"
-                    ways[f"A of {rows}{words}"] = matrix(method, image, source, index, reach, side_px)[0]
+                    ways[f"A of {rows}{words}"] = found_matrix
             for way, weights in ways.items():
-                miss = (weights @ means - wanted)[seen].abs().mean()
+                miss = (weights @ source.means - register.means)[seen].abs().mean()
                 distances[f"{name}, {way}"].append(float(miss))
-                shares[f"{name}, {way}"].append((weights @ share)[seen])
+                shares[f"{name}, {way}"].append((weights @ source.share)[seen])
     print(f"{used} of {len(files)} pairs, {grid} x {grid} regions; A's rows: which image was matched")
     unit, truth = np.mean(distances["displaced, left in place"]), torch.cat(shares["truth"]).numpy()
     print(f"{'':52}{'distance':>10}{'positive share, R':>20}")
