@@ -25,6 +25,7 @@ from restain.cli import (
     pairs_cut,
     pairs_error,
     phantom,
+    push,
     quantify,
     recipes,
     stain,
@@ -51,6 +52,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "import": import_.command,
     "export": export.command,
     "info": info.command,
+    "push": push.command,
     "demo": demo.command,
 }
 """Each imports torch and similar libraries only when it runs, so that help is instant."""

@@ -10,8 +10,8 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Checkpoint (*.safetensors), or the name of a model that comes with restain.",
-            metavar="FILE|NAME",
+            help="Checkpoint (*.safetensors), the name of a model that comes with restain, or hf://OWNER/NAME.",
+            metavar="MODEL",
             show_default=False,
         ),
     ],

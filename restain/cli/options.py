@@ -12,8 +12,8 @@ SPEED = "Speed"
 ModelOption = Annotated[
     Path,
     typer.Option(
-        help="Checkpoint of a generator, or the name of a model that comes with restain (see restain models).",
-        metavar="FILE|NAME",
+        help="Checkpoint of a generator, a model that comes with restain (see restain models), or hf://OWNER/NAME.",
+        metavar="MODEL",
         show_default=False,
     ),
 ]

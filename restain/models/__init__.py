@@ -1,4 +1,4 @@
-"""Weights that come with restain, found by name; any other checkpoint is found by its path.
+"""Weights that come with restain, found by name; on the hub, by address; any other checkpoint is found by its path.
 
 Each `NAME.safetensors` comes with its card, `NAME.md`, and a picture of results on held-out tissue, `NAME.jpg`.
 """
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from restain.errors import MissingError
+from restain.models.hub import Address, cached_name, fetch
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -38,11 +39,16 @@ def find_model(name: Path | str) -> Path:
     """Find the checkpoint that a user names.
 
     Args:
-        name: of a model of the package, such as `colon-panck`, or the path of a checkpoint.
+        name: of a model of the package, such as `colon-panck`; an address on the hub, `hf://owner/name[@revision]`,
+            which is fetched; or the path of a checkpoint.
 
     Raises:
-        MissingError: a bare name is neither a model of the package nor a file; the message lists the models.
+        MissingError: a bare name is neither a model of the package nor a file; the message lists the models. Or as in
+            `fetch`.
+        InputError: as in `fetch`, or no address.
     """
+    if address := Address.read(name):
+        return fetch(address)
     path, known = Path(name).expanduser(), packaged_models()
     if str(name) in known:
         return known[str(name)].weights
@@ -50,5 +56,12 @@ def find_model(name: Path | str) -> Path:
         return path
     raise MissingError(
         f"there is no model {str(name)!r}; restain comes with {' and '.join(known) or 'none'}, "
-        "and other checkpoints are given by path, ending in .safetensors"
+        "and other checkpoints are given by path, ending in .safetensors, or as hf://owner/name"
     )
+
+
+def called(weights: Path) -> str:
+    """A short name for what is made by a model: its own, or its folder's where the file is called as all are."""
+    if name := cached_name(weights):
+        return name
+    return weights.resolve().parent.name if weights.stem == "model" else weights.stem

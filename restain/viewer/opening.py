@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restain.errors import InputError, OutputError
+from restain.models import called
 from restain.registration.field import Affine
 from restain.registration.transform import Scan, Transform, read_transform
 from restain.slides.identity import job_of
@@ -87,7 +88,7 @@ def _virtual(
 ) -> Shown:
     """One model's stain: its finished file where it is there, else tiles on demand."""
     model = load_model(path, view.device)
-    label = f"virtual {model.stain or 'IHC'} ({_called(path)})"
+    label = f"virtual {model.stain or 'IHC'} ({called(path)})"
     out = result_of(view.slide, path, view.out)
     trust = out.with_name(f"{out.name.removesuffix('.ome.tif')}.trust.png")
     if trust.is_file():
@@ -127,20 +128,15 @@ def _beside(path: Path, he: Slide) -> Slide:
 
 def result_of(slide: Path, model: Path, out: Path | None) -> Path:
     """Where the stain of a slide by a model is kept: `SLIDE.MODEL.ome.tif`."""
-    return (out or slide.parent) / f"{slide.name.partition('.')[0]}.{_called(model)}.ome.tif"
+    return (out or slide.parent) / f"{slide.name.partition('.')[0]}.{called(model)}.ome.tif"
 
 
 def _check_names(view: View) -> None:
     """Refuse two models whose tiles would be kept under one name."""
-    called: dict[str, Path] = {}
+    names: dict[str, Path] = {}
     for path in view.models:
-        if (other := called.setdefault(_called(path), path)) != path or view.models.count(path) > 1:
-            raise InputError(f"{other} and {path} are both called {_called(path)}; rename one, or give one of them")
-
-
-def _called(model: Path) -> str:
-    """A model by its name; one that is called as all are, by its folder's."""
-    return model.resolve().parent.name if model.stem == "model" else model.stem
+        if (other := names.setdefault(called(path), path)) != path or view.models.count(path) > 1:
+            raise InputError(f"{other} and {path} are both called {called(path)}; rename one, or give one of them")
 
 
 def _real(view: View, he: Slide, stack: ExitStack, notes: list[str]) -> Shown:

@@ -1,0 +1,44 @@
+"""`restain push`: a checkpoint to the Hugging Face Hub."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint, or the name of one that comes with restain.", metavar="FILE|NAME", show_default=False
+        ),
+    ],
+    repository: Annotated[
+        str, typer.Argument(help="Where to, made where it is missing.", metavar="OWNER/NAME", show_default=False)
+    ],
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your description of the model, Markdown.", metavar="FILE", show_default="from the checkpoint"
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.", show_default="the version")] = "",
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub, with a card; `--model hf://OWNER/NAME` then finds it."""
+    from restain.checkpoint import read_weights
+    from restain.checkpoint.card import card_of
+    from restain.errors import InputError
+    from restain.models import find_model, packaged_models
+    from restain.models.hub import publish
+
+    weights = find_model(model)
+    info, _ = read_weights(weights)  # damaged or foreign files stay here
+    known = packaged_models().get(str(model))
+    source = card or (known.card if known else None)
+    try:
+        body = source.read_text(encoding="utf-8") if source else ""
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source} cannot be read as a card; give a Markdown file in UTF-8") from error
+    place = publish(weights, card_of(info, repository, body), repository, private=private, message=message)
+    typer.echo(f"{place}\nUse it as --model hf://{repository}.")
