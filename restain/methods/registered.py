@@ -23,6 +23,7 @@ from restain.methods.base import Method, MethodConfig, Needs, Progress, adam, de
 from restain.networks.blocks import initialise
 from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
+from restain.networks.normalisation import BatchNorm
 
 DISCRIMINATOR_DEPTH = 3
 """Halvings of the discriminator, which sees 70 px at a time."""
@@ -45,6 +46,8 @@ class RegisteredConfig(MethodConfig):
     """Weight of the mean square of the difference in optical density."""
     lambda_gan: float = Field(0.02, ge=0)
     """Weight of the adversarial term."""
+    batch_norm_until: float = Field(0.5, ge=0, le=1)
+    """Share of the steps in which norms go by the batch; afterwards by what they have collected, as in staining."""
     lr: float = Field(5e-4, gt=0)
     """Rate of the generator."""
     discriminator_lr: float = Field(2e-4, gt=0)
@@ -54,9 +57,10 @@ class RegisteredConfig(MethodConfig):
 class Registered(Method):
     """lambda_l1 L1 + lambda_ssim (1 - SSIM) + lambda_density MSE of densities + lambda_gan conditional LSGAN.
 
-    The generator normalises by batch while it trains, so a batch does not give what its images give one by one; under
-    `torchrun` each process takes the statistics of its own share. Once trained, its norms are fixed: each pixel depends
-    on its surroundings alone, and bare glass beside tissue changes nothing in the tissue.
+    The generator normalises by batch at first, so a batch does not give what its images give one by one; under
+    `torchrun` each process takes the statistics of its own share. Later, and once trained, its norms are fixed: each
+    pixel depends on its surroundings alone, and bare glass beside tissue changes nothing in the tissue. Without steps
+    under fixed norms, what no batch is full of comes out wrong: large areas of glass turned yellow.
     """
 
     name = "registered"
@@ -88,6 +92,10 @@ class Registered(Method):
 
     def step(self, pair: Pair, optimizers: Mapping[str, Optimizer], progress: Progress) -> dict[str, Tensor]:
         """The discriminator, then the generator."""
+        by_batch = progress.step < self.config.batch_norm_until * progress.steps
+        for layer in self.generator.modules():
+            if isinstance(layer, BatchNorm):
+                layer.train(by_batch)
         virtual = self.generator(pair.he)
         judged = lsgan_discriminator_loss(
             self.discriminator(torch.cat([pair.he, pair.ihc], dim=1)),

@@ -47,13 +47,24 @@ def test_the_losses_are_what_the_documentation_says(
     assert_close(losses["generator/ssim"], config.lambda_ssim * (1 - similarity))
 
 
-def test_the_running_statistics_see_each_batch_once(method: Registered, draw_pair: DrawPair) -> None:
+def test_norms_go_by_the_batch_at_first_and_by_what_they_have_collected_later(
+    method: Registered, draw_pair: DrawPair
+) -> None:
+    """Every batch is seen once; afterwards, a step sees what staining will give."""
     optimizers = method.optimizers()
-    for step in range(3):
-        method.step(draw_pair(0, 1), optimizers, Progress(0, step, 3, 1))
     norms = [layer for layer in method.generator.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert norms
+    for step in range(3):
+        method.step(draw_pair(0, 1), optimizers, Progress(0, step, 6, 1))
+    collected = [layer.running_mean.clone() for layer in norms if layer.running_mean is not None]
+    pair = draw_pair(2, 3)
+    with torch.no_grad():
+        virtual = method.eval().generator(pair.he)
+    losses = method.train().step(pair, optimizers, Progress(0, 3, 6, 1))
     assert {int(layer.num_batches_tracked) for layer in norms if layer.num_batches_tracked is not None} == {3}
+    for layer, before in zip(norms, collected, strict=True):
+        assert_close(layer.running_mean, before, rtol=0, atol=0)
+    assert_close(losses["generator/l1"], method.config.lambda_l1 * (virtual - pair.ihc).abs().mean())
 
 
 def test_glass_far_away_changes_nothing(method: Registered, draw_pair: DrawPair) -> None:

@@ -60,7 +60,7 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 
 KILLED = {"reconstruct": 0, "classify": 4, "segment": 3, "cut": 3, "asp": 3, "pspstain": 4, "simgan": 3, "vsmt": 3}
-KILLED |= {"pix2pix": 3, "cyclegan": 3, "pyramidp2p": 3, "tdkstain": 3}
+KILLED |= {"pix2pix": 3, "cyclegan": 3, "pyramidp2p": 3, "tdkstain": 3, "registered": 3}
 """In which of five steps, states being saved after every second."""
 
 
