@@ -64,6 +64,14 @@ def command(
     coverage: Annotated[
         float, typer.Option(help="Share of the slide that is tissue, above 0 and below 1.", rich_help_panel=SLIDES)
     ] = 0.3,
+    laboratory: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of one laboratory that stains the slide and its neighbour.",
+            show_default="each has its own",
+            rich_help_panel=SLIDES,
+        ),
+    ] = None,
     neighbour: Annotated[
         Path | None,
         typer.Option(
@@ -99,6 +107,13 @@ def command(
         float,
         typer.Option(help="Largest shift of the neighbour's smooth deformation, in µm.", rich_help_panel=NEIGHBOUR),
     ] = 40.0,
+    depth: Annotated[
+        float,
+        typer.Option(
+            help="How much deeper the neighbour was cut, in µm; 0 is the same section, stained again.",
+            rich_help_panel=NEIGHBOUR,
+        ),
+    ] = 4.0,
     control: Annotated[
         bool, typer.Option("--control", help="Add control tissue to the neighbour.", rich_help_panel=NEIGHBOUR)
     ] = False,
@@ -116,12 +131,18 @@ def command(
         if out is not None or pairs is not None:
             raise ConfigError("OUT and --pairs draw pairs, --slide draws a slide; give one or the other")
         drawn = PhantomSlide(
-            seed, 20_000 if size is None else size, marker, mpp, coverage, framed=neighbour is not None
+            seed,
+            20_000 if size is None else size,
+            marker,
+            mpp,
+            coverage,
+            framed=neighbour is not None,
+            laboratory=laboratory,
         )
         beside = None
         if neighbour is not None:
             lie = NeighbourSettings(
-                mpp=neighbour_mpp, angle=turn, mirror=mirror, scale=scale, bend_um=bend,
+                mpp=neighbour_mpp, angle=turn, mirror=mirror, scale=scale, bend_um=bend, depth_um=depth,
                 control=control, pen=pen, black_edge=black_edge,
             )  # fmt: skip
             beside = PhantomNeighbour(drawn, lie)

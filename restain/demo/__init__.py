@@ -1,1 +1,1 @@
-"""`restain demo`: the whole way from drawn tissue to a page that judges two virtual stains by the truth."""
+"""`restain demo`: starter weights on drawn tissue, then the way from two slides to a measured stain, on one page."""

@@ -1,61 +1,52 @@
-"""The demo's result as one HTML page that needs no other file."""
+"""The demo's result as one HTML page that needs no other file; written when the first tiles are stained, then again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from restain.demo.figures import Curve, draw_arrows, draw_curves
+from restain.demo.figures import Curve, draw_curves
+from restain.demo.pictures import Row
 from restain.demo.stages import Stage
-from restain.metrics import Evaluation, difference, tabulate
-from restain.metrics.comparison import Verdict, verdict, words
-from restain.metrics.displacement import Recovery
+from restain.metrics import Evaluation, tabulate
 from restain.metrics.page import render_page
-from restain.metrics.plots import COLOURS
+from restain.slides.codec import RGB
+
+HEADLINES = ("positive_dice", "psnr", "haematoxylin_r")
+"""Metrics in large letters."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """One held-out tile in every version."""
+class Registered:
+    """Two slides that were laid on one another."""
 
-    name: str
-    caption: str
-    images: Mapping[str, NDArray[np.uint8]]
-    """Column -> H x W x 3 RGB; the same columns in every example, the H&E first."""
+    overlay: RGB
+    tiles: RGB
+    facts: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Content:
-    """Everything on the page."""
+    """Everything on the page, as far as it is there."""
 
-    examples: Sequence[Example]
-    evaluations: Mapping[str, Evaluation]
-    """Two methods by name, measured on the same tiles: the baseline first."""
-    curves: Mapping[str, Mapping[str, Curve]]
-    """Method -> loss -> (step, value), methods in the same order."""
-    recovery: Recovery
-    """Of all held-out tiles, in the order of the evaluations' names; the first example's is drawn."""
-    stages: Sequence[Stage]
-    facts: Mapping[str, str]
+    tiles: Sequence[Row]
+    """Drawn tiles, stained by the starter weights."""
+    real: RGB
+    """Real tissue: rows of H&E, virtual stain and truth."""
+    own: Row | None = None
+    """The user's slide."""
+    registered: Registered | None = None
+    judged: Sequence[Row] = ()
+    """A whole slide that nobody has learned from, and a part of it."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    """By column, on the same tiles; the H&E as it is comes first."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """What one can do next -> how."""
+    stages: Sequence[Stage] = ()
+    under_way: str = ""
+    """What is being done; empty when all is done."""
+    facts: Mapping[str, str] = field(default_factory=dict)
     """Versions, seeds, sizes: by name."""
-    recipes: Mapping[str, str]
-    """Method -> its recipe, TOML."""
-
-
-HEADLINES = ("positive_dice", "dab_r", "ssim_rgb")
-"""Metrics that the page opens with."""
-
-
-@dataclass(frozen=True)
-class Headline:
-    """One metric in large letters."""
-
-    label: str
-    values: Mapping[str, str]
-    difference: str
-    verdict: Verdict
 
 
 def write_page(path: Path, content: Content) -> None:
@@ -64,38 +55,22 @@ def write_page(path: Path, content: Content) -> None:
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    columns = list(content.examples[0].images)
-    table = tabulate(content.evaluations)
-    baseline, guided = content.evaluations.values()
-    verdicts = [verdict(name, baseline, guided) for name in guided.figures]
-    drawn = content.examples[0]
-    place, recovery = guided.names.index(drawn.name), content.recovery
-    fields = {
-        "Where the alignment sends each region": recovery.found[place],
-        "Where its tissue truly lies": recovery.truth[place],
-    }
+    evaluations = content.evaluations
+    table = tabulate(evaluations) if evaluations else None
+    first = next(iter(evaluations.values()), None)
     render_page(
         path,
         "demo/page.html",
         content=content,
-        columns=columns,
-        colours=dict(zip(content.evaluations, COLOURS, strict=False)),
-        headlines=[_headline(name, content.evaluations) for name in HEADLINES],
-        tiles=len(guided.names),
         table=table,
-        rows=list(zip(table.rows, verdicts, strict=True)),
-        curves=draw_curves(content.curves),
-        arrows=draw_arrows(drawn.images[columns[0]], fields, recovery.inside[place]),
-        aligned_px=recovery.aligned_px.median().item(),
-        identity_px=recovery.identity_px.median().item(),
-        regions=len(recovery.aligned_px),
+        rows=[(row, "unclear") for row in table.rows] if table else [],
+        headlines={
+            first.figures[name].label: {column: f"{one.figures[name].value:.2f}" for column, one in evaluations.items()}
+            for name in HEADLINES
+        }
+        if first
+        else {},
+        judged_tiles=len(first.names) if first else 0,
+        curves=draw_curves(content.curves, "L1 distance to the IHC, images in [-1, 1]") if content.curves else "",
         seconds=sum(stage.seconds for stage in content.stages),
-    )
-
-
-def _headline(name: str, evaluations: Mapping[str, Evaluation]) -> Headline:
-    first, second = evaluations.values()
-    values = {method: f"{evaluation.figures[name].value:.3f}" for method, evaluation in evaluations.items()}
-    return Headline(
-        second.figures[name].label, values, words(difference(name, first, second)), verdict(name, first, second)
     )

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from restain.errors import OutputError
 from restain.image import atomic_path
 
 Made = TypeVar("Made")
+Tell = Callable[[int, int], None]
+"""Called with how much is done and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Journal:
         Raises:
             OutputError: `out` holds something else, or a demo with another seed, or cannot be written.
         """
-        self.path, self.seed, self.console = out / "stages.json", seed, console
+        self.path, self.seed, self.console = out / "stages.json", seed, console or Console(quiet=True)
         self.stages: list[Stage] = []
         self.seconds: dict[str, float] = {}
         self.done: set[str] = set()
@@ -47,29 +50,43 @@ class Journal:
         else:
             self._write()  # so that a demo stopped in its first stage is known
 
-    def once(self, words: str, command: str, work: Callable[[], object]) -> None:
+    def once(self, words: str, command: str, work: Callable[[Tell], object]) -> None:
         """Do the work unless it was done before; the words are the stage's name."""
         if words not in self.done:
-            self._say(words)
             start = time.monotonic()
             try:
-                work()
+                self._shown(words, work)
                 self.done.add(words)
             finally:
                 self.seconds[words] = self.seconds.get(words, 0.0) + time.monotonic() - start
                 self._write()
         self.stages.append(Stage(words, command, self.seconds[words]))
 
-    def always(self, words: str, command: str, work: Callable[[], Made]) -> Made:
+    def always(self, words: str, command: str, work: Callable[[Tell], Made]) -> Made:
         """Do work that takes seconds, whose result is needed each time; the time shown is this time's."""
         start = time.monotonic()
-        result = work()
+        result = self._shown(words, work)
         self.stages.append(Stage(words, command, time.monotonic() - start))
         return result
 
-    def _say(self, words: str) -> None:
-        if self.console:
-            self.console.print(f"[bold]{words}[/bold]")
+    def _shown(self, words: str, work: Callable[[Tell], Made]) -> Made:
+        """Work under its name and a bar, which appears with the first that is done and leaves with the last."""
+        self.console.print(f"[bold]{words}[/bold]", highlight=False)
+        bar: list[Progress] = []
+
+        def tell(done: int, total: int) -> None:
+            if not bar:
+                columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                bar.append(Progress(TextColumn("  "), *columns, console=self.console, transient=True))
+                bar[0].add_task("", total=total)
+                bar[0].start()
+            bar[0].update(bar[0].task_ids[0], completed=done, total=total)
+
+        try:
+            return work(tell)
+        finally:
+            if bar:
+                bar[0].stop()
 
     def _read(self) -> None:
         try:

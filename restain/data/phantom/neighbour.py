@@ -114,7 +114,8 @@ class PhantomNeighbour:
         self._origin_um = np.array(slide.corner) * slide.tissue.mpp
         self._control = Tissue(derive_seed(key, "control"), slide.tissue.marker, true_mpp) if wanted.control else None
         self._control_box = (0.0, 0.0, strip, float(extent[1]))
-        self._staining = draw_staining(np.random.default_rng(derive_seed(key, "laboratory")), "ihc")
+        own = draw_staining(np.random.default_rng(derive_seed(key, "laboratory")), "ihc")
+        self._staining = own if slide.laboratory is None else slide.ihc_staining
         self._grain = derive_seed(key, "grain")
         size_um = width * self.mpp, height * self.mpp
         self.he_marks = Marks(derive_seed(key, "he marks"), (side_um, side_um), pen=wanted.pen)

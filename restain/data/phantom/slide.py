@@ -32,6 +32,8 @@ class PhantomSlide:
         coverage: share of the slide that is tissue, above 0 and below 1.
         framed: whether all tissue ends before the border of the slide, as a section that was laid on it; then up to
             half of the slide can be tissue.
+        laboratory: seed of the laboratory that stains this slide, and its neighbour if it is given; None: each has
+            one of its own.
 
     Raises:
         ConfigError: a value is out of range.
@@ -46,6 +48,7 @@ class PhantomSlide:
         coverage: float = 0.3,
         *,
         framed: bool = False,
+        laboratory: int | None = None,
     ) -> None:
         if size_px < 64:
             raise ConfigError(f"size {size_px}: a slide needs at least 64 px")
@@ -53,19 +56,20 @@ class PhantomSlide:
             raise ConfigError(f"mpp {mpp:g}: expected 0.1 to 2 µm per pixel")
         if not 0 < coverage < 1:
             raise ConfigError(f"coverage {coverage:g}: expected the share of tissue, above 0 and below 1")
-        self.seed, self.size_px, self.coverage = seed, size_px, coverage
+        self.seed, self.size_px, self.coverage, self.laboratory = seed, size_px, coverage, laboratory
         island_um = float(np.clip(size_px * mpp / 8, *_ISLAND_UM))
         tissue_seed = derive_seed(seed, "phantom", "slide")
         self.corner = self._choose_corner(Anatomy(tissue_seed, coverage, island_um), mpp, framed)
         """Of the endless tissue, the pixel that is the slide's first."""
         frame_um = self._frame(self.corner, mpp) if framed else None
         self.tissue = Tissue(tissue_seed, marker, mpp, coverage, island_um, frame_um)
-        rng = np.random.default_rng(derive_seed(seed, "phantom", "laboratory"))
-        self._he, self._ihc = draw_staining(rng, "he"), draw_staining(rng, "ihc")
+        rng = np.random.default_rng(derive_seed(seed if laboratory is None else laboratory, "phantom", "laboratory"))
+        self._he, self.ihc_staining = draw_staining(rng, "he"), draw_staining(rng, "ihc")
 
     def __str__(self) -> str:
         marker, mpp = self.tissue.marker, self.tissue.mpp
-        return f"seed {self.seed}, {self.size_px} px, {marker}, {mpp} µm per px, coverage {self.coverage}"
+        by = "" if self.laboratory is None else f", laboratory {self.laboratory}"
+        return f"seed {self.seed}, {self.size_px} px, {marker}, {mpp} µm per px, coverage {self.coverage}{by}"
 
     def he(self, x: int, y: int, width: int, height: int) -> RGB | None:
         """The H&E of a window, height x width x 3, or None where there is glass only."""
@@ -75,7 +79,7 @@ class PhantomSlide:
     def ihc(self, x: int, y: int, width: int, height: int) -> RGB | None:
         """The true IHC of the same window, or None where there is glass only."""
         layers = self._draw(x, y, width, height)
-        return None if layers is None else self._photograph(ihc_substance(layers), self._ihc, "ihc", x, y)
+        return None if layers is None else self._photograph(ihc_substance(layers), self.ihc_staining, "ihc", x, y)
 
     @property
     def he_glass(self) -> tuple[int, int, int]:
@@ -85,7 +89,7 @@ class PhantomSlide:
     @property
     def ihc_glass(self) -> tuple[int, int, int]:
         """Colour of the glass in the IHC."""
-        return levels_of_glass(self._ihc)
+        return levels_of_glass(self.ihc_staining)
 
     def _draw(self, x: int, y: int, width: int, height: int) -> Layers | None:
         layers = self.tissue.draw(Window(self.corner[0] + x, self.corner[1] + y, width, height)).layers
