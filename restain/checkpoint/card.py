@@ -7,12 +7,13 @@ from restain.checkpoint.file import CheckpointInfo
 _UNKNOWN = "other"
 
 
-def card_of(info: CheckpointInfo, repository: str, body: str = "") -> str:
+def card_of(info: CheckpointInfo, repository: str, use: str, body: str = "") -> str:
     """Write the card of a checkpoint.
 
     Args:
         info: what it says of itself.
-        repository: OWNER/NAME, for the command that uses it.
+        repository: OWNER/NAME.
+        use: commands that use it, one a line.
         body: what its maker has written, Markdown without front matter; a short description if empty.
     """
     licence = str(info.extra.get("licence", _UNKNOWN)).lower()
@@ -30,8 +31,7 @@ def card_of(info: CheckpointInfo, repository: str, body: str = "") -> str:
     title = f"# {repository.partition('/')[2]}"
     about = f"Turns H&E into virtual {info.stain or 'IHC'}. For research; not for diagnosis."
     lines += [body.strip()] if body.strip() else [title, "", about]
-    use = f"restain stain he.png --model hf://{repository} --out virtual"
-    lines += ["", "## Use", "", "```bash", "pip install 'restain[hub]'", use, "```", "", "## Facts", ""]
+    lines += ["", "## Use", "", "```bash", use, "```", "", "## Facts", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None]
     return "\n".join(lines) + "\n"

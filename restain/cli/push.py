@@ -40,5 +40,6 @@ def command(
         body = source.read_text(encoding="utf-8") if source else ""
     except (OSError, ValueError) as error:
         raise InputError(f"{source} cannot be read as a card; give a Markdown file in UTF-8") from error
-    place = publish(weights, card_of(info, repository, body), repository, private=private, message=message)
+    use = f"pip install 'restain[hub]'\nrestain stain he.png --model hf://{repository} --out virtual"
+    place = publish(weights, card_of(info, repository, use, body), repository, private=private, message=message)
     typer.echo(f"{place}\nUse it as --model hf://{repository}.")

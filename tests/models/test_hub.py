@@ -188,14 +188,14 @@ def test_push_publishes_whole_checkpoints_alone(weights: Path, tmp_path: Path, m
 
 def test_the_card_has_front_matter_command_and_hash(weights: Path) -> None:
     info = load_checkpoint(weights)[1]
-    front, _, body = card_of(info, "lab/mine").removeprefix("---\n").partition("---\n")
+    front, _, body = card_of(info, "lab/mine", "restain stain hf://lab/mine").removeprefix("---\n").partition("---\n")
     facts: dict[str, Any] = {
         line.partition(": ")[0]: json.loads(line.partition(": ")[2]) for line in front.splitlines() if ": " in line
     }
     assert facts == {"license": "mit", "library_name": "restain", "pipeline_tag": "image-to-image"}
     for words in ("# mine", "Ki67", info.sha256, "hf://lab/mine"):
         assert words in body
-    assert "# My own" in card_of(info, "lab/mine", "# My own\n\nLimits.")
+    assert "# My own" in card_of(info, "lab/mine", "", "# My own\n\nLimits.")
 
 
 def test_results_are_named_after_the_model(tmp_path: Path) -> None:
