@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -89,8 +90,23 @@ def run_demo(
         OutputError: `out` holds something else, or cannot be written.
         MissingError, InputError: the user's slide cannot be used.
     """
-    journal = Journal(out, seed, console)
-    page = out / PAGE
+    with _one_thread():
+        return _run(out, Journal(out, seed, console), slide, mpp)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: several wait for one another at each layer, and stand still where other programs run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(out: Path, journal: Journal, slide: Path | None, mpp: float | None) -> Path:
+    page, seed = out / PAGE, journal.seed
     content = _first(out, journal, slide, mpp)
 
     def show(under_way: str = "") -> None:
