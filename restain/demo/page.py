@@ -7,9 +7,9 @@ from pathlib import Path
 from restain.demo.figures import Curve, draw_curves
 from restain.demo.pictures import Row
 from restain.demo.stages import Stage
+from restain.image import RGB
 from restain.metrics import Evaluation, tabulate
 from restain.metrics.page import render_page
-from restain.slides.codec import RGB
 
 HEADLINES = ("positive_dice", "psnr", "haematoxylin_r")
 """Metrics in large letters."""

@@ -10,8 +10,7 @@ from scipy import ndimage
 from restain.checkpoint import load_generator
 from restain.demo.tissue import MPP
 from restain.errors import InputError
-from restain.image import load_image
-from restain.slides.codec import RGB
+from restain.image import RGB, load_image
 from restain.slides.kinds import is_plain_image
 from restain.slides.reader import Slide, open_slide
 from restain.slides.tissue import find_tissue

@@ -15,9 +15,8 @@ from restain.data.phantom import (
     draw_pair,
 )
 from restain.demo.stages import Tell
-from restain.image import save_image
+from restain.image import RGB, save_image
 from restain.randomness import derive_seed
-from restain.slides.codec import RGB
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
 
