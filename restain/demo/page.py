@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from restain.demo.figures import Curve, draw_curves
-from restain.demo.pictures import Row
+from restain.demo.pictures import Example
 from restain.demo.stages import Stage
 from restain.image import RGB
 from restain.metrics import Evaluation, tabulate
@@ -16,7 +16,7 @@ HEADLINES = ("positive_dice", "psnr", "haematoxylin_r")
 
 
 @dataclass(frozen=True)
-class Registered:
+class SlidesInRegister:
     """Two slides that were laid on one another."""
 
     overlay: RGB
@@ -28,14 +28,14 @@ class Registered:
 class Content:
     """Everything on the page, as far as it is there."""
 
-    tiles: Sequence[Row]
+    tiles: Sequence[Example]
     """Drawn tiles, stained by the starter weights."""
     real: RGB
     """Real tissue: rows of H&E, virtual stain and truth."""
-    own: Row | None = None
+    own: Example | None = None
     """The user's slide."""
-    registered: Registered | None = None
-    judged: Sequence[Row] = ()
+    registered: SlidesInRegister | None = None
+    judged: Sequence[Example] = ()
     """A whole slide that nobody has learned from, and a part of it."""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)

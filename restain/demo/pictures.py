@@ -24,7 +24,7 @@ DETAIL_PX = 448
 
 
 @dataclass(frozen=True)
-class Row:
+class Example:
     """One place in every version."""
 
     caption: str
@@ -32,7 +32,7 @@ class Row:
     """Column -> H x W x 3; the same columns in every row of a sheet."""
 
 
-def tile_rows(folders: Mapping[str, Path], captions: Mapping[str, str]) -> list[Row]:
+def tile_rows(folders: Mapping[str, Path], captions: Mapping[str, str]) -> list[Example]:
     """Images of the same names in several folders.
 
     Args:
@@ -40,12 +40,12 @@ def tile_rows(folders: Mapping[str, Path], captions: Mapping[str, str]) -> list[
         captions: stem of the file -> what it shows, in the order of the rows.
     """
     return [
-        Row(words, {column: load_image(folder / f"{name}.png") for column, folder in folders.items()})
+        Example(words, {column: load_image(folder / f"{name}.png") for column, folder in folders.items()})
         for name, words in captions.items()
     ]
 
 
-def own_row(path: Path, mpp: float | None, models: Mapping[str, str]) -> Row:
+def own_row(path: Path, mpp: float | None, models: Mapping[str, str]) -> Example:
     """The part of a user's slide or tile that has most tissue, stained by several models.
 
     Args:
@@ -68,19 +68,19 @@ def own_row(path: Path, mpp: float | None, models: Mapping[str, str]) -> Row:
         caption = (
             f"{path.name}, {size[0]} × {size[1]} px at {MPP} µm per px ({slide.mpp:g} µm per px {slide.mpp_origin})"
         )
-    return Row(caption, {"H&E": he} | {column: stain(load_generator(name), he) for column, name in models.items()})
+    return Example(caption, {"H&E": he} | {column: stain(load_generator(name), he) for column, name in models.items()})
 
 
-def whole_row(slides: Mapping[str, Path]) -> Row:
+def whole_row(slides: Mapping[str, Path]) -> Example:
     """Whole slides of one size, small."""
     images = {}
     for column, path in slides.items():
         with open_slide(path) as slide:
             images[column] = slide.thumbnail(OVERVIEW_PX)
-    return Row("the whole slide", images)
+    return Example("the whole slide", images)
 
 
-def detail_row(slides: Mapping[str, Path], brown: Path) -> Row:
+def detail_row(slides: Mapping[str, Path], brown: Path) -> Example:
     """The part of these slides where one of them has most stain."""
     with open_slide(brown) as slide:
         rgb = slide.whole(8.0).astype(np.float32)
@@ -91,7 +91,7 @@ def detail_row(slides: Mapping[str, Path], brown: Path) -> Row:
     for column, path in slides.items():
         with open_slide(path) as slide:
             images[column] = slide.read(place, (DETAIL_PX, DETAIL_PX), slide.mpp)
-    return Row(f"{DETAIL_PX} px at x {place[0]:.0f}, y {place[1]:.0f}, where the truth has most stain", images)
+    return Example(f"{DETAIL_PX} px at x {place[0]:.0f}, y {place[1]:.0f}, where the truth has most stain", images)
 
 
 def _fullest(slide: Slide, size: Sequence[int]) -> tuple[float, float]:

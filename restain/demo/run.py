@@ -15,7 +15,7 @@ from rich.console import Console
 from restain.checkpoint import load_generator
 from restain.demo import tissue
 from restain.demo.judging import cut_tiles, measure
-from restain.demo.page import Content, Registered, write_page
+from restain.demo.page import Content, SlidesInRegister, write_page
 from restain.demo.pictures import detail_row, own_row, tile_rows, whole_row
 from restain.demo.stages import Journal, Tell
 from restain.demo.tissue import DrawnSlides
@@ -160,7 +160,7 @@ def _stain_tiles(he: Path, out: Path) -> None:
         raise error
 
 
-def _pairs(root: Path, slides: DrawnSlides, journal: Journal) -> Registered:
+def _pairs(root: Path, slides: DrawnSlides, journal: Journal) -> SlidesInRegister:
     """Draw a section on two slides, register them, cut pairs."""
     journal.once(
         "Draw a section in H&E, and stained again, on a slide of its own, in IHC",
@@ -189,7 +189,7 @@ def _pairs(root: Path, slides: DrawnSlides, journal: Journal) -> Registered:
         f"residual misalignment {report.figures['residual_um']:.1f} µm",
     ]
     folder = root / SLIDES / pair.name
-    return Registered(load_image(folder / OVERLAY), load_image(folder / SHEET), facts)
+    return SlidesInRegister(load_image(folder / OVERLAY), load_image(folder / SHEET), facts)
 
 
 def _train(one: Contender, out: Path, journal: Journal) -> None:

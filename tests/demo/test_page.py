@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from restain.demo.figures import draw_curves
-from restain.demo.page import Content, Registered, write_page
-from restain.demo.pictures import Row
+from restain.demo.page import Content, SlidesInRegister, write_page
+from restain.demo.pictures import Example
 from restain.demo.stages import Stage
 from restain.image import save_image
 from restain.metrics import evaluate
@@ -24,8 +24,8 @@ def noise(seed: int, level: float = 200, spread: float = 20) -> NDArray[np.uint8
     return np.clip(random.normal(level, spread, (32, 32, 3)), 0, 255).astype(np.uint8)
 
 
-def row(caption: str) -> Row:
-    return Row(caption, {column: noise(index) for index, column in enumerate(COLUMNS)})
+def row(caption: str) -> Example:
+    return Example(caption, {column: noise(index) for index, column in enumerate(COLUMNS)})
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def whole(first: Content, tmp_path: Path) -> Content:
     return replace(
         first,
         own=row("<b>mine</b>.svs"),
-        registered=Registered(noise(2), noise(3), ["7 of 9 tiles kept"]),
+        registered=SlidesInRegister(noise(2), noise(3), ["7 of 9 tiles kept"]),
         judged=[row("the whole slide"), row("a detail")],
         curves={"from nothing": [(5, 0.5), (10, 0.25)]},
         evaluations={
