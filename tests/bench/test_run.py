@@ -127,7 +127,7 @@ def test_a_wrong_recipe_is_refused_before_anything_is_written(pairs: Path, rows:
 
 def test_a_folder_with_something_else_is_left_alone(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="not empty and not a bench"):
         run_bench(rows, pairs, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -189,8 +189,9 @@ def test_tiles_without_borders_have_no_seams_to_look_for(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
-    words = "Left out: Seams at borders of tiles of 16 px: virtual (1 = none): needs sides of 17 px"
-    assert words in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Seams at borders of tiles of 16 px" in told
+    assert "17 px" in told
 
 
 @pytest.mark.parametrize(("cases", "over"), [("a,b", "over 2 cases"), ("a,", "over tiles")])

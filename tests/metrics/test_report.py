@@ -56,7 +56,7 @@ def test_the_page_needs_no_other_file_and_shows_everything(folders: Path) -> Non
             assert figure.fingerprint in page
     for words in ("H&amp;E", "Real", "Virtual", "DAB difference", "best", "median", "worst", "Bland–Altman", "N = 7"):
         assert words in page
-    assert "MS-SSIM, RGB: needs sides of 161 px" in page
+    assert re.search("MS-SSIM, RGB: .*161 px", page)
     assert 'class="verdict better"' in page
 
 

@@ -140,7 +140,7 @@ def test_a_kept_tile_that_the_disk_changed_is_made_again(tmp_path: Path, level: 
     with Spool(path, "job") as spool:
         assert spool.resumed
         assert spool.note("background") is None
-        with pytest.raises(OutputError, match=r"s\.ome\.tif\.spool was damaged"):
+        with pytest.raises(OutputError, match=r"s\.ome\.tif\.spool is damaged"):
             spool.get(position)
         assert spool.positions(level) == set()
         spool.put([(position, data)])

@@ -231,7 +231,7 @@ def test_too_little_memory_is_said_in_a_sentence(
         raise error
 
     intercept("cut", fail)
-    with pytest.raises(ConfigError, match=r"memory of cpu is too small .* crop_px or batch_size"):
+    with pytest.raises(ConfigError, match=r"cpu has too little memory .* crop_px or batch_size"):
         train(small("cut"), tiles, tmp_path / "run")
 
 
