@@ -112,7 +112,7 @@ def register(
     shared = shared_tissue(first, second, lie.affine, lie.affine.inverse)
     if shared.share < demands.least_shared:
         raise InputError(
-            f"{second.scan.name} shows {shared.share:.0%} of the tissue of {first.scan.name}, expected at least "
+            f"{second.scan.name} shows {shared.share:.1%} of the tissue of {first.scan.name}, expected at least "
             f"{demands.least_shared:.0%}; scan the rest, or accept a smaller share"
         )
     transform = _refined(he, ihc, first, second, lie, shared, threads, on_progress)
