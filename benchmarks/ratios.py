@@ -59,7 +59,7 @@ def waiting(seconds: float, rounds: int) -> Iterator[str]:
 
 def slides(megapixels: list[float], width: int, folder: Path) -> Iterator[str]:
     """A slide in bfloat16 against a plain loop in float32 on the same pixels."""
-    write_pairs(folder / "drawn", 1, validation=1, seed=0, settings=PhantomSettings(size_px=512, mpp=MPP))
+    write_pairs(folder / "drawn", 2, validation=1, seed=0, settings=PhantomSettings(size_px=512, mpp=MPP))
     tissue = load_image(next((folder / "drawn/TrainValAB/trainA").iterdir()))
     both = np.concatenate([tissue, tissue[:, ::-1]], axis=1)
     whole = np.concatenate([both, both[::-1]])
