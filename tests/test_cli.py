@@ -51,7 +51,7 @@ def test_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stopped_long_work_says_that_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("restain.demo.run.run_demo", stop)
