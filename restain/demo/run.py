@@ -67,7 +67,7 @@ class Contender:
 CONTENDERS = (
     Contender("starter weights", "starter", trained=False),
     Contender("from starter weights", "tuned", start=STARTER),
-    Contender("from nothing", "scratch"),
+    Contender("from scratch", "scratch"),
 )
 
 
@@ -113,7 +113,7 @@ def _run(out: Path, journal: Journal, slide: Path | None, mpp: float | None) -> 
         write_page(page, replace(content, stages=journal.stages, under_way=under_way, facts=_facts(seed)))
 
     show("drawing two slides of a section")
-    journal.console.print(f"[bold]{page} is there already; it grows.[/bold]", highlight=False, soft_wrap=True)
+    journal.console.print(f"[bold]{page} can be opened now; it grows as stages finish.[/bold]", highlight=False, soft_wrap=True)
     slides = tissue.plan_slides(out / "slides", seed)
     content = replace(content, registered=_pairs(out / "pairs", slides, journal))
     show("training on the pairs")
@@ -147,7 +147,7 @@ def _first(out: Path, journal: Journal, slide: Path | None, mpp: float | None) -
         )
     journal.once("Draw one tile of each grade", "", lambda tell: tissue.draw_tiles(drawn, journal.seed, tell))
     journal.once(
-        "Stain them by the starter weights",
+        "Stain them with the starter weights",
         f"restain stain {drawn / 'he'} --model {STARTER} --out {virtual}",
         lambda _: _stain_tiles(drawn / "he", virtual),
     )
@@ -163,7 +163,7 @@ def _stain_tiles(he: Path, out: Path) -> None:
 def _pairs(root: Path, slides: DrawnSlides, journal: Journal) -> SlidesInRegister:
     """Draw a section on two slides, register them, cut pairs."""
     journal.once(
-        "Draw a section in H&E, and stained again, on a slide of its own, in IHC",
+        "Draw one section on two slides: H&E, and restained as IHC",
         f"restain phantom --slide {slides.he} --neighbour {slides.ihc} --size {tissue.LEARNT_PX}"
         f" --depth {tissue.BESIDE.depth_um:g}"
         f" --coverage {tissue.COVERAGE} --seed {slides.learnt_seed} --laboratory {slides.laboratory}",
@@ -253,7 +253,7 @@ def _measured(
     cut = {"he": slides.judged_he, "truth": slides.judged_ihc} | {keys[name]: path for name, path in stained.items()}
     journal.once("Cut the slides into tiles", "", lambda _: cut_tiles(cut, slides.judged_he, tiles))
     return journal.always(
-        "Measure them by the truth",
+        "Measure them against the truth",
         f"restain evaluate --virtual {tiles / CONTENDERS[0].key} --real {tiles / 'truth'} --he {tiles / 'he'}",
         lambda _: measure(tiles, {"the H&E as it is": "he"} | keys, "truth", "he"),
     )

@@ -46,7 +46,7 @@ class Journal:
         if self.path.is_file():
             self._read()
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputError(f"{out} holds something else; give a new or empty folder")
+            raise OutputError(f"{out} is not empty and holds no demo; give a new or empty folder")
         else:
             self._write()  # so that a demo stopped in its first stage is known
 

@@ -76,7 +76,7 @@ def test_a_folder_of_another_seed_or_with_other_things_is_refused(demo: Path, tm
     with pytest.raises(OutputError, match="holds the demo of seed 3; give another folder, or that seed"):
         run_demo(demo, seed=4)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds something else"):
+    with pytest.raises(OutputError, match="holds no demo"):
         run_demo(tmp_path)
 
 
