@@ -113,7 +113,7 @@ def _run(out: Path, journal: Journal, slide: Path | None, mpp: float | None) -> 
         write_page(page, replace(content, stages=journal.stages, under_way=under_way, facts=_facts(seed)))
 
     show("drawing two slides of a section")
-    journal.console.print(f"[bold]{page} can be opened now; it grows as stages finish.[/bold]", highlight=False, soft_wrap=True)
+    journal.console.print(f"[bold]Open {page} now; it grows as stages finish.[/bold]", highlight=False, soft_wrap=True)
     slides = tissue.plan_slides(out / "slides", seed)
     content = replace(content, registered=_pairs(out / "pairs", slides, journal))
     show("training on the pairs")
