@@ -1,6 +1,6 @@
 """The viewer: seconds until a slide is open, until tiles arrive, and the ratio of staining by looking to `stain`.
 
-python benchmarks/viewer.py [--side-px 4096] [--huge-px 100000] [--width 32] [--tile-px 512]
+python benchmarks/viewer.py [--side-px 4096] [--huge-px 100000] [--width 32] [--tile-px 512] [--bfloat16]
 
 Draws two slides: one of `--side-px`, all of it tissue, on which a screen of 1500 x 900 px is looked at, and one of
 `--huge-px`, a sixteenth of it tissue, of which `--tiles` tiles of tissue are looked at. The network is untrained, which
@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("side-px", 4096), ("huge-px", 100_000), ("width", 32), ("tile-px", 512), ("tiles", 500)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--bfloat16", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -89,7 +90,7 @@ def main() -> None:
             server.close()
             thread.join()
 
-        settings = SlideSettings(tile_px=options.tile_px)
+        settings = SlideSettings(tile_px=options.tile_px, bfloat16=options.bfloat16)
         view = View(folder / "he.ome.tif", (folder / "model.safetensors",), out=folder, settings=settings)
         with open_view(view, []) as viewer:
             server = Server(viewer, "127.0.0.1", 0)
@@ -120,7 +121,7 @@ def main() -> None:
             load_model(folder / "model.safetensors"),
             folder / "he.ome.tif",
             folder / "same.ome.tif",
-            SlideSettings(tile_px=options.tile_px, region=region),
+            SlideSettings(tile_px=options.tile_px, region=region, bfloat16=options.bfloat16),
         )
         print(f"the same tiles by stain: {report.seconds['network']:.2f} s in the network; "
               f"looking takes {looked / report.seconds['network']:.2f} of that")  # fmt: skip
