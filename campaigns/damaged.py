@@ -38,11 +38,6 @@ class Case:
     expected: dict[str, str] = field(default_factory=dict)
 
 
-def with_code(draws: object, data: bytes) -> bytes:
-    """Stands for `pickle_with_code`, which needs a place for its mark."""
-    raise NotImplementedError
-
-
 class Seeds:
     """A folder with undamaged inputs, and folders made from it."""
 
@@ -148,7 +143,9 @@ def weights(seeds: Seeds) -> list[Case]:
     made = seeds.folder("pth")
     torch.save(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3)).state_dict(), made / "g.pth")
     commands = (("import", "g.pth", "--out", "o.safetensors"), ("info", "g.pth"))
-    return [Case(made, "g.pth", (with_code, with_code, mutators.bytes_of_any), commands)]
+    return [
+        Case(made, "g.pth", (mutators.pickle_with_code, mutators.pickle_with_code, mutators.bytes_of_any), commands)
+    ]
 
 
 def recipes(seeds: Seeds) -> list[Case]:
@@ -250,7 +247,7 @@ def runs(seeds: Seeds) -> list[Case]:
     made = seeds.folder("run", "pairs")
     _stop_when(start((*start_of, "--steps", 4), made), made / "run" / "state.pt", 0)
     ways: dict[str, tuple[mutators.Mutator, ...]] = {
-        "state.pt": (mutators.bytes_of_any, with_code),
+        "state.pt": (mutators.bytes_of_any, mutators.pickle_with_code),
         "data.txt": (mutators.bytes_of_any,),
         "recipe.toml": (mutators.toml_values, mutators.bytes_of_any),
         "losses.jsonl": (mutators.bytes_of_any,),

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import mutators
 import processes
-from damaged import KINDS, Case, Seeds, Words, weights_of, with_code
+from damaged import KINDS, Case, Seeds, Words, weights_of
 from processes import contents, litter, orphans, start
 
 
@@ -94,10 +94,10 @@ def main() -> int:
 def attempt(draws: random.Random, case: Case, folder: Path) -> tuple[list[str], processes.Run, Words]:
     """Damage the file of a case and run a command on it; what is wrong afterwards."""
     shutil.copytree(case.seed, folder, symlinks=True)
-    mark, target = folder.with_name(f"{folder.name}.payload"), folder / case.name
+    target = folder / case.name
     data = target.read_bytes()
     way = draws.choice(case.ways)
-    target.write_bytes(mutators.pickle_with_code(draws, data, mark) if way is with_code else way(draws, data))
+    target.write_bytes(way(draws, data))
     before, words = contents(folder), draws.choice(case.commands)
     ended = start(words, folder).wait()
     after = contents(folder)
@@ -106,8 +106,8 @@ def attempt(draws: random.Random, case: Case, folder: Path) -> tuple[list[str], 
         problems.append(f"status {ended.code}")
     if "Traceback" in ended.told or "unexpected " in ended.told:
         problems.append("a traceback")
-    if mark.exists():
-        mark.unlink()
+    if mutators.MARK.exists():
+        mutators.MARK.unlink()
         problems.append("code of the file ran")
     problems += orphans(ended)
     if not ended.why:

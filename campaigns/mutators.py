@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import pickle
 import random
 import re
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -271,22 +273,23 @@ def png_chunks(random: random.Random, data: bytes) -> bytes:
     return data[:8] + b"".join(whole)
 
 
+MARK = Path(tempfile.gettempdir()) / f"restain-payload-{os.getpid()}"
+"""What code in a pickle makes, if it runs."""
+
+
 class _Payload:
     """Pickles as a call that makes a file."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.mark), "w")
+        return open, (str(MARK), "w")
 
 
-def pickle_with_code(random: random.Random, data: bytes, mark: Path) -> bytes:
-    """A pickle that would make the file `mark` if it ran: alone, or in the archive that PyTorch writes."""
+def pickle_with_code(random: random.Random, data: bytes) -> bytes:
+    """A pickle that would make the file `MARK` if it ran: alone, or in the archive that PyTorch writes."""
     import io
     import zipfile
 
-    code = pickle.dumps({"model": _Payload(mark), "weight": 1}, protocol=random.choice((0, 2, 4)))
+    code = pickle.dumps({"model": _Payload(), "weight": 1}, protocol=random.choice((0, 2, 4)))
     if random.random() < 0.4 or not zipfile.is_zipfile(io.BytesIO(data)):
         return code
     out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Whole slides that were stained, cut into tiles and measured by the truth."""
+"""Whole slides that were stained, cut into tiles and measured against the truth."""
 
 from collections.abc import Mapping
 from pathlib import Path

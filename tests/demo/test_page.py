@@ -46,7 +46,7 @@ def whole(first: Content, tmp_path: Path) -> Content:
         own=row("<b>mine</b>.svs"),
         registered=SlidesInRegister(noise(2), noise(3), ["7 of 9 tiles kept"]),
         judged=[row("the whole slide"), row("a detail")],
-        curves={"from nothing": [(5, 0.5), (10, 0.25)]},
+        curves={"from scratch": [(5, 0.5), (10, 0.25)]},
         evaluations={
             name: evaluate(tmp_path / name, tmp_path / "truth", he=tmp_path / "truth")
             for name in ("the H&E as it is", "tuned")
