@@ -51,6 +51,21 @@ _OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})
 _ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
 
 
+SANE_MPP = (0.05, 10.0)
+"""Plausible micrometres per pixel; other values are errors."""
+
+
+def check_mpp(mpp: float) -> None:
+    """Check that a resolution is plausible.
+
+    Raises:
+        InputError: `mpp` (micrometres per pixel) is not within `SANE_MPP`.
+    """
+    low, high = SANE_MPP
+    if not low <= mpp <= high:
+        raise InputError(f"{mpp:g} µm per pixel is out of range; expected {low:g} to {high:g} (0.25 is usual at 40x)")
+
+
 def load_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as H x W x 3 RGB.
 

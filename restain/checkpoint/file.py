@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from restain.errors import CheckpointError, ConfigError, InputError, MissingError, OutputError
-from restain.image import atomic_path
+from restain.errors import CheckpointError, ConfigError, MissingError, OutputError
+from restain.image import SANE_MPP, atomic_path, check_mpp
 from restain.models import find_model, packaged_models
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.budget import within
@@ -44,7 +44,6 @@ _NETWORKS: dict[NetworkKind, tuple[Callable[[Any], Network], type[BaseModel]]] =
     "segmenter": (Segmenter, SegmenterConfig),
 }
 _HEADER_KEY = "restain"
-_SANE_MPP = (0.05, 10.0)
 _SLACK = 10**6  # for what a network makes besides its weights
 
 
@@ -65,7 +64,7 @@ class CheckpointInfo(BaseModel):
     """The method that trained it, or `imported`."""
     stain: str | None = None
     """What the virtual stain shows, such as `HER2`."""
-    mpp: float | None = Field(None, ge=_SANE_MPP[0], le=_SANE_MPP[1])
+    mpp: float | None = Field(None, ge=SANE_MPP[0], le=SANE_MPP[1])
     """Micrometres per pixel of the images that it was trained on."""
     created: datetime
     versions: dict[str, str]
@@ -101,8 +100,8 @@ def save_checkpoint(
         raise CheckpointError(
             f"a {type(network).__name__} cannot be saved as a checkpoint; expected one of {', '.join(_NETWORKS)}"
         )
-    if mpp is not None and not _SANE_MPP[0] <= mpp <= _SANE_MPP[1]:
-        raise InputError(f"{mpp} micrometres per pixel is out of range; expected {_SANE_MPP[0]} to {_SANE_MPP[1]}")
+    if mpp is not None:
+        check_mpp(mpp)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in network.state_dict().items()}
     info = CheckpointInfo(
         format=FORMAT,

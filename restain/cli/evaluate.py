@@ -59,7 +59,9 @@ def command(
     mpp: Annotated[
         float | None,
         typer.Option(
-            help="Micrometres per pixel of the tiles, for --marker.", show_default=False, rich_help_panel=CELLS
+            help="Micrometres per pixel of the tiles: compare positive regions as objects, and cells with --marker.",
+            show_default="neither",
+            rich_help_panel=CELLS,
         ),
     ] = None,
     nucleus_um: NucleusOption = 6.0,
@@ -114,11 +116,12 @@ def command(
     from restain.metrics import evaluate, find_judges, tabulate
     from restain.metrics.colours import stain_vectors_of
     from restain.metrics.comparison import CAUTION, notes
+    from restain.metrics.regions import region_metrics
     from restain.metrics.report import write_report
     from restain.metrics.seams import seam_metrics
 
     cells = _cell_metrics(marker, mpp, nucleus_um)
-    extra = cells | (seam_metrics(seams) if seams else {})
+    extra = cells | (region_metrics(mpp) if mpp else {}) | (seam_metrics(seams) if seams else {})
     place = usable_device(device)
     judges = find_judges(inception_weights, lpips_weights, [entry(words) for words in extractor or ()], preset, place)
     case = cases_by_pattern(cases) if cases else None
@@ -243,10 +246,8 @@ def _cell_metrics(
     from restain.metrics.nuclei import nuclei_metrics
     from restain.quantify import QuantifySettings
 
-    if marker is None and mpp is None:
-        return {}
     if marker is None:
-        raise InputError("--mpp is used for counting cells, which also needs --marker nuclear or membrane")
+        return {}
     if mpp is None:
         raise InputError("--marker counts cells, which needs the resolution of the images; give --mpp, such as 0.5")
     return nuclei_metrics(QuantifySettings(mpp, marker, nucleus_um))

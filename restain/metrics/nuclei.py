@@ -14,7 +14,7 @@ from torch import Tensor
 from restain.image import to_uint8
 from restain.metrics.agreement import agreement_width, bias, correlation, mean_error
 from restain.metrics.registry import Metric
-from restain.metrics.structure import matched_nuclei, nuclei_f1
+from restain.metrics.structure import f1, matched_nuclei
 from restain.quantify import QuantifySettings, quantify_image
 from restain.quantify.cells import COMPLETE, INCOMPLETE, MEMBRANE_UM, NUCLEAR_LIMITS, SECTORS, STRONG_MEMBRANE
 from restain.quantify.scores import Counts, allred, h_score, her2_score, ki67_index, positive_fraction
@@ -118,7 +118,7 @@ def nuclei_metrics(settings: QuantifySettings) -> dict[str, Metric]:
                 unit="" if key == "r" else score.unit,
                 protocol=protocol,
             )
-    found["nuclei_f1"] = Metric("Nuclei of the H&E, F1", shared, _SHARED, nuclei_f1, protocol=finding, partner="he")
+    found["nuclei_f1"] = Metric("Nuclei of the H&E, F1", shared, _SHARED, f1, protocol=finding, partner="he")
     return found
 
 

@@ -42,6 +42,6 @@ def matched_nuclei(first: Cells, second: Cells, within_px: float) -> int:
     return int((mutual & (distance <= within_px)).sum())
 
 
-def nuclei_f1(matched: Tensor, virtual: Tensor, he: Tensor) -> Tensor:
-    """F1 of the nuclei of all tiles together, in [0, 1]; N each to a scalar."""
-    return 2 * matched.sum() / (virtual.sum() + he.sum())
+def f1(matched: Tensor, virtual: Tensor, partner: Tensor) -> Tensor:
+    """F1 of the objects of all tiles together, in [0, 1]; N each to a scalar, NaN without objects."""
+    return 2 * matched.sum() / (virtual.sum() + partner.sum())

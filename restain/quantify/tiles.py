@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from restain.errors import InputError
-from restain.image import RGB, to_tensor, to_uint8
+from restain.image import RGB, check_mpp, to_tensor, to_uint8
 from restain.quantify.cells import Cells, measure_cells
 from restain.quantify.density import REACH, Float32s, densities
 from restain.quantify.nuclei import NUCLEUS_UM, SURROUNDINGS, Labels, NucleusSegmenter, find_nuclei
@@ -49,8 +49,7 @@ class QuantifySettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0.05 <= self.mpp <= 10:
-            raise InputError(f"{self.mpp:g} µm per pixel is out of range; expected 0.05 to 10 (0.25 is usual at 40x)")
+        check_mpp(self.mpp)
         if self.marker not in ("nuclear", "membrane"):
             raise InputError(f"marker '{self.marker}': expected 'nuclear' or 'membrane'")
         if not 2 <= self.nucleus_um <= 50:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError
 from restain.folders import is_file_named, read_text
+from restain.image import SANE_MPP
 from restain.randomness import derive_seed
-from restain.slides.reader import SANE_MPP
 
 COLUMNS = ("he", "ihc", "case", "grade", "split", "transform", "he_mpp", "ihc_mpp")
 """The columns that are read; the first two are required."""

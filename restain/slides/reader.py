@@ -10,13 +10,10 @@ import numpy as np
 from PIL import Image
 
 from restain.errors import InputError, MissingError, RestainError
-from restain.image import RGB
+from restain.image import RGB, SANE_MPP, check_mpp
 from restain.slides.sources import ImageSource, Mpp, OpenSlideSource, Source
 from restain.slides.tiff_source import TiffSource
 from restain.slides.tiling import Box
-
-SANE_MPP = (0.05, 10.0)
-"""Plausible micrometres per pixel; other values are errors in the file."""
 
 SAME_SCALE = 0.02
 """Slides this close to the requested scale are not resampled: scanners are not calibrated any better."""
@@ -233,11 +230,10 @@ def _open_source(path: Path) -> Source:
 
 
 def _choose_mpp(path: Path, candidates: Mapping[str, Mpp], given: float | None) -> tuple[float, str]:
-    low, high = SANE_MPP
     if given is not None:
-        if not low <= given <= high:
-            raise InputError(f"{given:g} µm per px is out of range; expected {low} to {high}")
+        check_mpp(given)
         return given, "as given"
+    low, high = SANE_MPP
     for origin, (x, y) in candidates.items():
         if low <= x <= high and low <= y <= high:
             if abs(x / y - 1) > SAME_SCALE:

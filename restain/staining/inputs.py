@@ -8,9 +8,9 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
 from restain.folders import IMAGE_SUFFIXES, files_below, is_image, read_text
+from restain.image import SANE_MPP
 from restain.slides.identity import job_of
 from restain.slides.kinds import SLIDE_SUFFIXES, is_ome_tiff, is_plain_image, is_slide
-from restain.slides.reader import SANE_MPP
 from restain.slides.sources import dicom_series
 
 

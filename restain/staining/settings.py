@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from restain.errors import InputError
+from restain.image import check_mpp
 from restain.slides.codec import Codec
-from restain.slides.reader import SANE_MPP
 from restain.staining.policies import NormPolicy, SlideNorm
 
 SLIDE_TILE_PX = 1024
@@ -48,12 +47,9 @@ class SlideSettings:
     """Threads for reading, and as many for encoding."""
 
     def __post_init__(self) -> None:
-        """Check the range of `model_mpp`."""
-        low, high = SANE_MPP
-        if self.model_mpp is not None and not low <= self.model_mpp <= high:
-            raise InputError(
-                f"model_mpp {self.model_mpp:g} is out of range; expected {low} to {high} micrometres per pixel"
-            )
+        """Check the resolution."""
+        if self.model_mpp is not None:
+            check_mpp(self.model_mpp)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def test_other_networks_are_not_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, 466.0, float("nan")])
 def test_a_resolution_out_of_range_is_refused(tmp_path: Path, mpp: float) -> None:
-    with pytest.raises(InputError, match=r"micrometres per pixel is out of range; expected 0\.05 to 10"):
+    with pytest.raises(InputError, match=r"per pixel is out of range; expected 0\.05 to 10"):
         save_checkpoint(tmp_path / "m.safetensors", NETWORKS[0], method="cut", mpp=mpp)
 
 

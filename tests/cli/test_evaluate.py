@@ -105,11 +105,11 @@ def test_a_missing_partner_is_one_line_and_status_1(
     ("options", "words"),
     [
         ("--marker nuclear", "give --mpp"),
-        ("--mpp 0.5", "--marker nuclear or membrane"),
+        ("--mpp 50", "out of range"),
         ("--marker nuclear --mpp 50", "out of range"),
     ],
 )
-def test_cells_need_a_marker_and_a_resolution(
+def test_cells_need_a_resolution(
     options: str, words: str, tiles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", f"restain evaluate --virtual {tiles} --real {tiles} {options}".split())

@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path) -> None:
         ({"region": (0, 0, 60, 60)}, "no tissue in the area"),
         ({"tile_px": 100}, "for slides, expected multiples of 16"),
         ({"rois": Path("none.geojson")}, "none.geojson does not exist"),
-        ({"mpp": 100.0}, "100 µm per px is out of range"),
+        ({"mpp": 100.0}, "100 µm per pixel is out of range"),
     ],
 )
 def test_bad_settings_are_refused(
