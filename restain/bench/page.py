@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from restain.bench.cell import Cell
+from restain.bench.curves import draw_curves, read_curves
 from restain.bench.table import BenchTable, Line, Spread
 from restain.folders import list_images
 from restain.image import atomic_path, load_image
@@ -40,13 +41,18 @@ def write_outputs(out: Path, table: BenchTable, cells: Sequence[Cell], failures:
         OutputError: one cannot be written; existing files are kept.
     """
     _write(out / "table.md", as_markdown(table, failures))
-    _write(out / "table.json", json.dumps(as_json(table, failures), indent=1, ensure_ascii=False, allow_nan=False))
+    curves = read_curves([line.name for line in table.lines], cells)
+    content = as_json(table, failures)
+    if curves:
+        content["curves"] = {name: {row: asdict(curve) for row, curve in of.items()} for name, of in curves.items()}
+    _write(out / "table.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
     page = out / "index.html"
     render_page(
         page,
         "bench/page.html",
         table=table,
         strips=_strips(out / "held-out", table, cells),
+        curves=draw_curves(curves) if curves else "",
         costs=(_HEADER, [_cost(line) for line in table.lines]),
         failures=failures,
         facts={"restain": version("restain"), "torch": torch.__version__},
