@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from restain.checkpoint import save_checkpoint
+from restain.checkpoint import load_checkpoint, save_checkpoint
 from restain.data.augment import Augment, crop_and_mirror, draw_change, jitter_colour
 from restain.folders import list_images
 from restain.image import load_image, to_tensor, to_uint8
@@ -28,6 +28,7 @@ from restain.methods.base import descend, frozen
 from restain.metrics.expression import dab_densities, dice, mean_absolute_difference, positive_areas
 from restain.metrics.similarity import psnr, ssim
 from restain.metrics.structure import haematoxylin_correlation
+from restain.networks.auxiliary import Autoencoder
 from restain.networks.blocks import initialise
 from restain.networks.discriminator import Discriminator
 from restain.networks.generator import Generator, GeneratorConfig
@@ -37,8 +38,12 @@ from restain.training.schedule import rate_factor
 
 PLAIN = {"width": 32, "norm": "batch", "antialias": True, "spectral": False, "start": "he", "lr": 5e-4, "batch": 4}
 PLAIN |= {"crop": 128, "ssim": 0.5, "density": 5.0, "gan": 0.02, "bfloat16": True, "channels_last": True}
+PLAIN |= {"features": 0.0}
+TAPS = ("down1", "down2", "block2")
+"""Stages of the IHC autoencoder whose features are compared."""
 ROWS: dict[str, dict[str, object]] = {
     "restain-small": {},
+    "with the autoencoder's features": {"features": 0.5},
     "width 24": {"width": 24},
     "width 48": {"width": 48},
     "no discriminator": {"gan": 0.0},
@@ -105,11 +110,21 @@ def measure(network: nn.Module, he: np.ndarray, real: np.ndarray, bfloat16: bool
     }
 
 
+def feature_distance(autoencoder: Autoencoder, v: Tensor, y: Tensor) -> Tensor:
+    """Mean over the taps of the L1 distance of features, relative to the size of the real ones."""
+    with torch.no_grad():
+        real = autoencoder.features(y, TAPS)
+    virtual = autoencoder.features(v, TAPS)
+    return torch.stack([l1_loss(virtual[tap], real[tap]) / real[tap].abs().mean() for tap in TAPS]).mean()
+
+
 Sides = tuple[np.ndarray, np.ndarray]
 """H&E and IHC."""
 
 
-def train(name: str, learnt: Sides, held_out: Sides, minutes: float, out: Path) -> Generator:
+def train(
+    name: str, learnt: Sides, held_out: Sides, minutes: float, out: Path, autoencoder: Autoencoder | None
+) -> Generator:
     """Train one row and append its figures."""
     choice = PLAIN | ROWS[name]
     torch.manual_seed(0)
@@ -147,6 +162,8 @@ def train(name: str, learnt: Sides, held_out: Sides, minutes: float, out: Path) 
                 loss = loss + choice["ssim"] * ssim_loss(v, y)
             if choice["density"]:
                 loss = loss + choice["density"] * density_loss(v, y)
+            if choice["features"]:
+                loss = loss + choice["features"] * feature_distance(autoencoder, v, y)
             if choice["gan"]:
                 real, fake = judge(torch.cat([x, y], 1)), judge(torch.cat([x, v.detach()], 1))
                 descend(lsgan_discriminator_loss(real, fake), optimizers[1])
@@ -173,17 +190,24 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0, help="of processor time for each row")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoint of each row")
     parser.add_argument("--ihc", default="trainB_aligned", help="what is learned from: trainB for displaced pairs")
+    parser.add_argument("--autoencoder", type=Path, help="checkpoint of `reconstruct` on the IHC, for its features")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     if not given.out.exists():
         given.out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     learnt = images(given.root / "trainA"), images(given.root / given.ihc)
     held_out = images(given.root / "valA"), images(given.root / "valB_aligned")
+    autoencoder = None
+    if given.autoencoder:
+        autoencoder = load_checkpoint(given.autoencoder)[0].eval().requires_grad_(requires_grad=False)
     for name in given.rows:
+        if (PLAIN | ROWS[name])["features"] and autoencoder is None:
+            print(f"{name}: left out; give --autoencoder", flush=True)
+            continue
         with given.out.open(encoding="utf-8") as file:
             done = {(row["row"], float(row["minutes"])) for row in csv.DictReader(file)}
         if (name, given.minutes) not in done:
-            network = train(name, learnt, held_out, given.minutes, given.out)
+            network = train(name, learnt, held_out, given.minutes, given.out, autoencoder)
             if given.keep:
                 save_checkpoint(given.keep / f"{name}.safetensors", network, method="curves")
 
