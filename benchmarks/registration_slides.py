@@ -26,7 +26,7 @@ from restain.data.phantom import NeighbourSettings, PhantomNeighbour, PhantomSli
 from restain.data.phantom.cells import Population
 from restain.data.phantom.paint import Layers
 from restain.errors import InputError
-from restain.image import RGB
+from restain.image import RGB, atomic_path
 from restain.registration.slides import Demands, register
 from restain.slides.reader import open_slide
 from restain.slides.tiff import Description
@@ -40,13 +40,13 @@ TISSUES = 10
 
 
 class KeptTissue(Tissue):
-    """The tissue of one slide, drawn once at one resolution; windows are cut from it."""
+    """The tissue of one slide, drawn once at one resolution and kept in a file; windows are cut from it."""
 
-    def __init__(self, tissue: Tissue, corner: tuple[int, int], side_px: int) -> None:
+    def __init__(self, tissue: Tissue, corner: tuple[int, int], side_px: int, folder: Path | None) -> None:
         super().__init__(
             tissue.seed, tissue.marker, tissue.mpp, tissue.coverage, tissue.anatomy.island_um, tissue.anatomy.frame_um
         )
-        self.corner, self.side_px = corner, side_px
+        self.corner, self.side_px, self.folder = corner, side_px, folder
         self.kept: dict[float, NDArray[np.float32]] = {}
 
     def at(self, mpp: float) -> Tissue:
@@ -56,12 +56,7 @@ class KeptTissue(Tissue):
     def draw(self, window: Window, depth_um: float = 0.0) -> Section:
         """As `Tissue.draw`, without cells."""
         if depth_um not in self.kept:
-            whole = np.zeros((3, self.side_px, self.side_px), np.float32)
-            for y in range(0, self.side_px, 500):
-                for x in range(0, self.side_px, 500):
-                    part = Window(self.corner[0] + x, self.corner[1] + y, 500, 500)
-                    whole[:, y : y + 500, x : x + 500] = super().draw(part, depth_um).layers
-            self.kept[depth_um] = whole
+            self.kept[depth_um] = self.whole(depth_um)
         left, top = window.x - self.corner[0], window.y - self.corner[1]
         rows, columns = np.arange(top, top + window.height), np.arange(left, left + window.width)
         inside = [(places >= 0) & (places < self.side_px) for places in (rows, columns)]
@@ -71,18 +66,34 @@ class KeptTissue(Tissue):
         ].reshape(3, -1)
         return Section(Layers(*layers), Population(*(np.zeros(0),) * 10))
 
+    def whole(self, depth_um: float) -> NDArray[np.float32]:
+        """The three layers of everything, 3 x side x side; drawn where no file has them."""
+        file = self.folder / f"tissue-{self.seed}-{depth_um:g}.npy" if self.folder else None
+        if file is not None and file.exists():
+            kept: NDArray[np.float32] = np.load(file)
+            return kept
+        whole = np.zeros((3, self.side_px, self.side_px), np.float32)
+        for y in range(0, self.side_px, 500):
+            for x in range(0, self.side_px, 500):
+                part = Window(self.corner[0] + x, self.corner[1] + y, 500, 500)
+                whole[:, y : y + 500, x : x + 500] = super().draw(part, depth_um).layers
+        if file is not None:
+            with atomic_path(file) as temporary, temporary.open("wb") as opened:
+                np.save(opened, whole)
+        return whole
+
 
 @cache
-def tissue_of(number: int) -> PhantomSlide:
+def tissue_of(number: int, folder: Path | None = None) -> PhantomSlide:
     """One of the tissues that all pairs are cut from."""
     rng = np.random.default_rng(1000 + number)
     marker: Marker = "membrane" if rng.integers(2) else "nuclear"
     slide = PhantomSlide(number, SIDE_PX, marker, MPP, float(rng.uniform(0.25, 0.45)), framed=True)
-    slide.tissue = KeptTissue(slide.tissue, slide.corner, SIDE_PX)
+    slide.tissue = KeptTissue(slide.tissue, slide.corner, SIDE_PX, folder)
     return slide
 
 
-def drawn(seed: int) -> PhantomNeighbour:
+def drawn(seed: int, folder: Path | None = None) -> PhantomNeighbour:
     """A pair of slides at random: angle, mirror, scale 0.5 to 2, bend, and what else lies there."""
     rng = np.random.default_rng(seed)
     scale = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
@@ -96,7 +107,7 @@ def drawn(seed: int) -> PhantomNeighbour:
         pen=bool(rng.random() < 0.3),
         black_edge=bool(rng.random() < 0.3),
     )
-    slide = copy(tissue_of(seed % TISSUES))
+    slide = copy(tissue_of(seed % TISSUES, folder))
     slide.seed = seed
     return PhantomNeighbour(slide, settings)
 
@@ -110,7 +121,9 @@ def draw(folder: Path, seeds: range) -> None:
     """Draw the pairs that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        pair = drawn(seed)
+        if all(path.exists() for path in files(folder, seed)):
+            continue
+        pair = drawn(seed, folder)
         sizes = (SIDE_PX, SIDE_PX), pair.size
         for path, tile, size, mpp, glass in zip(
             files(folder, seed),

@@ -154,14 +154,16 @@ def whole(work: Work, place: Place) -> tuple[dict[str, Any], float]:
     return meaning(place.folder), time.monotonic() - began
 
 
-def by_signals(draws: random.Random, work: Work, place: Place, kills: int) -> tuple[list[str], str]:
+def by_signals(
+    draws: random.Random, work: Work, place: Place, kills: int, signals: Sequence[signal.Signals] = SIGNALS
+) -> tuple[list[str], str]:
     """Kill it so often; what was wrong, and in words what was done."""
     expected, seconds = whole(work, place)
     problems: list[str] = []
     done, ends, folder = 0, 0, place.anew(work)
-    counts = dict.fromkeys((number.name for number in SIGNALS), 0)
+    counts = dict.fromkeys((number.name for number in signals), 0)
     while done < kills:
-        running, number = start(work.words, folder), draws.choice(SIGNALS)
+        running, number = start(work.words, folder), draws.choice(signals)
         moment = time.monotonic() + draws.uniform(0, seconds if draws.random() < 0.7 else seconds / 4)
         while time.monotonic() < moment and not running.poll():
             time.sleep(0.002)

@@ -128,7 +128,7 @@ def measured(first: Channels, second: Channels, field: Field, agreement: float, 
     aligned, inside = second.at(places)
     covered = inside > 0.99
     nuclei = (contrast(first)[0] > NUCLEI) & covered
-    anything = _anything(Channels(aligned, first.pitch))
+    visible = anything(Channels(aligned, first.pitch))
     halves = (side.halved().normalised(0.75, _WINDOW_PX) for side in (first, second))
     matches = matched_blocks(next(halves), next(halves), field, block_px=BLOCK_PX, step_px=STEP_PX, reach_px=REACH_PX)
     sure = matches.confidence > SURE
@@ -137,14 +137,14 @@ def measured(first: Channels, second: Channels, field: Field, agreement: float, 
     theirs_aligned, _ = theirs.at(places)
     return Figures(
         he_structure=float((contrast(first)[0] > NUCLEI).mean()),
-        ihc_structure=float(_anything(second).mean()),
+        ihc_structure=float(anything(second).mean()),
         he_detail=detail(first),
         ihc_detail=detail(second),
         agreement=agreement,
         mirrored_agreement=mirrored_agreement(coarsest(first), coarsest(second))
         if agreement < bars.agreement
         else math.nan,
-        seen=float(anything[nuclei].mean()) if nuclei.any() else math.nan,
+        seen=float(visible[nuclei].mean()) if nuclei.any() else math.nan,
         covered=float(covered.mean()),
         blocks=int(sure.sum()),
         matched_blocks=int((distance <= MATCHED_PX * 2 * first.pitch).sum()),
@@ -177,7 +177,7 @@ def mirrored_agreement(first: Channels, second: Channels) -> float:
     return max(turn_and_shift(first, Channels(second.values[flip].copy(), second.pitch))[1] for flip in _FLIPS)
 
 
-def _anything(channels: Channels) -> NDArray[np.bool_]:
+def anything(channels: Channels) -> NDArray[np.bool_]:
     """Where there is anything to see, h x w."""
     haematoxylin, tissue = contrast(channels)
     found: NDArray[np.bool_] = (haematoxylin > ANYTHING[0]) | (tissue > ANYTHING[1])

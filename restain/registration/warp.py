@@ -42,7 +42,7 @@ def warp(image: NDArray[np.uint8], source: Raster, places: Floats) -> tuple[NDAr
     )
     scale = np.array([source.width, source.height]) * source.mpp / 2
     grid = (places - np.array([source.x, source.y])[:, None, None]) / scale[:, None, None] - 1
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)[None]  # a copy: it may be read-only
     drawn = F.grid_sample(
         pixels,
         torch.from_numpy(grid).permute(1, 2, 0)[None].float(),

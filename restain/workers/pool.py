@@ -211,6 +211,7 @@ def _serve(pipe: Connection, work: Callable[..., Any], gpu: int | None, threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if torch := sys.modules.get("torch"):  # the work may have imported it already
             torch.set_num_threads(threads)
-    pipe.send("ready")
-    while True:
-        pipe.send(attempt(work, pipe.recv()))
+    with suppress(EOFError, OSError):  # the process that sends tasks is gone
+        pipe.send("ready")
+        while True:
+            pipe.send(attempt(work, pipe.recv()))

@@ -234,10 +234,10 @@ def test_tiles_too_small_to_be_matched_are_told_apart(tmp_path: Path) -> None:
         he, ihc = pair(index, (4, -3))
         save_pair(tmp_path, "train", f"{index}", he[:side], ihc[:side])
     found = check(tmp_path)
-    assert found.notes == [
-        "1 of 3 pairs are too small to measure their displacement: the shorter side must have 192 px, and 38% of the"
-        " longer one."
-    ]
+    (note,) = found.notes
+    assert "1 of 3 pairs" in note
+    assert "192 px" in note
+    assert "align" in note
     assert [can_be_matched(*size) for size in ((192, 512), (191, 512), (384, 1024), (380, 1024))] == [True, False] * 2
 
 
