@@ -164,8 +164,8 @@ def check(
     if too_small:
         notes.append(
             f"{too_small} of {len(facts)} pairs are too small to measure their displacement: the shorter side must have"
-            f" {BLOCK_PX} px, and {BLOCK_PX / WORK_PX:.0%} of the longer one. Cut larger tiles, or align the pairs: that"
-            " measures smaller ones, too."
+            f" {BLOCK_PX} px, and {BLOCK_PX / WORK_PX:.0%} of the longer one. Cut larger tiles, or align the"
+            " pairs: that measures smaller ones, too."
         )
     if unmatched := len(facts) - len(found.matched) - too_small:
         notes.append(f"{unmatched} of {len(facts)} pairs have too little in common to measure their displacement.")
