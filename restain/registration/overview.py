@@ -15,7 +15,7 @@ from restain.registration.field import Floats, Map, Raster
 from restain.registration.matching import Structure
 from restain.registration.transform import Scan
 from restain.slides.reader import Slide
-from restain.slides.tissue import tissue_of
+from restain.slides.tissue import cleaned, colourful
 from restain.stains import HED_UNIT, rgb_to_hed, to_unit
 
 Mask = NDArray[np.bool_]
@@ -25,6 +25,11 @@ GLASS_WEIGHT = 0.02
 """Weight of a pixel on glass."""
 _DAB_HIDES = 0.5
 """Optical density of DAB that halves how much the haematoxylin beneath counts."""
+_PALE_COLOUR, _PALE_DARKNESS, _PALE_BLUR_UM = 5.0, 8.0, 12.0
+"""Of pale tissue against the glass, in 8-bit levels: difference of the colours, and darkness; blurred by so much. Glass
+has up to 2 and 1, the weakest counterstain of the phantom 2 to 17 and 4 to 66."""
+_GLASS_SHARE = 0.1
+"""Share of the brightest pixels that are taken for glass."""
 _PARTNERED = 0.3
 """Least overlap of a piece of tissue with tissue of the other slide to have a partner."""
 
@@ -71,10 +76,26 @@ def look(slide: Slide, mpp: float = OVERVIEW_MPP) -> Overview:
     """
     mpp = max(mpp, slide.mpp)
     rgb = slide.whole(mpp)
-    tissue = tissue_of(rgb, mpp)
+    tissue = cleaned(colourful(rgb, mpp) | pale(rgb, mpp), mpp)
     if not tissue.any():
         raise InputError(f"{slide.path} shows no tissue at {mpp:g} µm per pixel; check that it is a stained section")
     return Overview(Scan(slide.path.name, slide.size, slide.mpp), mpp_read(slide, mpp), rgb, tissue)
+
+
+def pale(rgb: RGB, mpp: float) -> Mask:
+    """Where weakly stained tissue is, such as the counterstain between positive cells: H x W x 3 to H x W.
+
+    `colourful` leaves it out where it is hardly more colourful than glass can be, or where pen draws the threshold up.
+    Here the glass of the slide itself is the measure. Grey dust and shadows are darker, but not coloured.
+    """
+    brightness = rgb.min(axis=2)
+    glass = np.median(rgb[brightness >= np.quantile(brightness, 1 - _GLASS_SHARE)], axis=0).clip(1)
+    relative = rgb / glass.astype(np.float32) * 255
+    colour, darkness = (
+        ndimage.gaussian_filter(part, _PALE_BLUR_UM / mpp)
+        for part in (relative.max(axis=2) - relative.min(axis=2), 255 - relative.mean(axis=2))
+    )
+    return np.asarray((colour > _PALE_COLOUR) & (darkness > _PALE_DARKNESS))
 
 
 def mpp_read(slide: Slide, mpp: float) -> float:

@@ -93,9 +93,19 @@ def tissue_of(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
     Returns:
         H x W; with a margin of 40 µm, small gaps closed, specks left out.
     """
+    return cleaned(colourful(rgb, mpp), mpp)
+
+
+def colourful(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
+    """Where an image is more colourful than glass, H x W; H x W x 3 uint8."""
     low, high = (limit(rgb, axis=2).astype(np.float32) / 255 for limit in (np.min, np.max))
     colour = ndimage.gaussian_filter((high - low) * (high > _DARK), _BLUR_UM / mpp)
-    mask = colour > _threshold(colour)
+    found: NDArray[np.bool_] = colour > _threshold(colour)
+    return found
+
+
+def cleaned(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+    """A mask with a margin of 40 µm, small gaps closed, specks left out."""
     mask = ~_grow(~_grow(mask, _GAP_UM / mpp), _GAP_UM / mpp)  # closed
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)

@@ -12,7 +12,7 @@ from restain.errors import InputError
 from restain.image import RGB
 from restain.registration.field import Affine, Floats
 from restain.registration.fitting import Matches
-from restain.registration.overview import Overview, look, shared_tissue
+from restain.registration.overview import Overview, look, pale, shared_tissue
 from restain.registration.search import find_lie, refine, robust_affine, search
 from restain.registration.slides import Demands, register
 from restain.slides.reader import open_slide
@@ -150,3 +150,17 @@ def test_a_robust_affine_map_ignores_wrong_matches() -> None:
     found, misses = robust_affine(Matches(points, moved, np.ones(60)), Affine.identity(), 10)
     np.testing.assert_allclose(found(points), true(points), atol=2)
     assert (misses[~wrong] < 3).all()
+
+
+@pytest.mark.parametrize("glass", [(245, 245, 245), (232, 240, 237)])
+def test_pale_tissue_is_told_from_tinted_glass_shadows_and_a_black_border(glass: tuple[int, int, int]) -> None:
+    rgb = np.full((120, 160, 3), glass, float)
+    rgb[20:60, 20:60] *= (0.90, 0.90, 0.935)  # a weak counterstain
+    rgb[20:60, 100:140] *= 0.9  # a shadow
+    rgb[80:100, 20:60] *= (1, 1, 0.97)  # glass of a slightly other tint
+    rgb[:, :6] = 4
+    noise = np.random.default_rng(0).normal(0, 1, rgb.shape)
+    found = pale((rgb + noise).clip(0, 255).round().astype(np.uint8), 8.0)
+    assert found[24:56, 24:56].all()
+    found[15:65, 15:65] = False
+    assert not found.any()
