@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,6 +21,7 @@ from restain.errors import ConfigError, InputError, OutputError
 from restain.image import load_image, save_image
 from restain.workers.lock import locked
 from restain.workers.ray import Cluster
+from tests.forked import begin_command
 
 TINY = ("model.width=2", "model.positions=8", "data.crop_px=32", "data.batch_size=1")
 
@@ -133,19 +130,17 @@ def test_a_folder_with_something_else_is_left_alone(pairs: Path, rows: list[Row]
 
 
 def test_killed_it_goes_on_and_ends_with_the_same_figures(
-    bench: Path, pairs: Path, rows: list[Row], tmp_path: Path
+    bench: Path, pairs: Path, rows: list[Row], warm: None, tmp_path: Path
 ) -> None:
     """SIGKILL for the bench and its children as soon as the first training has saved a state."""
     out = tmp_path / "out"
-    arguments = [f"slow={rows[0].recipe},{','.join(TINY)}", "--data", str(pairs), "--out", str(out)]
-    command = [sys.executable, "-m", "restain", "bench", *arguments, "--budget", "steps=4", "--seeds", "1"]
-    command += ["--tiles", "2", "--device", "cpu"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state, deadline = out / "runs/slow-0/state.pt", time.monotonic() + 300
-    while not state.is_file() and time.monotonic() < deadline:
+    words = ["bench", f"slow={rows[0].recipe},{','.join(TINY)}", "--data", pairs, "--out", out, "--budget", "steps=4"]
+    process = begin_command([*words, "--seeds", 1, "--tiles", 2, "--device", "cpu"], tmp_path / "told")
+    state = out / "runs/slow-0/state.pt"
+    while not state.is_file() and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill_all()
+    assert process.wait() < 0
     assert state.is_file()
     assert not run_bench(rows[:1], pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu").failures
     ours = json.loads((out / "table.json").read_text())["rows"]["slow"]["figures"]
@@ -174,7 +169,7 @@ def test_on_ray_it_comes_to_the_same(
 
 def test_minutes_become_steps_once_per_row(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     """All seeds take the same; what a killed timing left is swept away."""
-    out, options = tmp_path / "out", {"budget": Budget(minutes=0.02), "tiles": 2, "device": "cpu"}
+    out, options = tmp_path / "out", {"budget": Budget(minutes=0.004), "tiles": 2, "device": "cpu"}
     first = run_bench(rows[:1], pairs, out, seeds=1, **options)
     (out / "runs/.probe-torn").mkdir()
     (out / "runs/.probe-torn/state.pt").write_bytes(b"half")

@@ -1,14 +1,13 @@
 """A whole slide is stained seamlessly, in bounded steps, resumably; bad input becomes a sentence."""
 
+import os
 import shutil
 import signal
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import openslide
@@ -16,11 +15,12 @@ import pytest
 import tifffile
 from PIL import ImageCms
 
-from restain.errors import InputError, MissingError, OutputError
+from restain.errors import InputError, MissingError, OutputError, RestainError
 from restain.image import RGB, to_tensor, to_uint8
 from restain.networks.norm import freeze
 from restain.slides.codec import Codec
 from restain.slides.identity import job_of
+from restain.slides.pyramid import Position
 from restain.slides.reader import open_slide
 from restain.slides.spool import Spool
 from restain.staining.model import Model, load_model
@@ -29,6 +29,7 @@ from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
 from restain.staining.statistics import load_statistics
 from restain.trust.slide import SlideMaps
+from tests.forked import begin
 
 MakeSlide = Callable[..., Path]
 PLAIN = SlideSettings(tile_px=128, codec=Codec("lossless"))
@@ -158,36 +159,15 @@ def test_drawn_regions_are_stained(model: Model, make_slide: MakeSlide, tmp_path
     assert report.megapixels == 128 * 128 / 1e6
 
 
-class Killed(NamedTuple):
-    status: int
-    path: Path
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from restain.slides.codec import Codec
-from restain.staining.model import load_model
-from restain.staining.policies import POLICIES, SharedNorm, TileNorm
-from restain.staining.settings import SlideSettings
-from restain.staining.slide import stain_slide
-torch.set_num_threads(1)
-def kill(done, *_):
-    if done == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-model, source, out = map(Path, sys.argv[1:])
-settings = SlideSettings(tile_px=128, codec=Codec("lossless"))
-stain_slide(load_model(model), source, out, settings, on_progress=kill)
-"""
-
-
-def test_killed_it_goes_on_and_ends_with_the_same_pixels(
-    model: Model, checkpoint: Path, make_slide: MakeSlide, tmp_path: Path
-) -> None:
+def test_killed_it_goes_on_and_ends_with_the_same_pixels(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
     he, whole, killed = make_slide(), tmp_path / "whole.ome.tif", tmp_path / "killed.ome.tif"
-    run = subprocess.run([sys.executable, "-c", KILLED, checkpoint, he, killed], check=False)
-    assert run.returncode == -signal.SIGKILL
+
+    def kill(done: float, *_: object) -> None:
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = begin(lambda: stain_slide(model, he, killed, PLAIN, on_progress=kill), tmp_path / "told")
+    assert process.wait() == -signal.SIGKILL
     assert not killed.exists()
     report = stain_slide(model, he, killed, PLAIN)
     assert "resumes an earlier run" in report.notes
@@ -242,32 +222,26 @@ def test_too_small_a_disk_is_refused_with_the_figure(
     assert not list(tmp_path.glob("out*"))
 
 
-FULL = """
-import resource, sys
-from restain.errors import RestainError
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-from restain.slides.pyramid import Position
-from restain.slides.spool import Spool
-from pathlib import Path
-spool = Spool(Path(sys.argv[1]), "job")
-try:
-    for row in range(20):
-        spool.put([(Position(0, row, 0), bytes(10_000))])
-except RestainError as error:
-    sys.exit(f"{row} {error}")
-"""
-
-
 def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits on file sizes belong to POSIX")
     out = tmp_path / "out.ome.tif"
-    run = subprocess.run([sys.executable, "-c", FULL, out], check=False, capture_output=True, text=True)
-    count, _, message = run.stderr.partition(" ")
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        spool = Spool(out, "job")
+        for row in range(20):
+            try:
+                spool.put([(Position(0, row, 0), bytes(10_000))])
+            except RestainError as error:
+                sys.exit(f"{row} {error}")
+
+    process = begin(fill, tmp_path / "told")
+    assert process.wait() == 1
+    count, _, message = process.told.partition(" ")
     assert message.startswith("cannot write")
     assert "free disk space" in message
     assert 0 < int(count) < 20
     assert not out.exists()
-    from restain.slides.spool import Spool
-
     with Spool(out, "job") as spool:
         assert spool.resumed
         assert len(spool.positions(0)) == int(count)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from restain.errors import OutputError
 from restain.training import Recipe, fit, train
 from restain.training.folder import claimed
 from restain.training.state import read_saved
+from tests.forked import Forked, begin_command
 
 Small = Callable[..., Recipe]
 Write = Callable[..., Path]
@@ -46,29 +46,27 @@ def test_asked_to_stop_it_ends_its_step_and_saves_and_the_log_does_not_tell(
 
 
 def test_neither_a_signal_to_all_its_processes_nor_a_kill_leaves_anything_behind(
-    write_recipe: Write, tiles: Path, tmp_path: Path
+    write_recipe: Write, tiles: Path, warm: None, tmp_path: Path
 ) -> None:
-    recipe = write_recipe("reconstruct", training={"steps": 400, "save_every_steps": 3}, data={"loaders": 2})
+    recipe = write_recipe("reconstruct", training={"steps": 4000, "save_every_steps": 3}, data={"loaders": 2})
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "restain", "train", recipe, "--data", tiles, "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    def start(beyond: int) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    def start(beyond: int) -> Forked:
+        process = begin_command(["train", recipe, "--data", tiles, "--out", out], tmp_path / "told")
         while process.poll() is None and read_saved(out / "state.pt").done <= beyond:
-            time.sleep(0.01)
+            time.sleep(0.03)
         return process
 
     first = start(0)
     os.killpg(first.pid, signal.SIGTERM)
-    assert "run the same command to resume" in first.communicate(timeout=60)[1]
-    assert first.returncode == 128 + signal.SIGTERM
+    assert first.wait() == 128 + signal.SIGTERM
+    assert "run the same command to resume" in first.told
     assert not members(first.pid)
 
     second = start(read_saved(out / "state.pt").done)
     assert len(members(second.pid)) == 3, "itself and two loaders"
-    second.kill()
-    second.communicate()
+    os.kill(second.pid, signal.SIGKILL)
+    second.wait()
     with claimed(out):  # the lock is free at once
         pass
     for _ in range(60):
