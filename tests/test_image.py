@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import struct
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch.testing import assert_close
 import restain.image
 from restain.errors import InputError, MissingError, OutputError, ShapeError
 from restain.image import atomic_path, image_size, load_image, make_folder, save_image, to_tensor, to_uint8
+from tests.forked import begin
 
 Rgb = NDArray[np.uint8]
 LOSSLESS = [("PNG", "png"), ("TIFF", "tif"), ("TIFF", "tiff"), ("BMP", "bmp"), ("WEBP", "webp")]
@@ -319,24 +319,22 @@ def test_a_full_disk_leaves_nothing_new_and_keeps_the_old(
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes belong to POSIX")
 def test_a_file_that_the_system_cuts_off_is_removed(tmp_path: Path, suffix: str) -> None:
-    script = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from restain.errors import OutputError
-from restain.image import save_image
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
-try:
-    save_image(Path(sys.argv[1]), noise)
-except OutputError as error:
-    sys.exit(str(error))
-"""
-    path = tmp_path / f"tile.{suffix}"
-    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.startswith(f"cannot write {path}: File too large")
-    assert list(tmp_path.iterdir()) == []
+    import resource
+
+    path = tmp_path / "images" / f"tile.{suffix}"
+    path.parent.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+
+    def save() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        with pytest.raises(OutputError) as refused:
+            save_image(path, noise)
+        sys.exit(str(refused.value))
+
+    run = begin(save, tmp_path / "told")
+    assert run.wait() == 1
+    assert run.told.startswith(f"cannot write {path}: File too large")
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, rgb: Rgb) -> None:

@@ -1,4 +1,4 @@
-"""Thirty steps on one drawn pair lower, term by term, what each method asks of its images."""
+"""Twenty steps on one drawn pair lower, term by term, what each method asks of its images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from restain.image import to_tensor
 from restain.methods import METHODS
 from restain.methods.base import Method, Progress
 
-STEPS = 30
+STEPS = 20
 
 LEARNERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "reconstruct": ("reconstruct", {}, {"autoencoder/l2"}),
@@ -73,7 +73,7 @@ def test_every_method_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_thirty_steps_lower_its_own_terms(name: str, build: Callable[..., Method]) -> None:
+def test_twenty_steps_lower_its_own_terms(name: str, build: Callable[..., Method]) -> None:
     method_name, settings, asked = LEARNERS[name]
     method = build(method_name, **{"lr": 2e-3} | settings)
     pair = drawn(64 if name in WHOLE else 40, *((5, 6) if name == "simgan" else (5,)))

@@ -63,8 +63,9 @@ def test_the_page_needs_no_other_file_and_shows_everything(folders: Path) -> Non
 def test_trust_maps_are_shown_where_all_shown_tiles_have_one(folders: Path) -> None:
     found = {"good": evaluate(folders / "good", folders / "real")}
     for index in range(7):
-        write_report(folders / "report.html", found)
-        assert ">Trust<" not in (folders / "report.html").read_text(encoding="utf-8")
+        if index in (0, 6):
+            write_report(folders / "report.html", found)
+            assert ">Trust<" not in (folders / "report.html").read_text(encoding="utf-8")
         save_image(folders / "good" / "trust" / f"tile {index} <b>.png", stained(index, 0.5))
     write_report(folders / "report.html", found)
     page = (folders / "report.html").read_text(encoding="utf-8")
