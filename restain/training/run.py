@@ -28,7 +28,7 @@ from restain.training.ranks import Ranks, join
 from restain.training.recipes import load_recipe
 from restain.training.schedule import rate_factor
 from restain.training.start import check_start
-from restain.training.state import Saved, read_saved, steps_done
+from restain.training.state import Saved, read_saved
 from restain.training.tiles import at_scale, check_whole_tiles, plain_pairs, shown_pairs, training_pairs
 from restain.workers.memory import total_bytes
 
@@ -192,16 +192,16 @@ class Run:
         batches = Batches(pairs, recipe.data, recipe.seed, self.ranks)
         steps = recipe.training.total_steps(batches.per_epoch)
         listed = listing(pairs)
-        self._check(recipe, out, listed, steps, start)
+        saved = self._check(recipe, out, listed, steps, start)
         self.ranks.wait()  # every process checks before the first one writes
-        if self._is_finished(out, steps):
+        if self._is_finished(saved, out, steps):
             return out / MODEL
         self._tell(pairs.describe())
         held_out = self._held_out(recipe)
         waiting = partial(self._tell, f"waiting for another process, which trains {out.name}") if shared else None
         with claimed(out, waiting) if self.ranks.writes else nullcontext():
             saved = self._check(recipe, out, listed, steps, start)  # another process may have trained it meanwhile
-            if self.ranks.count == 1 and self._is_finished(out, steps):
+            if self.ranks.count == 1 and self._is_finished(saved, out, steps):
                 return out / MODEL
             if saved.finished and saved.done:
                 self._tell(_lengthened(out, recipe, saved, steps))
@@ -237,8 +237,8 @@ class Run:
             check_start(out, saved, start)
         return saved
 
-    def _is_finished(self, out: Path, steps: int) -> bool:
-        finished = steps_done(out / STATE) == steps and (out / MODEL).is_file()
+    def _is_finished(self, saved: Saved, out: Path, steps: int) -> bool:
+        finished = saved.done == steps and (out / MODEL).is_file()
         if finished:
             self._tell(f"{out} is finished: {steps:,} steps")
         return finished

@@ -24,7 +24,7 @@ def small() -> Any:
     """Small slides and two steps, in place of the demo's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tissue, "TILE_PX", 64)
-        patch.setattr(tissue, "LEARNT_PX", 1344)
+        patch.setattr(tissue, "LEARNT_PX", 1152)
         patch.setattr(tissue, "JUDGED_PX", 384)
         patch.setattr(tissue, "BESIDE", NeighbourSettings(depth_um=0, angle=1, bend_um=5))
         patch.setattr(run, "PAIR_PX", 128)

@@ -66,7 +66,7 @@ def test_the_limits_of_the_classes_are_in_the_protocol_of_every_score() -> None:
 def test_scores_of_virtual_and_real_are_those_of_quantify(tmp_path: Path, marker: Marker, scores: int) -> None:
     """Virtual tiles are the real ones with half of every density, so every score falls."""
     settings, tiles = QuantifySettings(0.5, marker), []
-    for seed in (3, 5, 7):
+    for seed in (3, 5):
         pair = draw_pair(seed, PhantomSettings(size_px=192, marker=marker))
         save_image(tmp_path / "real" / f"{seed}.png", pair.ihc_aligned)
         half = np.rint(255 * (pair.ihc_aligned / 255) ** 0.5).astype(np.uint8)

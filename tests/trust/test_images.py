@@ -133,7 +133,7 @@ def test_each_image_is_decoded_once_and_its_stain_is_one_of_the_eight(model: Pat
 
 @pytest.mark.parametrize("part", ["", "train"])
 def test_a_threshold_without_validation_tiles_is_said_to_be_too_tight(part: str, tmp_path: Path) -> None:
-    write_pairs(tmp_path / "drawn", 14, validation=2, settings=PhantomSettings(size_px=192))
+    write_pairs(tmp_path / "drawn", 14, validation=1, settings=PhantomSettings(size_px=192))
     for side, name in (("A", "he"), ("B", "ihc")):
         (tmp_path / "pairs" / part).mkdir(parents=True, exist_ok=True)
         (tmp_path / "drawn" / "TrainValAB" / f"train{side}").rename(tmp_path / "pairs" / part / name)
