@@ -16,7 +16,7 @@ from restain.workers.interrupts import SIGNALS
 
 @dataclass
 class Forked:
-    """A process of ours, the first of a session of its own."""
+    """A process of ours, the first of a process group of its own."""
 
     pid: int
     log: Path
@@ -46,9 +46,21 @@ class Forked:
         return self.code
 
     def kill_all(self) -> None:
-        """Kill it and its own processes."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """Kill it and its own processes, and wait for their end."""
+        while self.poll() is None or self.members():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+    def members(self) -> list[int]:
+        """What runs of it and its own processes."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self.pid and fields[0] != "Z":
+                    found.append(int(folder.name))
+        return found
 
 
 def begin(work: Callable[[], object], log: Path) -> Forked:
@@ -58,7 +70,7 @@ def begin(work: Callable[[], object], log: Path) -> Forked:
         return Forked(pid, log)
     code = 1
     try:
-        os.setsid()
+        os.setpgid(0, 0)  # no session: the system would share out its time by sessions
         descriptor, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
             os.dup2(source, target)

@@ -1,6 +1,7 @@
 """Inputs that are right but unusual: read as they are meant, or refused in a sentence; never taken for another."""
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,16 +12,20 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
-from restain.errors import InputError
-from restain.folders import files_below, list_images, subfolders_with_images
+from restain.errors import InputError, OutputError
+from restain.folders import files_below, list_images, read_text, subfolders_with_images
 from restain.image import RGB, image_size, load_image
+from restain.metrics.trust import read_trust_table
 from restain.polygons import read_rois
+from restain.registration.cut import undamaged
+from restain.slides.identity import job_of
 from restain.slides.reader import open_slide
 from restain.slides.tiff_source import TiffSource
 from restain.slides.tiling import Box
 from restain.staining.inputs import find_slides
 from restain.staining.plan import make_plan
 from restain.training.toml import parsed
+from restain.viewer.outlines import Outlines
 
 CENTIMETRES = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}  # 0.5 µm per px
 
@@ -185,3 +190,20 @@ def test_home_is_found_where_the_shell_did_not_look(monkeypatch: pytest.MonkeyPa
 def test_results_in_a_folder_may_be_ome_zarr(make_slide: Callable[..., Path], tmp_path: Path) -> None:
     (job,) = find_slides([make_slide("a.ome.tif")], tmp_path / "out", ".ome.zarr")
     assert job.target.name == "a.ome.zarr"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names belong to POSIX")
+def test_nobody_waits_for_a_pipe_where_a_file_is_expected(tmp_path: Path) -> None:
+    def pipe(name: str) -> Path:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(tmp_path / name)
+        return tmp_path / name
+
+    for read in (lambda path: Outlines(path, lambda points: points), lambda path: read_text(path, "a card")):
+        with pytest.raises(InputError, match=r"pipe.* is not a plain file; .* is expected"):
+            read(pipe(f"pipe{secrets.token_hex(4)}"))
+    assert read_trust_table(pipe("trust.csv")) == {}
+    assert job_of(pipe("r.ome.tif")) is None
+    assert job_of(pipe("r.ome.zarr/zarr.json").parent) is None
+    with pytest.raises(OutputError, match="is not a plain file; remove it"), undamaged(pipe("tiles.jsonl")):
+        pass

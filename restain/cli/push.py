@@ -28,7 +28,7 @@ def command(
     """Publish a checkpoint on the Hugging Face Hub, with a card; `--model hf://OWNER/NAME` then finds it."""
     from restain.checkpoint import read_weights
     from restain.checkpoint.card import card_of
-    from restain.errors import InputError
+    from restain.folders import read_text
     from restain.models import find_model, packaged_models
     from restain.models.hub import publish
 
@@ -36,10 +36,7 @@ def command(
     info, _ = read_weights(weights)  # damaged or foreign files stay here
     known = packaged_models().get(str(model))
     source = card or (known.card if known else None)
-    try:
-        body = source.read_text(encoding="utf-8") if source else ""
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source} cannot be read as a card; give a Markdown file in UTF-8") from error
+    body = read_text(source, "a card in Markdown") if source else ""
     use = f"pip install 'restain[hub]'\nrestain stain he.png --model hf://{repository} --out virtual"
     place = publish(weights, card_of(info, repository, use, body), repository, private=private, message=message)
     typer.echo(f"{place}\nUse it as --model hf://{repository}.")

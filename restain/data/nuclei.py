@@ -90,8 +90,10 @@ class NuclearMaps:
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
     """A stored map, or None."""
+    if not path.is_file():
+        return None
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return np.array(image) if image.mode == "L" else None
-    except (OSError, SyntaxError, ValueError):  # a missing or damaged file
+    except (OSError, SyntaxError, ValueError):  # a damaged file
         return None

@@ -33,6 +33,8 @@ def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with
 
 def read_trust_table(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a table by name; empty if there is no such file, or it is another table."""
+    if not path.is_file():
+        return {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return {row["name"]: row for row in csv.DictReader(file)}

@@ -156,7 +156,8 @@ def _known(path: Path) -> list[TileFacts]:
     """The recorded tiles; a truncated last line is removed."""
     if not path.exists():
         return []
-    content = path.read_bytes()
+    with undamaged(path):
+        content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         with atomic_path(path) as temporary:
@@ -181,7 +182,9 @@ def read_tiles(path: Path, content: bytes | None = None) -> list[TileFacts]:
 
 @contextmanager
 def undamaged(path: Path) -> Iterator[None]:
-    """Raise errors on damaged files of an earlier run as restain errors."""
+    """Raise errors on damaged files of an earlier run as restain errors; a pipe, which might never end, is refused."""
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is not a plain file; remove it and run the same command again")
     try:
         yield
     except RestainError:

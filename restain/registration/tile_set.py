@@ -105,6 +105,8 @@ class PairJournal:
                 raise OutputError(f"{folder} is not empty; give a new folder, or remove what it holds")
             self._rewrite([header])
             return
+        if not self._path.is_file():
+            raise OutputError(f"{self._path} is not a plain file; remove it and run the same command again")
         lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         if lines[:1] != [header]:
             raise OutputError(

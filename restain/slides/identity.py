@@ -49,6 +49,8 @@ def job_of(path: Path) -> str | None:
 
     if is_ngff(path):
         return job_of_ngff(path)
+    if not path.is_file():  # a pipe or device might never end
+        return None
     try:
         with tifffile.TiffFile(path) as file:
             xml = file.ome_metadata

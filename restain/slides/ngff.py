@@ -90,6 +90,8 @@ def job_of_ngff(folder: Path) -> str | None:
     """The job recorded in an OME-Zarr, or None."""
     import json
 
+    if not (folder / "zarr.json").is_file():
+        return None
     try:
         attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         job = attributes["restain"]["job"]

@@ -59,7 +59,7 @@ def _helper() -> "subprocess.Popen[str]":
             stderr=subprocess.DEVNULL,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for its parent, with which it ends
+            process_group=0,  # Ctrl-C is for its parent, with which it ends
         )
         _helpers[:] = [process]
     return process

@@ -105,9 +105,10 @@ def image_description(path: Path) -> str:
     import openslide
 
     try:
+        probe(path)
         with openslide.OpenSlide(path) as slide:
             return str(slide.properties.get("tiff.ImageDescription", ""))
-    except openslide.OpenSlideError:
+    except (openslide.OpenSlideError, InputError):
         return ""
 
 

@@ -1,7 +1,8 @@
 """Stains many slides; each fails, is skipped or is resumed independently of the others.
 
 A `Pool` runs the work in processes of this machine or on Ray; finished tiles of a lost worker are on disk, so that the
-next one resumes its slide.
+next one resumes its slide. Several slides are never stained in this process, which OpenSlide would end with them all by
+aborting at a damaged tile.
 """
 
 import platform
@@ -44,7 +45,8 @@ def stain_slides(
         model: checkpoint of a generator.
         jobs: from `find_slides`.
         settings: for all slides, the defaults if not given; micrometres per pixel of a job take precedence.
-        pool: where slides are stained, and on which device; one by one on the CPU, if not given.
+        pool: where slides are stained, and on which device; one by one on the CPU, if not given. Several slides go
+            to a process of their own even one by one.
         overwrite: as in `stain_slide`.
         extra: likewise.
         on_slide: called when a slide is done or has failed.
@@ -55,6 +57,8 @@ def stain_slides(
         RestainError: a process cannot begin.
     """
     settings, pool = settings or SlideSettings(), pool or Processes()
+    if isinstance(pool, Processes) and len(jobs) > 1:
+        pool = replace(pool, apart=True)
     if extra:
         extra.check(settings)
     sha256 = load_model(model).sha256  # a wrong model is reported once, not for each slide

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from restain.errors import InputError, MissingError
+from restain.folders import is_file_named
 
 Corners = NDArray[np.float64]
 """N x 2 (x, y)."""
@@ -39,6 +40,8 @@ class Outlines:
         self._lock = threading.Lock()
         self._is_read = False
         try:
+            if path.exists() and not is_file_named(path):
+                raise InputError(f"{path} is not a plain file; GeoJSON of cells is expected")
             size = path.stat().st_size
             with path.open("rb") as file:
                 start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")

@@ -6,6 +6,7 @@ all running tasks or, if idle, leaves the pool waiting forever.
 
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections import Counter, deque
@@ -60,13 +61,15 @@ class Pool(Protocol):
 class Processes:
     """Processes of this machine, `count` at a time. If one is killed, it is replaced and its task is tried again.
 
-    A single process that need not be fresh is this process.
+    A single process that need be neither fresh nor apart is this process.
     """
 
     count: int = 1
     device: str = "cpu"
     """With `cuda` or `auto` the processes take the GPUs in turn, and each sees only its own."""
     attempts: int = ATTEMPTS
+    apart: bool = False
+    """Whether tasks run in another process even one at a time, so that a library that aborts ends only its task."""
 
     def each(
         self,
@@ -77,7 +80,7 @@ class Processes:
         on_begin: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[int, T | TaskError]]:
         """As in `Pool`."""
-        if self.count > 1 or fresh:
+        if self.count > 1 or fresh or self.apart:
             return _Run(self, work, arguments, fresh, on_begin).results()
         return _here(work, arguments, on_begin)
 
@@ -146,7 +149,7 @@ class _Run:
         if self._deaths[index] < attempts:
             self._waiting.appendleft(index)
         times = f", {attempts} times" if attempts > 1 else ""
-        return TaskError(f"its process {result.words}{times}; perhaps memory is too small, so run fewer at a time")
+        return TaskError(f"its process {result.words}{times}; {result.cause}")
 
 
 def _gpus() -> int:
@@ -171,6 +174,18 @@ class _Death:
     """The end of a process that did not answer."""
 
     words: str
+    crashed: bool = False
+    """Whether it ended itself in code that is not Python."""
+
+    @property
+    def cause(self) -> str:
+        """What probably happened, and what to do."""
+        if self.crashed:
+            return "a library crashed, so its file is probably damaged: copy it again"
+        return "perhaps memory is too small, so run fewer at a time"
+
+
+_CRASHES = {getattr(signal, name, None) for name in ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")}
 
 
 class _Worker:
@@ -195,7 +210,7 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
-            return _Death(f"was killed by signal {-code}" if code < 0 else f"ended with code {code}")
+            return _Death(f"was killed by signal {-code}" if code < 0 else f"ended with code {code}", -code in _CRASHES)
 
     def end(self) -> None:
         """End it."""

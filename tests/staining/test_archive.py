@@ -1,5 +1,6 @@
 """Many slides: each a unit of its own, found in folders and tables, shared out over machines."""
 
+import faulthandler
 import multiprocessing
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 
@@ -20,6 +22,7 @@ from restain.slides.kinds import is_slide
 from restain.staining.archive import stain_slides
 from restain.staining.inputs import SlideJob, find_slides, shard
 from restain.staining.settings import SlideReport, SlideSettings
+from restain.workers import processes
 from restain.workers.pool import Processes
 
 MakeSlide = Callable[..., Path]
@@ -195,6 +198,26 @@ def test_a_slide_that_always_kills_is_given_up(
     outcome = stain_slides(checkpoint, jobs, pool=Processes(2))
     assert {report.path.name for report in outcome.reports} == {"good.svs", "better.svs"}
     assert "3 times" in str(outcome.failures[tmp_path / "odd.svs"])
+
+
+@pytest.mark.skipif(processes.CONTEXT.get_start_method() != "fork", reason="the process would not know of the abort")
+def test_a_slide_that_aborts_at_a_tile_stops_no_other(
+    make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens well, and OpenSlide ends the process at a tile further on, one by one too."""
+    read = openslide.OpenSlide.read_region
+
+    def read_or_abort(slide: Any, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Any:
+        if Path(slide._filename).name == "odd.ome.tif" and level == 0 and corner[0] > 400:
+            faulthandler.disable()
+            os.abort()
+        return read(slide, corner, level, size)
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", read_or_abort)
+    jobs = [SlideJob(make_slide(f"{name}.ome.tif"), tmp_path / f"{name}.out.ome.tif") for name in ("odd", "good")]
+    outcome = stain_slides(checkpoint, jobs, SlideSettings(tile_px=128))
+    assert [report.path for report in outcome.reports] == [tmp_path / "good.out.ome.tif"]
+    assert "damaged" in str(outcome.failures[jobs[0].source])
 
 
 def _die_of_the_odd(_: Path, __: str, job: SlideJob, *___: object) -> SlideReport:

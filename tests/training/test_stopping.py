@@ -61,32 +61,19 @@ def test_neither_a_signal_to_all_its_processes_nor_a_kill_leaves_anything_behind
     os.killpg(first.pid, signal.SIGTERM)
     assert first.wait() == 128 + signal.SIGTERM
     assert "run the same command to resume" in first.told
-    assert not members(first.pid)
+    assert not first.members()
 
     second = start(read_saved(out / "state.pt").done)
-    assert len(members(second.pid)) == 3, "itself and two loaders"
+    assert len(second.members()) == 3, "itself and two loaders"
     os.kill(second.pid, signal.SIGKILL)
     second.wait()
     with claimed(out):  # the lock is free at once
         pass
     for _ in range(60):
-        if not members(second.pid):
+        if not second.members():
             break
         time.sleep(0.05)
-    assert not members(second.pid)
-
-
-def members(session: int) -> list[int]:
-    """The processes of a session that run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
+    assert not second.members()
 
 
 def test_the_same_command_twice_at_once_is_one_training(small: Small, tiles: Path, tmp_path: Path) -> None:
