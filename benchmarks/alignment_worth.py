@@ -1,5 +1,6 @@
 """What is VSMT's alignment worth: does A F(y) stand nearer to F(y in register) than F(y) does?
 
+    restain train benchmarks/alignment_worth.toml --data DATA --out RUN
     python benchmarks/alignment_worth.py RUN DATA [--pairs 26]
 
 DATA has held-out pairs and, beside them, the IHC in register (`valB_aligned`). Each is matched three times: the IHC

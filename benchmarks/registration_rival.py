@@ -1,7 +1,7 @@
 """SimpleITK's B-spline registration against our block matching, on the same truth. Needs `pip install SimpleITK`.
 
-python benchmarks/registration_rival.py tiles DATA LOG [--every 9]   tiles whose displacement is known
-python benchmarks/registration_rival.py slides FOLDER LOG            slides drawn by registration_slides.py
+python benchmarks/registration_rival.py tiles DATA LOG [--every 9]     tiles whose displacement is known
+python benchmarks/registration_rival.py slides FOLDER LOG [--pairs 3]  slides drawn by registration_slides.py
 
 SimpleITK gets what ours gets: haematoxylin of both sides, once as it is and once locally normalised, a turn and a shift
 to begin with (ours, and by itself), and metrics that suit. LOG takes a line for each pair and way; the same command
@@ -127,7 +127,7 @@ def tile_ways() -> dict[str, Callable[[Channels, Channels], Map]]:
     }
 
 
-def tiles(root: Path, log: Path, every: int) -> None:
+def tiles(root: Path, log: Path, every: int, only: str) -> None:
     """Both on tiles with a known displacement."""
     before = logged(log, "key")
     for pair in pairs_of(root, every):
@@ -138,7 +138,7 @@ def tiles(root: Path, log: Path, every: int) -> None:
         for name, way in tile_ways().items():
             ways[name] = lambda way=way, first=first, second=second: way(first, second)
         for name, found_by in ways.items():
-            if f"{pair.name} {name}" in before:
+            if f"{pair.name} {name}" in before or (only not in name and name != "ours"):
                 continue
             began = time.process_time()
             found = found_by()
@@ -149,10 +149,10 @@ def tiles(root: Path, log: Path, every: int) -> None:
     report(log)
 
 
-def slides(folder: Path, log: Path) -> None:
+def slides(folder: Path, log: Path, count: int, only: str) -> None:
     """Both on drawn slides, from the same affine map; SimpleITK on the whole slide at 2 µm per pixel."""
     before = logged(log, "key")
-    for seed in seeds_in(folder):
+    for seed in seeds_in(folder)[:count]:
         pair = drawn(seed)
         he, ihc = pair.landmarks(100)
         ways: dict[str, Callable[[], tuple[Map, float] | None]] = {
@@ -162,7 +162,7 @@ def slides(folder: Path, log: Path) -> None:
             "SimpleITK, correlation": lambda seed=seed: by_spline(folder, seed, "correlation"),
         }
         for name, way in ways.items():
-            if f"{seed} {name}" in before:
+            if f"{seed} {name}" in before or (name.startswith("SimpleITK") and only not in name):
                 continue
             result = way()
             if result is None:
@@ -216,13 +216,15 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("log", type=Path)
     parser.add_argument("--every", type=int, default=9, help="take every n-th pair of tiles")
+    parser.add_argument("--pairs", type=int, default=3, help="how many pairs of slides")
+    parser.add_argument("--only", default="", help="take the ways of SimpleITK whose name holds this")
     given = parser.parse_args()
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     if given.what == "tiles":
-        tiles(given.root, given.log, given.every)
+        tiles(given.root, given.log, given.every, given.only)
     else:
-        slides(given.root, given.log)
+        slides(given.root, given.log, given.pairs, given.only)
 
 
 if __name__ == "__main__":

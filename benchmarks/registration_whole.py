@@ -28,7 +28,7 @@ from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
 from restain.stains import HED_UNIT, beer_lambert, rgb_to_hed, to_unit
 
-CELLS, ENLARGED = 7, 4
+CELLS, ENLARGED, TURN, STRIP_PX = 7, 4, 97.0, 250
 GLASS, GLASS_COLOUR = (242, 242, 242), 20
 """What lies beyond the mosaic, and how coloured a tile must be anywhere to be more than glass."""
 
@@ -57,59 +57,71 @@ def mosaics(folder: Path) -> tuple[RGB, RGB]:
     return both
 
 
-def enlarged(mosaic: RGB, back: Callable[[Floats], Floats] | None) -> Callable[[int, int, int, int], RGB | None]:
-    """Tiles of a mosaic, `ENLARGED` times as large; turned and bent by `back`, which leads to the mosaic in µm."""
-    side = len(mosaic)
-
-    def tile(x: int, y: int, width: int, height: int) -> RGB | None:
-        mpp = MPP / ENLARGED
-        if back is None:
-            left, top = x // ENLARGED, y // ENLARGED
-            part = mosaic[top : top + height // ENLARGED + 2, left : left + width // ENLARGED + 2]
-            if not part.size or int(np.ptp(part[::4, ::4].astype(int), axis=2).max()) < GLASS_COLOUR:
-                return None
-            size = part.shape[1] * ENLARGED, part.shape[0] * ENLARGED
-            return np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BICUBIC))[:height, :width]
-        places = places_on(back, Raster(x * mpp, y * mpp, width, height, mpp))
-        low = np.clip(np.floor(places.min((1, 2)) / MPP).astype(int) - 2, 0, side)
-        high = np.clip(np.ceil(places.max((1, 2)) / MPP).astype(int) + 2, 0, side)
+def moved_back(mosaic: RGB, back: Callable[[Floats], Floats], side: int) -> RGB:
+    """A mosaic on a square of another section, from which `back` leads to it in µm; in strips."""
+    moved = np.empty((side, side, 3), np.uint8)
+    source = Raster(0, 0, len(mosaic), len(mosaic), MPP)
+    for top in range(0, side, STRIP_PX):
+        height = min(STRIP_PX, side - top)
+        places = places_on(back, Raster(0, top * MPP, side, height, MPP))
+        low = np.clip(np.floor(places.min((1, 2)) / MPP).astype(int) - 2, 0, len(mosaic))
+        high = np.clip(np.ceil(places.max((1, 2)) / MPP).astype(int) + 2, 0, len(mosaic))
         part = mosaic[low[1] : high[1], low[0] : high[0]]
-        if min(part.shape[:2]) < 2 or int(np.ptp(part[::4, ::4].astype(int), axis=2).max()) < GLASS_COLOUR:
-            return None
+        if min(part.shape[:2]) < 2:
+            moved[top : top + height] = GLASS
+            continue
         source = Raster(low[0] * MPP, low[1] * MPP, part.shape[1], part.shape[0], MPP)
         rgb, covered = warp(part, source, places)
         rgb[~covered] = GLASS
-        return rgb
+        moved[top : top + height] = rgb
+    return moved
+
+
+def enlarged(mosaic: RGB) -> Callable[[int, int, int, int], RGB | None]:
+    """Tiles of a mosaic, `ENLARGED` times as large."""
+
+    def tile(x: int, y: int, width: int, height: int) -> RGB | None:
+        left, top = x // ENLARGED, y // ENLARGED
+        part = mosaic[top : top + height // ENLARGED + 2, left : left + width // ENLARGED + 2]
+        if not part.size or int(np.ptp(part[::4, ::4].astype(int), axis=2).max()) < GLASS_COLOUR:
+            return None
+        size = part.shape[1] * ENLARGED, part.shape[0] * ENLARGED
+        return np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BICUBIC))[:height, :width]
 
     return tile
 
 
+def large_lie() -> tuple[Affine, int, int]:
+    """How the section of the large pair lies; the sides of both slides in px of the mosaic."""
+    side = CELLS * SIDE_PX
+    turn = np.radians(TURN)
+    other = round(side * (abs(np.cos(turn)) + abs(np.sin(turn))))
+    return turned_about(TURN, False, 1.0, np.full(2, side * MPP / 2), other * MPP), side, other
+
+
 def speed(folder: Path) -> None:
-    """Register a pair of 42,000 px in a process of its own: a mosaic of drawn pairs, enlarged, turned and bent."""
-    side_um = CELLS * SIDE_PX * MPP
-    size = round(side_um / MPP * ENLARGED)
-    affine = turned_about(37.0, False, 1.0, np.full(2, side_um / 2), 1.42 * side_um)
-    he, ihc = folder / "large-he.ome.tif", folder / "large-ihc.ome.tif"
+    """Register a pair of 42,000 px in a process of its own: a mosaic of drawn pairs, turned, bent and enlarged."""
+    affine, _, other = large_lie()
+    he, ihc = folder / "large_he.ome.tif", folder / "large_ihc.ome.tif"
     if not ihc.exists():
         first, second = mosaics(folder)
-        ways = ((he, size, enlarged(first, None)), (ihc, round(1.42 * size), enlarged(second, unbent(affine.inverse))))
-        for path, side, tile in ways:
+        second = moved_back(second, unbent(affine.inverse), other)
+        for path, image in ((he, first), (ihc, second)):
+            size = len(image) * ENLARGED
             description = Description(path.name, MPP / ENLARGED)
-            write_slide(path, (side, side), tile, description, background=GLASS, tile_px=2048, job="one", threads=1)
-    command = [sys.executable, __file__, "register", str(folder)]
-    subprocess.run(command, check=True)
+            write_slide(path, (size, size), enlarged(image), description, background=GLASS, tile_px=2048, threads=1)
+    subprocess.run([sys.executable, __file__, "register", str(folder)], check=True)
 
 
 def timed(folder: Path) -> None:
     """Register the large pair; time and memory of this process."""
-    side_um = CELLS * SIDE_PX * MPP
-    affine = turned_about(37.0, False, 1.0, np.full(2, side_um / 2), 1.42 * side_um)
+    affine, side, _ = large_lie()
     start, cpu = time.perf_counter(), time.process_time()
-    with open_slide(folder / "large-he.ome.tif") as he, open_slide(folder / "large-ihc.ome.tif") as ihc:
+    with open_slide(folder / "large_he.ome.tif") as he, open_slide(folder / "large_ihc.ome.tif") as ihc:
         found = register(he, ihc, Demands(least_detail=0.0), threads=2)  # enlarged, it has no fine detail
         sizes = he.size, ihc.size
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    x, y = np.meshgrid(*(np.linspace(0.1, 0.9, 21) * side_um,) * 2)
+    x, y = np.meshgrid(*(np.linspace(0.1, 0.9, 21) * side * MPP,) * 2)
     points = np.stack([x.ravel(), y.ravel()], axis=1)
     points = points[found.he.on_tissue(points)]
     error = np.hypot(*(found.transform(points) - affine(bent(points))).T)

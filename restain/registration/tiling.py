@@ -186,7 +186,7 @@ def read_warped(slide: Slide, places: Floats, mpp: float) -> tuple[RGB, NDArray[
         return np.full((*covered.shape, 3), 255, np.uint8), covered
     rgb = slide.read((x_px, y_px), (width, height), mpp)
     source = Raster(x_px * slide.mpp, y_px * slide.mpp, width, height, actual)
-    drawn, _ = warp(np.array(rgb), source, places)  # a copy, as what is read may be read-only
+    drawn, _ = warp(rgb, source, places)
     return drawn, covered
 
 
