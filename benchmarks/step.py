@@ -40,6 +40,12 @@ images = torch.rand(2, batch, 3, crop, crop, generator=torch.Generator().manual_
 index = torch.arange(batch)
 pair = Pair(images[0], images[1], grade=index % 4, index=index, names=tuple(map(str, range(batch))))
 pair = pair.to(device, layout)
+try:
+    from restain.networks.convolution import take_fewer_multiplications
+except ImportError:  # older checkouts have it in step_numerics, or not at all
+    pass
+else:
+    take_fewer_multiplications(method)
 optimizers = method.optimizers()
 if compiled:
     compile_stages(method)

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from restain.networks.blocks import ReflectionPad, ResidualBlock, Staged, convolution, initialise, normalisation
+from restain.networks.blocks import ResidualBlock, Staged, convolution, initialise, normalisation
 
 
 class AuxiliaryConfig(BaseModel):
@@ -32,7 +32,7 @@ class Autoencoder(Staged):
             | {
                 "up1": _up(4 * width),
                 "up2": _up(2 * width),
-                "output": nn.Sequential(ReflectionPad(3), nn.Conv2d(width, 3, 7), nn.Tanh()),
+                "output": nn.Sequential(nn.Identity(), convolution(width, 3, 7, padding=3, reflects=True), nn.Tanh()),
             }
         )
         initialise(self)
@@ -64,21 +64,23 @@ class Classifier(Staged):
 def _encoder(config: AuxiliaryConfig, dropout: float) -> dict[str, nn.Module]:
     width = config.width
     stages: dict[str, nn.Module] = {
-        "stem": nn.Sequential(ReflectionPad(3), *_conv(3, width, size=7)),
-        "down1": nn.Sequential(ReflectionPad(1), *_conv(width, 2 * width, stride=2)),
-        "down2": nn.Sequential(ReflectionPad(1), *_conv(2 * width, 4 * width, stride=2)),
+        "stem": nn.Sequential(nn.Identity(), *_conv(3, width, size=7, padding=3, reflects=True)),
+        "down1": nn.Sequential(nn.Identity(), *_conv(width, 2 * width, stride=2, padding=1, reflects=True)),
+        "down2": nn.Sequential(nn.Identity(), *_conv(2 * width, 4 * width, stride=2, padding=1, reflects=True)),
     }
     for index in range(config.blocks):
         stages[f"block{index}"] = ResidualBlock(4 * width, dropout=dropout, activated=True)
     return stages
 
 
-def _conv(channels_in: int, channels_out: int, size: int = 3, stride: int = 1, padding: int = 0) -> list[nn.Module]:
-    layer = convolution(channels_in, channels_out, size, stride=stride, padding=padding)
-    return [layer, normalisation("instance", channels_out), nn.ReLU()]
+def _conv(
+    channels_in: int, channels_out: int, size: int = 3, stride: int = 1, padding: int = 0, reflects: bool = False
+) -> list[nn.Module]:
+    layer = convolution(channels_in, channels_out, size, stride=stride, padding=padding, reflects=reflects)
+    return [layer, normalisation("instance", channels_out), nn.ReLU(inplace=True)]
 
 
 def _up(channels: int) -> nn.Sequential:
     half = channels // 2
     transposed = nn.ConvTranspose2d(channels, half, 3, 2, padding=1, output_padding=1)
-    return nn.Sequential(transposed, normalisation("instance", half), nn.ReLU())
+    return nn.Sequential(transposed, normalisation("instance", half), nn.ReLU(inplace=True))

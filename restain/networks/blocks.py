@@ -6,11 +6,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from restain.errors import ConfigError
+from restain.networks.blur import blurred_half
+from restain.networks.convolution import Conv2d
 from restain.networks.normalisation import BatchNorm, InstanceNorm
-from restain.networks.winograd import Conv2d
+from restain.networks.spectral import spectral_norm
 
 NormName = Literal["instance", "batch", "none"]
 
@@ -105,12 +106,10 @@ class BlurDown(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", binomial(3), persistent=False)
-        self.pad = ReflectionPad(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x C x ceil(H/2) x ceil(W/2); borders are reflected."""
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
-        return F.conv2d(self.pad(x), kernel, stride=2, groups=x.shape[1])
+        return blurred_half(x, self.kernel)
 
 
 class BlurUp(nn.Module):
@@ -149,13 +148,13 @@ class ResidualBlock(nn.Module):
         self.activated = activated
         middle: list[nn.Module] = [Dropout(dropout)] if dropout else []
         self.body = nn.Sequential(
-            ReflectionPad(1),
-            convolution(channels, channels, 3, norm=norm, spectral=spectral),
+            nn.Identity(),  # the layers keep the numbers that they have in published weight files
+            convolution(channels, channels, 3, padding=1, reflects=True, norm=norm, spectral=spectral),
             normalisation(norm, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *middle,
-            ReflectionPad(1),
-            convolution(channels, channels, 3, norm=norm, spectral=spectral),
+            nn.Identity(),
+            convolution(channels, channels, 3, padding=1, reflects=True, norm=norm, spectral=spectral),
             normalisation(norm, channels),
         )
 
@@ -172,11 +171,13 @@ def convolution(
     *,
     stride: int = 1,
     padding: int = 0,
+    reflects: bool = False,
     norm: NormName | None = None,
     spectral: bool = False,
 ) -> nn.Conv2d:
-    """A convolution with zero padding; without bias where a batch norm follows, which brings its own."""
-    layer = Conv2d(channels_in, channels_out, size, stride, padding, bias=norm != "batch")
+    """A convolution, padded by zeros or reflection; without bias where a batch norm follows, which brings its own."""
+    mode: Literal["zeros", "reflect"] = "reflect" if reflects else "zeros"
+    layer = Conv2d(channels_in, channels_out, size, stride, padding, bias=norm != "batch", padding_mode=mode)
     if spectral:
         spectral_norm(layer)
     return layer

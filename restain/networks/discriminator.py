@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
                 convolution(channels_in, channels_out, 4, stride=stride, padding=1, norm=norm, spectral=spectral)
             ]
             layers += [normalisation(norm, channels_out)] if norm else []
-            return [*layers, nn.LeakyReLU(0.2), *([BlurDown()] if shrinks and antialias else [])]
+            return [*layers, nn.LeakyReLU(0.2, inplace=True), *([BlurDown()] if shrinks and antialias else [])]
 
         wide = [width * min(2**stage, 8) for stage in range(depth + 1)]
         layers = block(channels, width, shrinks=True, norm=None)

@@ -57,7 +57,8 @@ class Generator(Staged):
             )
 
         def finish(channels: int) -> list[nn.Module]:
-            return [normalisation(norm, channels), nn.ReLU()]
+            # what goes into a norm is a tap; without a norm, the ReLU may not change it
+            return [normalisation(norm, channels), nn.ReLU(inplace=norm != "none")]
 
         def up(channels: int) -> nn.Sequential:
             half = channels // 2
@@ -83,7 +84,9 @@ class Generator(Staged):
         for index in range(1, config.downsamplings + 1):
             stages[f"up{index}"] = up(channels)
             channels //= 2
-        stages["output"] = nn.Sequential(ReflectionPad(3), convolution(width, 3, 7, spectral=spectral), nn.Tanh())
+        stages["output"] = nn.Sequential(
+            nn.Identity(), convolution(width, 3, 7, padding=3, reflects=True, spectral=spectral), nn.Tanh()
+        )
         self.stages = nn.ModuleDict(stages)
         initialise(self)
 

@@ -49,8 +49,7 @@ class Sampler(nn.Module):
         """
         projected = {}
         for tap, mlp in self.mlps.items():
-            sampled = features[tap].flatten(2)[:, :, positions[tap]].transpose(1, 2)
-            projected[tap] = self._normalised(raised(mlp(sampled)))
+            projected[tap] = self._normalised(raised(mlp(_at(features[tap], positions[tap]))))
         return projected
 
     def _normalised(self, projections: Tensor) -> Tensor:
@@ -58,6 +57,13 @@ class Sampler(nn.Module):
         entries = projections if on_length else projections + TINY
         length: Tensor = torch.linalg.vector_norm(entries, dim=-1, keepdim=True)
         return projections / (length + TINY if on_length else length)
+
+
+def _at(features: Tensor, positions: Tensor) -> Tensor:
+    """N x C x H x W at P flat positions: N x P x C; the gradient lies in memory as the features do."""
+    if features.is_contiguous():
+        return features.flatten(2)[:, :, positions].transpose(1, 2)
+    return features.permute(0, 2, 3, 1).flatten(1, 2)[:, positions]
 
 
 def sample_positions(features: Mapping[str, Tensor], generator: torch.Generator, count: int = 256) -> dict[str, Tensor]:

@@ -5,15 +5,10 @@ then give 4 x 4 pixels each. CPUs that multiply float32 no faster than they add 
 times those of the plain convolution, as with the same algorithm on GPUs. Gradients are those of this computation.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
 LEAST_CHANNELS = 96
 """With fewer, in or out, the transforms cost more than they save."""
@@ -26,43 +21,18 @@ _KERNEL = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
 _KERNEL += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
 _RESULT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-_wanted: ContextVar[bool] = ContextVar("winograd", default=False)
 
-
-class Conv2d(nn.Conv2d):
-    """PyTorch's convolution, which takes the way of this module where `fewer_multiplications` allows it and it fits."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  # PyTorch's
-        if not (_wanted.get() and self._fits(input, weight)):
-            usual: Tensor = super()._conv_forward(input, weight, bias)
-            return usual
-        high, wide = (int(side) for side in self.padding)
-        if high or wide:
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            input = F.pad(input, (wide, wide, high, high), mode)  # noqa: A001
-        return convolve(input, weight, bias)
-
-    def _fits(self, x: Tensor, weight: Tensor) -> bool:
-        usual = self.kernel_size == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1
-        if not usual or min(weight.shape[:2]) < LEAST_CHANNELS or isinstance(self.padding, str) or x.ndim != 4:
-            return False
-        sides = (side + 2 * int(padding) - 2 for side, padding in zip(x.shape[2:], self.padding, strict=True))
-        plain = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
-        return plain and all(side > 0 and side % _TILE == 0 for side in sides) and not torch.compiler.is_compiling()
-
-
-@contextmanager
-def fewer_multiplications(wanted: bool = True) -> Iterator[None]:
-    """Within the context `Conv2d` may compute so; each that fits does."""
-    before = _wanted.set(wanted)
-    try:
-        yield
-    finally:
-        _wanted.reset(before)
+def fits(x: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
+    """Whether a convolution of that input, before its padding, can be computed so, and is faster."""
+    if weight.shape[2:] != (3, 3) or min(weight.shape[:2]) < LEAST_CHANNELS:
+        return False
+    sides = (side + 2 * pad - 2 for side, pad in zip(x.shape[2:], padding, strict=True))
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
+    return plain and all(side > 0 and side % _TILE == 0 for side in sides)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The convolution without padding, N x C x H+2 x W+2 to N x D x H x W.
+    """The convolution without padding, N x C x H+2 x W+2 to N x D x H x W; autograd does not follow it.
 
     Args:
         x: H and W are multiples of 4.
@@ -72,30 +42,24 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         Channels last in memory.
     """
-    result: Tensor = _Convolution.apply(x, weight)  # type: ignore[no-untyped-call]  # torch's
-    return result if bias is None else result + bias.view(-1, 1, 1)
+    result = _joined(_transformed_windows(x) @ _transformed_kernels(weight).mT, x.shape)
+    return result if bias is None else result.add_(bias.view(-1, 1, 1))
 
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _joined(_transformed_windows(x) @ _transformed_kernels(weight), x.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        products = _joined_backwards(gradient)
-        of_x = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_x = _transformed_windows_backwards(products @ _transformed_kernels(weight).mT, x.shape)
-        if ctx.needs_input_grad[1]:
-            kernels = (_transformed_windows(x).mT @ products).flatten(1)  # 36 x C D
-            channels_out, channels_in = weight.shape[:2]
-            of_weight = (_matrix(_KERNEL, weight).mT @ kernels).view(3, 3, channels_in, channels_out)
-            of_weight = of_weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-        return of_x, of_weight
+def gradients(
+    x: Tensor, weight: Tensor, gradient: Tensor, wants_x: bool, wants_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of `convolve` by x and by the weight, from that by its result; x has no say in its own."""
+    products = _joined_backwards(gradient)
+    of_x = of_weight = None
+    if wants_x:
+        of_x = _transformed_windows_backwards(products @ _transformed_kernels(weight), x.shape)
+    if wants_weight:
+        kernels = (products.mT @ _transformed_windows(x)).flatten(1)  # 36 x D C
+        channels_out, channels_in = weight.shape[:2]
+        of_weight = (_matrix(_KERNEL, weight).mT @ kernels).view(3, 3, channels_out, channels_in)
+        of_weight = of_weight.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+    return of_x, of_weight
 
 
 def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:
@@ -105,10 +69,10 @@ def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:
 
 
 def _transformed_kernels(weight: Tensor) -> Tensor:
-    """D x C x 3 x 3 to 36 x C x D."""
+    """D x C x 3 x 3 to 36 x D x C."""
     channels_out, channels_in = weight.shape[:2]
-    kernels = weight.permute(2, 3, 1, 0).reshape(9, -1)
-    return (_matrix(_KERNEL, weight) @ kernels).view(-1, channels_in, channels_out)
+    kernels = weight.permute(2, 3, 0, 1).reshape(9, -1)
+    return (_matrix(_KERNEL, weight) @ kernels).view(-1, channels_out, channels_in)
 
 
 def _transformed_windows(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from restain.data.pairs import Pair
 from restain.methods.base import Method, Progress
+from restain.networks.convolution import take_fewer_multiplications
 from restain.training.batches import Batches
 from restain.training.config import Recipe
 from restain.training.folder import MODEL, STATE
@@ -68,6 +69,7 @@ def fit(
 
     method.to(device).train()
     method.to(memory_format=layout)  # type: ignore[call-overload]  # torch's annotation leaves this argument out
+    take_fewer_multiplications(method)
     optimizers = method.optimizers()
     found = load_state(out / STATE, method, optimizers)
     saved = found or begun(method, start, steps, console)

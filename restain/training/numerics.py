@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from restain.networks.blocks import Staged
-from restain.networks.winograd import fewer_multiplications
 from restain.randomness import derive_seed
 from restain.training.config import TrainingConfig
 
@@ -53,8 +52,6 @@ def compile_stages(method: nn.Module) -> None:
 def step_numerics(device: torch.device, bfloat16: bool, seed: int, step: int, rank: int) -> Iterator[None]:
     """The surroundings of one step: its precision and, for dropout, a random state derived from (seed, step, rank).
 
-    In float32 on a CPU, wide 3 x 3 convolutions use fewer multiplications, see `restain.networks.winograd`.
-
     Dropout takes no generator, so the global state is used and restored afterwards. It depends on the rank, because
     processes should not all drop the same units. So with dropout N processes do not reproduce one process exactly;
     everything else does.
@@ -63,6 +60,5 @@ def step_numerics(device: torch.device, bfloat16: bool, seed: int, step: int, ra
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "step", step, rank))
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
-        with autocast, fewer_multiplications(not bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
             yield

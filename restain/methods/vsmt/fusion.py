@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from restain.networks.blocks import initialise
+from restain.networks.convolution import Conv2d
 from restain.networks.normalisation import InstanceNorm
-from restain.networks.winograd import Conv2d
 
 SLOPE = 0.01
 """Of every LeakyReLU here, on numbers below 0."""
@@ -52,12 +52,12 @@ class Projector(nn.Module):
         super().__init__()
         half = channels // 2
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, half, 1, bias=False),
+            Conv2d(channels, half, 1, bias=False),
             InstanceNorm(half),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(half, half, 1, bias=False),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            Conv2d(half, half, 1, bias=False),
             InstanceNorm(half),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Projector(nn.Module):
 
 def _layer(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
     conv = Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
-    return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
 
 
 def _layers(channels: int, count: int) -> list[nn.Module]:
