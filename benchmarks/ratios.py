@@ -1,19 +1,22 @@
 """All ratios of speed and memory that matter on a CPU, by one command, in a quarter of an hour on an idle machine.
 
     git worktree add ../before REVISION
-    python benchmarks/ratios.py [--before ../before] [--out docs/results/speed.md]
+    python benchmarks/ratios.py [--before ../before] [--out docs/results/speed.md] [--minutes 8]
 
 Each ratio is of two things that take turns in this run: a training step beside that of an older checkout
 (`benchmarks/step.py`), threads beside busy processes by how they wait (`benchmarks/load.py`), a small and a larger
-slide beside a plain loop (`benchmarks/slide.py`). `--quick` takes small sizes, to try the script.
+slide beside a plain loop (`benchmarks/slide.py`). Finished pieces are kept in a file beside the page: a run that was
+stopped, or reached `--minutes`, goes on where it was. `--quick` takes small sizes, to try the script.
 """
 
 import argparse
+import json
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import load
@@ -37,40 +40,50 @@ ROOT = Path(__file__).parents[1]
 MPP = 0.5
 
 
-def steps(before: Path, crop: int, width: int, count: int) -> Iterator[str]:
-    """A VSMT step of both checkouts, in float32 and bfloat16."""
-    yield f"VSMT step, crop {crop}, width {width}, batch 1, one thread; processor time, {count} steps each in turns:\n"
-    for bfloat16 in (False, True):
-        settings: list[object] = [crop, width, 1, bfloat16, False]
-        yield f"* {'bfloat16' if bfloat16 else 'float32'}: {step.compare(before, ROOT, settings, count, settings)}"
+def steps(before: Path, crop: int, width: int, count: int, *, bfloat16: bool) -> str:
+    """A VSMT step of both checkouts."""
+    settings: list[object] = [crop, width, 1, bfloat16, False]
+    line = step.compare(before, ROOT, settings, count, settings)
+    words = "bfloat16" if bfloat16 else "float32"
+    return f"* {words}, crop {crop}, width {width}, batch 1, one thread, {count} steps each: {line}"
 
 
-def waiting(seconds: float, rounds: int) -> Iterator[str]:
+def large_step(crop: int, width: int, *, bfloat16: bool) -> str:
+    """Memory of a VSMT step of this checkout alone."""
+    side = step.Side(ROOT, [crop, width, 1, bfloat16, False])
+    side.step(0)
+    side.step(1)
+    side.end()
+    words = "bfloat16" if bfloat16 else "float32"
+    return f"* {words}, crop {crop}, width {width}, this checkout alone: {side.peak_mib:.0f} MiB, {side.cpu[-1]:.0f} s"
+
+
+def waiting(kind: str, seconds: float, rounds: int) -> str:
     """How much slower beside busy processes, as restain's command line waits and as OpenMP does by itself."""
-    for kind in ("train", "stain"):
-        default, ours = load.measure(["default", str(SPINS)], kind, seconds=seconds, rounds=rounds, busy=2)
-        slower = [np.median([a / b for a, b in zip(one.alone, one.beside, strict=True)]) for one in (default, ours)]
-        alone = np.median([a / b for a, b in zip(ours.alone, default.alone, strict=True)])
-        yield (
-            f"* {kind}: beside two busy processes {slower[1]:.1f} times slower than alone, with OpenMP's default "
-            f"{slower[0]:.1f} times; alone {alone:.2f} times the default's rate"
-        )
+    default, ours = load.measure(["default", str(SPINS)], kind, seconds=seconds, rounds=rounds, busy=2)
+    slower = [np.median([a / b for a, b in zip(one.alone, one.beside, strict=True)]) for one in (default, ours)]
+    alone = np.median([a / b for a, b in zip(ours.alone, default.alone, strict=True)])
+    return (
+        f"* {kind}: beside two busy processes {slower[1]:.1f} times slower than alone, with OpenMP's default "
+        f"{slower[0]:.1f} times; alone {alone:.2f} times the default's rate"
+    )
 
 
-def slides(megapixels: list[float], width: int, folder: Path) -> Iterator[str]:
+def slides(megapixels: float, width: int) -> str:
     """A slide in bfloat16 against a plain loop in float32 on the same pixels."""
-    write_pairs(folder / "drawn", 2, validation=1, seed=0, settings=PhantomSettings(size_px=512, mpp=MPP))
-    tissue = load_image(next((folder / "drawn/TrainValAB/trainA").iterdir()))
-    both = np.concatenate([tissue, tissue[:, ::-1]], axis=1)
-    whole = np.concatenate([both, both[::-1]])
-    torch.manual_seed(0)
-    checkpoint = folder / "model.safetensors"
-    save_checkpoint(checkpoint, Generator(GeneratorConfig(width=width)), method="cut", mpp=MPP)
-    for size in megapixels:
-        side = round((size * 1e6) ** 0.5 / 64) * 64
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_pairs(folder / "drawn", 2, validation=1, seed=0, settings=PhantomSettings(size_px=512, mpp=MPP))
+        tissue = load_image(next((folder / "drawn/TrainValAB/trainA").iterdir()))
+        both = np.concatenate([tissue, tissue[:, ::-1]], axis=1)
+        whole = np.concatenate([both, both[::-1]])
+        torch.manual_seed(0)
+        checkpoint = folder / "model.safetensors"
+        save_checkpoint(checkpoint, Generator(GeneratorConfig(width=width)), method="cut", mpp=MPP)
+        side = round((megapixels * 1e6) ** 0.5 / 64) * 64
         rows = np.arange(side) % len(whole)
 
-        def read(x: int, y: int, wide: int, high: int, rows: np.ndarray = rows) -> RGB:
+        def read(x: int, y: int, wide: int, high: int) -> RGB:
             return np.ascontiguousarray(whole[rows[y : y + high]][:, rows[x : x + wide]])
 
         source = folder / f"{side}.ome.tif"
@@ -81,12 +94,28 @@ def slides(megapixels: list[float], width: int, folder: Path) -> Iterator[str]:
         settings = SlideSettings(bfloat16=True)
         report = stain_slide(load_model(checkpoint), source, folder / f"{side}-virtual.ome.tif", settings)
         ours = time.perf_counter() - between
-        share = report.seconds["statistics"] / ours
-        yield (
-            f"* {plain:.1f} megapixels of tissue at width {width}: plain loop in float32 {between - start:.0f} s, "
-            f"restain in bfloat16 {ours:.0f} s, {(between - start) / ours:.1f} times as fast; {share:.0%} of its time "
-            "is for the statistics"
-        )
+    share = report.seconds["statistics"] / ours
+    return (
+        f"* {plain:.1f} megapixels of tissue at width {width}: plain loop in float32 {between - start:.0f} s, "
+        f"restain in bfloat16 {ours:.0f} s, {(between - start) / ours:.1f} times as fast; {share:.0%} of its time "
+        "is for the statistics"
+    )
+
+
+def pieces(before: Path | None, *, quick: bool) -> dict[str, Callable[[], str]]:
+    """What is measured, by section and name, longest pieces between short ones."""
+    crop, width, count = (128, 8, 1) if quick else (256, 64, 2)
+    found: dict[str, Callable[[], str]] = {}
+    for bfloat16 in (False, True):
+        words = "bfloat16" if bfloat16 else "float32"
+        if before:
+            found[f"A training step/{words}"] = partial(steps, before, crop, width, count, bfloat16=bfloat16)
+        found[f"A training step/large {words}"] = partial(large_step, 2 * crop, width, bfloat16=bfloat16)
+    for kind in ("train", "stain"):
+        found[f"Beside busy processes/{kind}"] = partial(waiting, kind, *((1.0, 1) if quick else (6.0, 3)))
+    for size in [1.0] if quick else [6.0, 30.0]:
+        found[f"Small slides/{size:g}"] = partial(slides, size, 4 if quick else 32)
+    return found
 
 
 def main() -> None:
@@ -94,29 +123,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="an older checkout; without it no steps are compared")
     parser.add_argument("--out", type=Path, help="page to write")
+    parser.add_argument("--minutes", type=float, help="begin no piece after so long; the next run goes on")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    quick, begun = given.quick, time.perf_counter()
-    name = platform.processor() or platform.machine()
-    lines = ["# Speed on a CPU", ""]
-    lines += [f"`python benchmarks/ratios.py`, {os.cpu_count()} cores ({name}), PyTorch {torch.__version__}, "]
-    lines += [f"load average {os.getloadavg()[0]:.1f} when it began.", ""]
-    with tempfile.TemporaryDirectory() as folder:
-        parts = {
-            "A training step": steps(given.before, *((128, 8, 1) if quick else (256, 64, 2))) if given.before else [],
-            "Beside busy processes": waiting(*((1.0, 1) if quick else (6.0, 3))),
-            "Small slides": slides([1.0] if quick else [6.0, 30.0], 4 if quick else 32, Path(folder)),
-        }
-        for title, part in parts.items():
-            lines += [f"## {title}", ""]
-            print(lines[-2], flush=True)
-            for line in part:
-                print(line, flush=True)
-                lines.append(line)
-            lines.append("")
-    print(f"{time.perf_counter() - begun:.0f} s in all")
+    begun, out = time.perf_counter(), given.out or Path("ratios.md")
+    kept = out.with_suffix(".quick.json" if given.quick else ".json")
+    done: dict[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    todo = pieces(given.before, quick=given.quick)
+    for name, piece in todo.items():
+        if name in done:
+            continue
+        if given.minutes and time.perf_counter() - begun > 60 * given.minutes:
+            print(f"{len(todo.keys() - done.keys())} pieces are left; run the same command to go on")
+            return
+        began, busy = time.perf_counter(), os.getloadavg()[0]
+        done[name] = f"{piece()} (load average {busy:.1f} when it began)"
+        print(f"{done[name]}, {time.perf_counter() - began:.0f} s", flush=True)
+        kept.write_text(json.dumps(done, indent=2), encoding="utf-8")
+    print(f"{time.perf_counter() - begun:.0f} s in this run")
     if given.out:
-        given.out.write_text("\n".join(lines), encoding="utf-8")
+        given.out.write_text(page({name: done[name] for name in todo}), encoding="utf-8")
+        kept.unlink()
+
+
+def page(done: Mapping[str, str]) -> str:
+    """All pieces under their headings."""
+    processor = platform.processor() or platform.machine()
+    lines = [
+        "# Speed on a CPU",
+        "",
+        f"{os.cpu_count()} cores ({processor}), PyTorch {torch.__version__}. Every ratio is of",
+    ]
+    lines += ["two things that took turns in one run of:", "", "```bash", "git worktree add ../before REVISION"]
+    lines += ["python benchmarks/ratios.py --before ../before --out docs/results/speed.md", "```"]
+    for title in dict.fromkeys(name.partition("/")[0] for name in done):
+        lines += ["", f"## {title}", ""]
+        lines += [line for name, line in done.items() if name.partition("/")[0] == title]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

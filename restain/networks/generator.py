@@ -57,8 +57,7 @@ class Generator(Staged):
             )
 
         def finish(channels: int) -> list[nn.Module]:
-            # what goes into a norm is a tap; without a norm, the ReLU may not change it
-            return [normalisation(norm, channels), nn.ReLU(inplace=norm != "none")]
+            return [normalisation(norm, channels), nn.ReLU()]
 
         def up(channels: int) -> nn.Sequential:
             half = channels // 2

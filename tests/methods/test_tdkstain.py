@@ -78,13 +78,17 @@ def test_the_estimator_reads_all_halvings_at_the_size_of_the_finest() -> None:
     x = torch.relu(normalised(estimator.layers[0](joined)))
     for block in list(estimator.layers)[3:7]:
         first, second = (layer for layer in block.modules() if isinstance(layer, nn.Conv2d))
-        inside = torch.relu(normalised(first(F.pad(x, (1, 1, 1, 1), mode="reflect"))))
-        x = x + normalised(second(F.pad(inside, (1, 1, 1, 1), mode="reflect")))
+        inside = torch.relu(normalised(reflected(x, first)))
+        x = x + normalised(reflected(inside, second))
     expected = interpolated(torch.sigmoid(estimator.layers[7](x)), (24, 32))
     assert_close(estimator(features, (24, 32)), expected)
     with torch.device("meta"):
         published = DensityEstimator(128 + 256 + 512, 128)
     assert round(sum(weight.numel() for weight in published.parameters()) / 1e6, 2) == 6.81
+
+
+def reflected(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), layer.weight, layer.bias)
 
 
 def normalised(x: Tensor) -> Tensor:
