@@ -103,18 +103,18 @@ def slides(megapixels: float, width: int) -> str:
 
 
 def pieces(before: Path | None, *, quick: bool) -> dict[str, Callable[[], str]]:
-    """What is measured, by section and name, longest pieces between short ones."""
+    """What is measured, by section and name."""
     crop, width, count = (128, 8, 1) if quick else (256, 64, 2)
     found: dict[str, Callable[[], str]] = {}
+    for kind in ("train", "stain"):
+        found[f"Beside busy processes/{kind}"] = partial(waiting, kind, *((1.0, 1) if quick else (6.0, 3)))
+    for size in [1.0] if quick else [6.0, 30.0]:
+        found[f"Small slides/{size:g}"] = partial(slides, size, 4 if quick else 32)
     for bfloat16 in (False, True):
         words = "bfloat16" if bfloat16 else "float32"
         if before:
             found[f"A training step/{words}"] = partial(steps, before, crop, width, count, bfloat16=bfloat16)
         found[f"A training step/large {words}"] = partial(large_step, 2 * crop, width, bfloat16=bfloat16)
-    for kind in ("train", "stain"):
-        found[f"Beside busy processes/{kind}"] = partial(waiting, kind, *((1.0, 1) if quick else (6.0, 3)))
-    for size in [1.0] if quick else [6.0, 30.0]:
-        found[f"Small slides/{size:g}"] = partial(slides, size, 4 if quick else 32)
     return found
 
 
