@@ -40,21 +40,21 @@ ROOT = Path(__file__).parents[1]
 MPP = 0.5
 
 
-def steps(before: Path, crop: int, width: int, count: int, *, bfloat16: bool) -> str:
+def steps(before: Path, crop: int, width: int, count: int, *, bfloat16: bool, spare: bool) -> str:
     """A VSMT step of both checkouts."""
     settings: list[object] = [crop, width, 1, bfloat16, False]
-    line = step.compare(before, ROOT, settings, count, settings)
-    words = "bfloat16" if bfloat16 else "float32"
+    line = step.compare(before, ROOT, [*settings, False], count, [*settings, spare])
+    words = ("bfloat16" if bfloat16 else "float32") + ", spare_memory" * spare
     return f"* {words}, crop {crop}, width {width}, batch 1, one thread, {count} steps each: {line}"
 
 
 def large_step(crop: int, width: int, *, bfloat16: bool) -> str:
     """Memory of a VSMT step of this checkout alone."""
-    side = step.Side(ROOT, [crop, width, 1, bfloat16, False])
+    side = step.Side(ROOT, [crop, width, 1, bfloat16, False, True])
     side.step(0)
     side.step(1)
     side.end()
-    words = "bfloat16" if bfloat16 else "float32"
+    words = ("bfloat16" if bfloat16 else "float32") + ", spare_memory"
     return f"* {words}, crop {crop}, width {width}, this checkout alone: {side.peak_mib:.0f} MiB, {side.cpu[-1]:.0f} s"
 
 
@@ -112,8 +112,9 @@ def pieces(before: Path | None, *, quick: bool) -> dict[str, Callable[[], str]]:
         found[f"Small slides/{size:g}"] = partial(slides, size, 4 if quick else 32)
     for bfloat16 in (False, True):
         words = "bfloat16" if bfloat16 else "float32"
-        if before:
-            found[f"A training step/{words}"] = partial(steps, before, crop, width, count, bfloat16=bfloat16)
+        for spare in (False, True) if before else ():
+            name, given = f"A training step/{words}{' spare' * spare}", 1 if spare else count
+            found[name] = partial(steps, before, crop, width, given, bfloat16=bfloat16, spare=spare)
         found[f"A training step/large {words}"] = partial(large_step, 2 * crop, width, bfloat16=bfloat16)
     return found
 
