@@ -1,18 +1,20 @@
 """Stop every long command at random moments until it has finished, and compare what it leaves with an undisturbed run.
 
-    python campaigns/kills.py [--of train,stain,…] [--kills 50] [--seed 0] [--by signals|disk|twice|ranks]
+    python campaigns/kills.py [--of train,stain,…] [--kills 50] [--seed 0] [--by signals|disk|full|twice|ranks|words]
+                              [--signals SIGKILL,…] [--helpers spawn|fork]
 
 By signals, SIGKILL, SIGTERM, SIGHUP or SIGINT reach the command, or all of its processes, at a moment drawn from the
 length of the undisturbed run. No process may go on, no file lie in the temporary folder, a request to stop must be
 answered in words, and the same command, given again until it ends, must leave the same weights, pixels, tables and side
 files as the run that nobody disturbed. By disk, no file may grow beyond a drawn size: the command must say so and leave
-nothing half-written, and with room again it must come to the same end. By twice, the command runs twice at once: one
+nothing half-written, and with room again it must come to the same end. By full, it writes to a file system of its own
+(a tmpfs, which root may mount) of a drawn size. By words, a request to stop is answered, by commands that are too long
+to be compared or never end. By twice, the command runs twice at once: one
 ends well, and the other does too or says why it does not. By ranks, a training of two ranks under torchrun is stopped.
 """
 
 import argparse
-import hashlib
-import json
+import multiprocessing
 import random
 import shutil
 import signal
@@ -20,80 +22,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import processes
-from processes import Run, contents, litter, orphans, run, start
+from commands import MODEL, Work, works
+from comparing import differences, meaning
+from processes import Run, litter, orphans, run, start
 
-MODEL = "model.safetensors"
+from restain.workers import processes as helpers
+
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-
-
-@dataclass(frozen=True)
-class Work:
-    """A command that takes long, in a folder in which its inputs lie."""
-
-    words: Sequence[object]
-    inputs: tuple[str, ...]
-    resumes: bool = True
-    """Whether it goes on where it was stopped; else it begins again."""
-
-
-def works() -> dict[str, Work]:
-    """The long commands, at a size that takes seconds."""
-    settings = ("save_every_steps=7", "log_every_steps=3", "evaluate_every_steps=5", "best_by=dab_error")
-    training = [word for setting in settings for word in ("--set", f"training.{setting}")]
-    tiny = [word for key in ("model.width=2", "model.positions=8", "data.crop_px=32") for word in ("--set", key)]
-    slide = ("--model", MODEL, "--model-mpp", 0.5, "--tile-px", 64, "--device", "cpu")
-    return {
-        "train": Work(
-            ("train", "cut-tiny", "--data", "pairs", "--out", "run", "--steps", 40, *training),
-            ("pairs",),
-        ),
-        "loaders": Work(
-            ("train", "cut-tiny", "--data", "pairs", "--out", "run", "--steps", 40, *training, "--set",
-             "data.loaders=2"),
-            ("pairs",),
-        ),
-        "stain": Work(
-            ("stain-slides", "small.ome.tif", *slide, "--out", "r.ome.tif"), (MODEL, "small.ome.tif")
-        ),
-        "archive": Work(
-            ("stain-slides", "small.ome.tif", "ihc.ome.tif", *slide, "--out", "o"),
-            (MODEL, "small.ome.tif", "ihc.ome.tif"),
-        ),
-        "bench": Work(
-            ("bench", "cut-tiny", "fastcut-tiny", "--data", "pairs", "--out", "bench", "--budget", "steps=4", "--seeds",
-             1, "--tiles", 2, "--device", "cpu", *tiny),
-            ("pairs",),
-        ),
-        "cut": Work(
-            ("pairs", "cut", "he.ome.tif", "ihc.ome.tif", "--out", "cut", "--size", 128, "--validation", 0),
-            ("he.ome.tif", "ihc.ome.tif"),
-        ),
-        "align": Work(("pairs", "align", "pairs", "--out", "aligned"), ("pairs",)),
-        "phantom": Work(("phantom", "--slide", "p.ome.tif", "--size", 1500), ()),
-        "statistics": Work(
-            ("statistics", "he.ome.tif", "ihc.ome.tif", *slide[:4], "--device", "cpu", "--out", "s.safetensors"),
-            (MODEL, "he.ome.tif", "ihc.ome.tif"), resumes=False,
-        ),
-        "evaluate": Work(
-            ("evaluate", "--virtual", "pairs/TrainValAB/trainA", "--real", "pairs/TrainValAB/trainB", "--out", "e",
-             "--html", "e.html", "--device", "cpu"),
-            ("pairs",), resumes=False,
-        ),
-        "quantify": Work(
-            ("quantify", "pairs/TrainValAB/trainB", "--out", "q", "--marker", "membrane", "--mpp", 0.5, "--overwrite"),
-            ("pairs",), resumes=False,
-        ),
-        "images": Work(
-            ("stain", "pairs/TrainValAB/trainA", "--model", MODEL, "--out", "v", "--device", "cpu", "--overwrite"),
-            (MODEL, "pairs"), resumes=False,
-        ),
-    }  # fmt: skip
 
 
 def main() -> int:
@@ -102,8 +45,14 @@ def main() -> int:
     parser.add_argument("--of", default="train,stain,bench,cut")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--by", choices=("signals", "disk", "twice", "ranks"), default="signals")
+    parser.add_argument("--by", choices=tuple(CAMPAIGNS), default="signals")
+    parser.add_argument("--signals", default=",".join(number.name for number in SIGNALS))
+    parser.add_argument(
+        "--helpers", choices=("spawn", "fork"), default="spawn", help="How the commands' processes begin; fork is fast."
+    )
     options = parser.parse_args()
+    helpers.CONTEXT = multiprocessing.get_context(options.helpers)
+    signals = [signal.Signals[name] for name in options.signals.split(",")]
     processes.warm_up()
     processes.MOST_CPU_S = processes.MOST_IDLE_S = 1800.0  # hanging is what mutations looks for
     problems: list[str] = []
@@ -113,12 +62,13 @@ def main() -> int:
         base.mkdir()
         run(("phantom", "pairs", "--pairs", 8, "--size", 128), base)
         run(("phantom", "--slide", "he.ome.tif", "--neighbour", "ihc.ome.tif", "--size", 1400, "--coverage", 0.6), base)
-        run(("phantom", "--slide", "small.ome.tif", "--size", 400, "--coverage", 0.6), base)
+        for seed, name in enumerate(("small.ome.tif", "other.ome.tif")):
+            run(("phantom", "--slide", name, "--size", 400, "--coverage", 0.6, "--seed", seed), base)
         run(("train", "cut-tiny", "--data", "pairs", "--out", "trained", "--steps", 2), base)
         shutil.copy(base / "trained" / MODEL, base / MODEL)
         for name in options.of.split(","):
             work = works()[name]
-            campaign = {"signals": by_signals, "disk": by_disk, "twice": twice, "ranks": ranks}[options.by]
+            campaign = partial(by_signals, signals=signals) if options.by == "signals" else CAMPAIGNS[options.by]
             draws = random.Random(f"{options.seed} {name}")
             began = time.monotonic()
             found, words = campaign(draws, work, Place(base, root / name), options.kills)
@@ -141,6 +91,10 @@ class Place:
         """The folder with the inputs alone."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
+        return self.fill(work)
+
+    def fill(self, work: Work) -> Path:
+        """The same folder, with the inputs."""
         for name in work.inputs:
             source = self.base / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.folder / name)
@@ -188,15 +142,14 @@ def by_signals(
 def _stopped(ended: Run, number: signal.Signals) -> list[str]:
     """What is wrong with a command that was stopped."""
     told = ended.told
-    problems = ["a traceback"] if "Traceback" in told else []
+    problems = [f"a traceback: {told[told.index('Traceback') :][-700:]}"] if "Traceback" in told else []
     problems += [ended.why] if ended.why else []
     problems += orphans(ended)
     if ended.code not in (0, 128 + number):
         problems.append(f"status {ended.code}: {told[-300:]}")
-    if number != signal.SIGKILL:
-        if ended.code != 0 and told.strip() and "Stopped" not in told:  # silent, it had not begun
-            problems.append(f"no word of being stopped: {told[-300:]}")
-        problems += [f"{path} is left in the temporary folder" for path in ended.scratch.rglob("*") if path.is_file()]
+    if number != signal.SIGKILL and ended.code != 0 and told.strip() and "Stopped" not in told:
+        problems.append(f"no word of being stopped: {told[-300:]}")  # silent, it had not begun
+    problems += [f"{path} is left in the temporary folder" for path in ended.scratch.rglob("*") if path.is_file()]
     return problems
 
 
@@ -224,6 +177,64 @@ def by_disk(draws: random.Random, work: Work, place: Place, kills: int) -> tuple
     problems += [] if ended.code == 0 else [f"with room again: {ended.told[-300:]}"]
     problems += differences(expected, meaning(folder)) + litter(folder)
     return problems, f"{kills} full disks, {refused} refused, {ends + 1} ends"
+
+
+def by_full(draws: random.Random, work: Work, place: Place, kills: int) -> tuple[list[str], str]:
+    """Give it a file system of a drawn size, so often."""
+    expected, _ = whole(work, place)
+    inside = sum(path.stat().st_size for name in work.inputs for path in _files(place.base / name))
+    made = sum(path.stat().st_size for path in _files(place.folder)) - inside
+    problems: list[str] = []
+    refused, sizes = 0, []
+    for n in range(kills):
+        sizes.append(most := int(inside * 1.1 + 100_000 + made * draws.uniform(0.02, 1.1)))
+        with mounted(work, place, most) as folder:
+            ended = start(work.words, folder).wait()
+            refused += ended.code == 1
+            if "Traceback" in ended.told or ended.why or ended.code not in (0, 1):
+                problems.append(f"{most} bytes, try {n}: status {ended.code} {ended.why}: {ended.told.strip()[-300:]}")
+            problems += orphans(ended) + [words for words in litter(folder) if ".spool" not in words]
+            subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True)
+            ended = start(work.words, folder).wait()
+            problems += [] if ended.code == 0 else [f"with room again, try {n}: {ended.told[-300:]}"]
+            problems += differences(expected, meaning(folder)) + litter(folder)
+    return problems, f"{kills} full file systems of {min(sizes)} to {max(sizes)} bytes, {refused} refused"
+
+
+@contextmanager
+def mounted(work: Work, place: Place, most_bytes: int) -> Iterator[Path]:
+    """The folder with the inputs alone, on a file system of so many bytes."""
+    place.anew(Work(work.words, ()))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={most_bytes}", "tmpfs", str(place.folder)], check=True)
+    try:
+        place.fill(work)
+        yield place.folder
+    finally:
+        subprocess.run(["umount", str(place.folder)], check=True)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [below for below in path.rglob("*") if below.is_file()]
+
+
+def by_words(draws: random.Random, work: Work, place: Place, kills: int) -> tuple[list[str], str]:
+    """Ask it to stop, so often, some seconds after it has begun."""
+    problems: list[str] = []
+    for n in range(kills):
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[n % 3]
+        running = start(work.words, place.anew(work))
+        moment = time.monotonic() + draws.uniform(0.5, 12)
+        while time.monotonic() < moment and not running.poll():
+            time.sleep(0.01)
+        running.stop(number)
+        limit = time.monotonic() + 60
+        while not running.poll() and time.monotonic() < limit:
+            time.sleep(0.01)
+        if not running.poll():
+            running.end("does not stop")
+        problems += (f"{number.name}, try {n}: {problem}" for problem in _stopped(running.wait(), number))
+        problems += litter(place.folder)
+    return problems, f"{kills} requests to stop"
 
 
 def twice(draws: random.Random, work: Work, place: Place, kills: int) -> tuple[list[str], str]:
@@ -288,70 +299,14 @@ def ranks(draws: random.Random, work: Work, place: Place, kills: int) -> tuple[l
     return problems, f"{kills} signals to torchrun with two ranks"
 
 
-def meaning(folder: Path) -> dict[str, Any]:
-    """Every file below a folder by what must not differ from run to run: weights, pixels, figures, or else bytes."""
-    found: dict[str, Any] = {}
-    for name, digest in contents(folder).items():
-        path = folder / name
-        if name.startswith(("pairs/",)) or "tensorboard" in path.parts or path.name in (".lock", "state.pt"):
-            continue
-        kind = next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), None)
-        found[name] = kind(path) if kind else digest
-    return found
-
-
-def _weights(path: Path) -> object:
-    from restain.checkpoint import read_info
-    from restain.errors import RestainError
-
-    try:
-        info = read_info(path)
-    except RestainError:  # statistics
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return info.sha256, json.dumps(info.extra, sort_keys=True)
-
-
-def _pixels(path: Path) -> object:
-    import numpy as np
-    import openslide
-
-    with openslide.OpenSlide(path) as slide:
-        levels = [slide.read_region((0, 0), n, size) for n, size in enumerate(slide.level_dimensions)]
-        return [hashlib.sha256(np.asarray(level).tobytes()).hexdigest() for level in levels]
-
-
-def _figures(path: Path) -> object:
-    """JSON without what depends on the clock and the load."""
-
-    def timeless(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: timeless(value) for key, value in node.items() if not _is_of_time(key)}
-        return [timeless(value) for value in node] if isinstance(node, list) else node
-
-    return timeless(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _is_of_time(key: str) -> bool:
-    return any(word in key for word in ("second", "time", "date", "peak", "created", "bytes", "hours", "minutes"))
-
-
-def _there(path: Path) -> object:
-    return path.stat().st_size > 0
-
-
-_KINDS: dict[str, Callable[[Path], object]] = {
-    ".safetensors": _weights,
-    ".ome.tif": _pixels,
-    ".json": _figures,
-    "table.md": _there,  # has times in it; table.json has the figures
-    ".html": _there,
+CAMPAIGNS = {
+    "signals": by_signals,
+    "disk": by_disk,
+    "full": by_full,
+    "twice": twice,
+    "ranks": ranks,
+    "words": by_words,
 }
-
-
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What differs in two folders."""
-    names = [f"only in one of the runs: {name}" for name in expected.keys() ^ found.keys()]
-    return names + [f"{name} differs" for name in expected.keys() & found.keys() if expected[name] != found[name]]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def warm_up() -> None:
     for name in ("openslide", "tifffile", "zarr", "rich.progress", "skimage", "scipy.ndimage", "matplotlib.pyplot"):
         with suppress(ImportError):
             importlib.import_module(name)
+    torch.optim.SGD([torch.zeros(1)], lr=0.0)  # the first optimiser imports the compiler
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -123,6 +124,9 @@ def save_image(path: Path, rgb: NDArray[np.uint8]) -> None:
         temporary.write_bytes(encoded.getbuffer())
 
 
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}(\.\w+)?")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Write a file atomically: under its final name it is complete or absent.
@@ -153,6 +157,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path has the name of a file that `atomic_path` was writing, perhaps when its process was killed."""
+    return bool(_UNFINISHED.fullmatch(path.name))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove unfinished files of killed processes below a folder in which no process writes."""
+    for path in list(folder.rglob(".*")):
+        if is_unfinished(path) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_output(out: Path, ending: str, inputs: Iterable[Path] = ()) -> None:

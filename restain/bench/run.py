@@ -16,6 +16,7 @@ from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
 from restain.bench.units import Unit, UnitProgress, run_units, without_unmet
 from restain.errors import InputError, OutputError
+from restain.image import is_unfinished, remove_unfinished
 from restain.training import Recipe
 from restain.training.run import auxiliary_runs
 from restain.workers.lock import locked
@@ -83,6 +84,7 @@ def run_bench(
     judged_on = {"tiles": tiles, "truth": str(truth) if truth else None, "extractor": judged_by}
     _take(out, {"data": str(data), "budget": budget.words, **judged_on})
     with locked(out, f"another bench is running in {out}; wait for it, or give another folder"):
+        remove_unfinished(out)
         judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
         cells: list[Cell] = []
         needed: dict[Path, Recipe] = {}
@@ -154,7 +156,7 @@ def _take(out: Path, what: dict[str, object]) -> None:
                 "the same value to resume it"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(map(is_unfinished, out.iterdir()))):
         raise OutputError(f"{out} is not empty and not a bench; give a new or empty folder")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from restain.demo.pictures import detail_row, own_row, tile_rows, whole_row
 from restain.demo.stages import Journal, Tell
 from restain.demo.tissue import DrawnSlides
 from restain.errors import RestainError
-from restain.image import load_image, make_folder
+from restain.image import load_image, make_folder, remove_unfinished
 from restain.metrics import Evaluation
 from restain.models import find_model, packaged_models
 from restain.registration.cut import OVERLAY, SHEET, SLIDES
@@ -31,6 +31,7 @@ from restain.registration.tiling import CutSettings
 from restain.staining.images import stain_files
 from restain.staining.slide import stain_slide
 from restain.training import load_recipe, train
+from restain.workers.lock import locked
 
 PAGE = "index.html"
 STARTER, REAL = "phantom-her2", "colon-panck"
@@ -87,11 +88,13 @@ def run_demo(
         The page.
 
     Raises:
-        OutputError: `out` holds something else, or cannot be written.
+        OutputError: `out` holds something else or cannot be written, or another demo is running in it.
         MissingError, InputError: the user's slide cannot be used.
     """
-    with _one_thread():
-        return _run(out, Journal(out, seed, console), slide, mpp)
+    journal = Journal(out, seed, console)
+    with _one_thread(), locked(out, f"another demo is running in {out}; wait for it, or give another folder"):
+        remove_unfinished(out)
+        return _run(out, journal, slide, mpp)
 
 
 @contextmanager

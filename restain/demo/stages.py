@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from restain.errors import OutputError
-from restain.image import atomic_path
+from restain.image import atomic_path, is_unfinished
 
 Made = TypeVar("Made")
 Tell = Callable[[int, int], None]
@@ -45,7 +45,7 @@ class Journal:
         self.done: set[str] = set()
         if self.path.is_file():
             self._read()
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        elif out.exists() and (not out.is_dir() or not all(map(is_unfinished, out.iterdir()))):
             raise OutputError(f"{out} is not empty and holds no demo; give a new or empty folder")
         else:
             self._write()  # so that a demo stopped in its first stage is known

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from restain.errors import OutputError
-from restain.image import atomic_path, make_folder
+from restain.image import atomic_path, make_folder, remove_unfinished
 from restain.registration.cut import SLIDES, TILES, CutReport, cut_slides, read_tiles, tile_path, undamaged
 from restain.registration.jobs import SlidePair
 from restain.registration.slides import Demands
@@ -71,6 +71,7 @@ def cut_data_set(
     told = on_event or (lambda *_: None)
     tile_by_tile = on_event if pool is None else None  # it may not pickle
     with locked(job.root, f"{job.root} is being cut by another process; wait for it, or choose another place"):
+        remove_unfinished(job.root)
         _refuse_other_settings(job)
         results = (pool or Processes()).each(
             cut_pair,

@@ -14,7 +14,7 @@ from typing import Any
 
 from restain.data.layouts import LIST_NAME
 from restain.errors import OutputError
-from restain.image import atomic_path
+from restain.image import atomic_path, remove_unfinished
 from restain.registration.tile_pairs import AlignSettings, PairRow, PairVerdict, PlannedPair, align_pair, plan
 from restain.workers.lock import LOCK, locked
 from restain.workers.pool import Pool, Processes, TaskError
@@ -63,6 +63,7 @@ def align_data_set(
     if inside.resolve() in (out.resolve(), *out.resolve().parents) and out.resolve() != inside.resolve().parent:
         raise OutputError(f"{out} is inside the data set; give a folder elsewhere")
     with locked(out, f"{out} is being written by another process; wait for it, or choose another place"):
+        remove_unfinished(out)
         journal = PairJournal(out, {"root": str(root.absolute()), "settings": asdict(settings)})
         waiting = [place for place in places if place.name not in journal.rows]
         failures: dict[str, str] = {}

@@ -11,14 +11,13 @@
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from restain.data.pairs import PairedTiles
 from restain.errors import OutputError
-from restain.image import atomic_path
+from restain.image import atomic_path, is_unfinished, remove_unfinished
 from restain.training.config import LENGTH, Recipe, identity
 from restain.training.state import Saved
 from restain.training.toml import read_toml, write_toml
@@ -26,9 +25,6 @@ from restain.workers.lock import LOCK, locked
 
 RECIPE, LISTING, STATE, MODEL, BEST = "recipe.toml", "data.txt", "state.pt", "model.safetensors", "best.safetensors"
 LOSSES, HELD_OUT = "losses.jsonl", "held_out.jsonl"
-
-_LEFT_OVER = re.compile(r"\.[0-9a-f]{16}\.\w+")
-"""Temporary files of `atomic_path`, which may remain after a kill."""
 
 _SHOWN = 5
 """Number of differences in a message."""
@@ -66,7 +62,7 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
         raise OutputError(f"{out} is a file; give a folder for the run")
     if not out.is_dir():
         return
-    present = {path.name for path in out.iterdir() if not _LEFT_OVER.fullmatch(path.name)}
+    present = {path.name for path in out.iterdir() if not is_unfinished(path)}
     if RECIPE not in present and (foreign := sorted(present - {LISTING, LOCK})):
         raise OutputError(f"{out} is not a run: it contains {_first(foreign)}; give a new or empty folder")
     for name in (RECIPE, LISTING, LOCK, STATE, MODEL, BEST, LOSSES, HELD_OUT):
@@ -95,9 +91,7 @@ def claimed(out: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     """
     busy = f"another process is training in {out}; wait for it, or give another folder"
     with locked(out, busy, waiting):
-        for path in list(out.rglob(".*")):
-            if _LEFT_OVER.fullmatch(path.name):
-                path.unlink()
+        remove_unfinished(out)
         yield
 
 

@@ -42,6 +42,8 @@ def share_of_cores(processes: int) -> int:
 
 def _work(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # a fork has the parent's answers
+        signal.signal(number, signal.SIG_DFL)
     work(*arguments)
 
 

@@ -114,6 +114,22 @@ def test_a_bench_from_before_extractors_were_noted_goes_on(bench: Path, pairs: P
     note.write_text(json.dumps(before))
 
 
+def test_what_a_kill_left_unfinished_is_no_obstacle_and_is_removed(
+    pairs: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "out/.0123456789abcdef.json"
+    left.parent.mkdir()
+    left.write_text("{")
+
+    def refuse(*_: object) -> None:
+        assert not left.exists()
+        raise InputError("enough")
+
+    monkeypatch.setattr("restain.bench.run.gather", refuse)
+    with pytest.raises(InputError, match="enough"):
+        run_bench(rows, pairs, tmp_path / "out")
+
+
 def test_a_wrong_recipe_is_refused_before_anything_is_written(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="widht"):
         run_bench([Row("x", rows[0].recipe, ("model.widht=3",))], pairs, tmp_path / "out")

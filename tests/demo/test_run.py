@@ -15,6 +15,7 @@ from restain.demo.run import run_demo
 from restain.demo.stages import Journal, Tell
 from restain.errors import InputError, OutputError
 from restain.image import save_image
+from restain.workers.lock import locked
 
 SMALL = ("data.crop_px=64", "data.batch_size=1", "model.discriminator_width=4", "training.log_every_steps=1")
 
@@ -75,6 +76,8 @@ def test_what_is_done_is_not_done_again(demo: Path, monkeypatch: pytest.MonkeyPa
 def test_a_folder_of_another_seed_or_with_other_things_is_refused(demo: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds the demo of seed 3; give another folder, or that seed"):
         run_demo(demo, seed=4)
+    with locked(demo, "busy"), pytest.raises(OutputError, match="another demo is running in"):
+        run_demo(demo, seed=3)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no demo"):
         run_demo(tmp_path)
