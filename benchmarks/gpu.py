@@ -6,13 +6,15 @@
 Gradients of every operator in both memory orders; a VSMT step at crop 512 in float32, in bfloat16 and compiled, at
 batch 1 and 8; two ranks, where there are two GPUs; staining at width 64, and its share of what the matrix units do in
 a plain product; a training at batch 8 on the data set given, else on drawn tissue. `--tiny` runs all of it at small
-sizes, to try the script. A part that fails is reported, and the next begins; none begins when less than a minute is
-left.
+sizes, to try the script. Each part is a process of its own with a limit of time: one that fails or takes longer is
+reported with what it has found, and the next begins.
 """
 
 import argparse
+import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from restain.data.phantom import PhantomSettings, write_pairs
 from restain.methods.base import Progress
 from restain.methods.vsmt import Vsmt, VsmtConfig
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
+from restain.networks.convolution import take_fewer_multiplications
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.norm import freeze, joint_statistics
 from restain.training import load_recipe, train
@@ -37,7 +40,6 @@ from restain.training.numerics import compile_stages, memory_format, step_numeri
 from restain.training.state import steps_done
 
 ROOT = Path(__file__).parents[1]
-LIMIT_S = 480
 
 
 def gradients(device: torch.device) -> Iterator[str]:
@@ -79,6 +81,7 @@ def step(
     index = torch.arange(batch)
     pair = Pair(images[0], images[1], grade=index % 4, index=index, names=tuple(map(str, range(batch))))
     pair, optimizers = pair.to(device, layout), method.optimizers()
+    take_fewer_multiplications(method)
     if compiled:
         compile_stages(method)
     if device.type == "cuda":
@@ -170,6 +173,36 @@ def _resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def parts(given: argparse.Namespace, folder: Path, data: Path) -> dict[str, tuple[int, Callable[[], Iterator[str]]]]:
+    """Title, most seconds, and what is done."""
+    device, tiny = torch.device(given.device), given.tiny
+    sizes = (128, 4, (1, 2)) if tiny else (512, 64, (1, 8))
+    return {
+        "Gradients": (60, partial(gradients, device)),
+        "Staining": (40, partial(staining, device, *((8, 128, 512) if tiny else (64, 1024, 8192)))),
+        "Two ranks": (60, partial(ranks, device, data, folder)),
+        "Training": (140, partial(training, device, data, folder, given.recipe, 5 if tiny else 90)),
+        "A step of VSMT": (160, partial(steps, device, *sizes)),
+    }
+
+
+def in_a_process(title: str, seconds: int, folder: Path, data: Path) -> Iterator[str]:
+    """The lines of a part, as far as it comes in so many seconds."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--part", title, "--folder", str(folder), "--data", str(data)]
+    with (folder / "lines.txt").open("w+", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            _, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            errors = f"stopped: it took more than {seconds} s"
+        file.seek(0)
+        yield from file.read().splitlines()
+    if process.returncode:
+        yield f"\n{title} did not end well: {errors.strip().splitlines()[-1][:200]}"
+
+
 def main() -> None:
     """Run all parts, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,39 +211,30 @@ def main() -> None:
     parser.add_argument("--recipe", default="restain-small")
     parser.add_argument("--out", type=Path, help="page to write")
     parser.add_argument("--tiny", action="store_true")
+    for name in ("--part", "--folder", "--data"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    device, tiny, begun = torch.device(given.device), given.tiny, time.perf_counter()
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if given.part:
+        for line in parts(given, Path(given.folder), Path(given.data))[given.part][1]():
+            print(line, flush=True)
+        return
+    begun = time.perf_counter()
+    if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU; --device cpu --tiny tries the script")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    cuda = given.device == "cuda"
+    name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
     lines = ["# On a GPU", "", f"`python benchmarks/gpu.py`, {name}, PyTorch {torch.__version__}.", ""]
     with tempfile.TemporaryDirectory() as temporary:
         folder, data = Path(temporary), given.colon
         if data is None:
             data = folder / "drawn"
             write_pairs(data, 16, validation=2, seed=0, settings=PhantomSettings(size_px=128, mpp=0.5))
-        parts: dict[str, Callable[[], Iterator[str]]] = {
-            "Gradients": partial(gradients, device),
-            "A step of VSMT": partial(
-                steps, device, 128 if tiny else 512, 4 if tiny else 64, (1, 2) if tiny else (1, 8)
-            ),
-            "Staining": partial(staining, device, 8 if tiny else 64, 128 if tiny else 1024, 512 if tiny else 8192),
-            "Two ranks": partial(ranks, device, data, folder),
-            "Training": partial(training, device, data, folder, given.recipe, 5 if tiny else 120),
-        }
-        for title, part in parts.items():
+        for title, (seconds, _) in parts(given, folder, data).items():
             lines += [f"## {title}", ""]
             print(lines[-2], flush=True)
-            if time.perf_counter() - begun > LIMIT_S - 60:
-                lines += ["Not begun: no time was left.", ""]
-                continue
-            try:
-                for line in part():
-                    print(line, flush=True)
-                    lines.append(line)
-            except Exception as error:  # the next part may still work
-                lines.append(f"Failed: {type(error).__name__}: {error}")
-                print(lines[-1], flush=True)
+            for line in in_a_process(title, seconds, folder, data):
+                print(line, flush=True)
+                lines.append(line)
             lines.append("")
     print(f"{time.perf_counter() - begun:.0f} s in all")
     if given.out:

@@ -1,6 +1,7 @@
 """Statistics of instance norm: from tiles spread over a slide, or from a file."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def sample_statistics(
         generator: not changed.
         tiles: candidates, such as those with tissue. What counts is the core; the window keeps padding away from it.
         read: the pixels of a window, H x W x 3 uint8, all windows may differ in size.
-        count: number of tiles; all, if there are not more.
+        count: number of tiles of a large image, see `enough`; all, if there are not more.
         seed: of the choice of tiles.
         on_progress: as in `joint_statistics`.
 
@@ -71,11 +72,20 @@ def sample(tiles: Sequence[Tile], multiple: int, count: int = SAMPLE_TILES, seed
     Args:
         tiles: candidates.
         multiple: of the generator; windows keep to it.
-        count: how many; all, where there are not more.
+        count: how many of a large image, see `enough`; all, where there are not more.
         seed: as in `choose`.
     """
-    chosen = choose(tiles, count, seed)
-    return chosen if len(chosen) == len(tiles) else [_narrowed(tile, multiple) for tile in chosen]
+    if len(tiles) <= count:
+        return list(tiles)
+    return [_narrowed(tile, multiple) for tile in choose(tiles, enough(len(tiles), count), seed)]
+
+
+def enough(tiles: int, count: int) -> int:
+    """How many of so many tiles tell as much about all of them as `count` do about the tiles of a large image.
+
+    The mean of n values out of N, drawn without replacement, has the variance s² (1/n - 1/N), of very many s² / count.
+    """
+    return math.ceil(tiles * count / (tiles + count))
 
 
 def _narrowed(tile: Tile, multiple: int) -> Tile:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from restain.image import RGB, to_uint8
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.tiling import Box, tiles
-from restain.staining.statistics import _narrowed, choose, sample, sample_statistics
+from restain.staining.statistics import _narrowed, choose, enough, sample, sample_statistics
 
 MULTIPLE = 4
 
@@ -27,6 +27,24 @@ def test_windows_of_a_part_are_smaller_and_keep_to_the_grid_of_coarse_pixels(siz
             assert outer <= start <= inner
             assert inner + inner_length <= start + length <= outer + most
             assert inner - start < 32 + MULTIPLE or start == outer + most - length
+
+
+@pytest.mark.parametrize("tiles_in_all", [33, 92, 458, 100_000])
+def test_a_sample_errs_no_more_than_that_of_a_large_image(tiles_in_all: int) -> None:
+    """By the variance of a mean of values drawn without replacement."""
+
+    def variance(count: int) -> float:
+        return (1 - count / tiles_in_all) / count
+
+    count = enough(tiles_in_all, 32)
+    assert variance(count) <= 1 / 32 < variance(count - 1)
+    if tiles_in_all < 100:
+        chance = torch.Generator().manual_seed(0)
+        values = torch.randn(tiles_in_all, generator=chance)
+        draws = torch.stack(
+            [values[torch.randperm(tiles_in_all, generator=chance)[:count]].mean() for _ in range(4000)]
+        )
+        assert draws.var() == pytest.approx(values.var() * variance(count), rel=0.15)
 
 
 def test_a_smaller_margin_and_half_precision_hardly_change_the_statistics() -> None:
