@@ -100,8 +100,8 @@ def slides(megapixels: float, width: int) -> str:
     share = report.seconds["statistics"] / ours
     return (
         f"* {report.megapixels:.1f} megapixels of tissue at width {width}: plain loop in float32 {rate:.3f} megapixels "
-        f"per second, restain in bfloat16 {report.megapixels / ours:.3f}, {report.megapixels / ours / rate:.1f} times as "
-        f"fast; {share:.0%} of its {ours:.0f} s is for the statistics"
+        f"per second, restain in bfloat16 {report.megapixels / ours:.3f}, {report.megapixels / ours / rate:.1f} times "
+        f"as fast; {share:.0%} of its {ours:.0f} s is for the statistics"
     )
 
 

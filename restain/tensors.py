@@ -33,6 +33,15 @@ def full_precision(formula: Callable[P, R]) -> Callable[P, R]:
     return in_full_precision
 
 
+def is_followed() -> bool:
+    """Whether something else than autograd follows the computation, and knows PyTorch's operators only.
+
+    That is the compiler, an export to ONNX, or a trace, from which OpenVINO converts.
+    """
+    tracing: bool = torch.jit.is_tracing()
+    return tracing or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+
+
 def raised(values: Tensor) -> Tensor:
     """Half-precision values as float32, others as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from restain.networks.reflection import reflected
+from restain.tensors import is_followed
 
 
 def blurred_half(x: Tensor, kernel: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def blurred_half(x: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         N x C x ceil(H/2) x ceil(W/2).
     """
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export():
+    if x.device.type == "cpu" and not is_followed():
         halved: Tensor = _BlurredHalf.apply(x, kernel)  # type: ignore[no-untyped-call]  # torch's
         return halved
     with torch.autocast(x.device.type, enabled=False):  # which would convert to float32 and back on a CPU

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from restain.networks import winograd
 from restain.networks.reflection import fold_back, reflected
+from restain.tensors import is_followed
 
 
 class Conv2d(nn.Conv2d):
@@ -45,8 +46,7 @@ class Conv2d(nn.Conv2d):
 
     def _is_ours(self, x: Tensor) -> bool:
         known = self.padding_mode in ("zeros", "reflect") and not isinstance(self.padding, str)
-        traced = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-        return x.device.type == "cpu" and x.ndim == 4 and known and not traced
+        return x.device.type == "cpu" and x.ndim == 4 and known and not is_followed()
 
 
 def take_fewer_multiplications(network: nn.Module, wanted: bool = True) -> None:

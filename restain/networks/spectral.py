@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrizations, parametrize
 
+from restain.tensors import is_followed
+
 
 def spectral_norm(layer: nn.Conv2d) -> nn.Conv2d:
     """Divide the weight of a convolution by its largest singular value, which power iteration follows in training."""
@@ -28,7 +30,7 @@ class SpectralNorm(parametrizations._SpectralNorm):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight divided."""
-        if weight.device.type != "cpu" or weight.ndim != 4 or torch.compiler.is_compiling():
+        if weight.device.type != "cpu" or weight.ndim != 4 or is_followed():
             usual: Tensor = super().forward(weight)
             return usual
         rounded = torch.is_autocast_enabled("cpu") and weight.dtype == torch.float32

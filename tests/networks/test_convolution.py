@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
+from restain.networks.blocks import BlurDown
 from restain.networks.convolution import Conv2d
 from restain.networks.spectral import spectral_norm
 
@@ -104,3 +105,13 @@ def test_spectral_norm_under_autocast_gives_what_a_convolution_would_round_to() 
     with torch.autocast("cpu", torch.bfloat16):
         rounded = layer.weight
     assert torch.equal(rounded, layer.weight.bfloat16())
+
+
+def test_what_traces_a_network_sees_operators_of_pytorch_alone() -> None:
+    """OpenVINO converts from such a trace."""
+    x = drawn(1, 4, 8, 8).float()
+    network = nn.Sequential(Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), BlurDown()).eval().requires_grad_(False)
+    traced = torch.jit.trace(network, x)
+    assert "PythonOp" not in str(traced.inlined_graph)
+    assert "^" not in str(traced.inlined_graph)
+    assert_close(traced(x), network(x))
