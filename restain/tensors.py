@@ -38,7 +38,7 @@ def is_followed() -> bool:
 
     That is the compiler, an export to ONNX, or a trace, from which OpenVINO converts.
     """
-    tracing: bool = torch.jit.is_tracing()
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # as torch documents
     return tracing or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
