@@ -223,14 +223,13 @@ def spoilt(rgb: RGB, glass: tuple[int, int, int], mpp: float) -> Iterator[tuple[
     """An IHC in ways that should be refused, and what is asked of it."""
     honest = Demands()
     yield "blank", np.full_like(rgb, glass), honest
-    sigma = 4 / mpp
-    yield "blurred by 4 µm", ndimage.gaussian_filter(rgb, (sigma, sigma, 0)), honest
+    sigma = 3 * max(1.0, 1 / mpp)  # what counts as blur is seen at 1 µm per pixel, or at the slide's own if coarser
+    yield "blurred by 3 px", ndimage.gaussian_filter(rgb, (sigma, sigma, 0)), honest
     half = rgb.copy()
     tissue = np.flatnonzero((rgb.min(axis=2) < min(glass) - 30).sum(axis=0))
     half[:, int(np.quantile(tissue, 0.35)) :] = glass
     yield "a third of it", half, honest
     yield "mirrored, mirroring off", np.ascontiguousarray(rgb[:, ::-1]), replace(honest, mirror=False)
-    yield "as it is", rgb, honest
 
 
 def spoil(folder: Path, seeds: list[int]) -> None:
