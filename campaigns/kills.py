@@ -233,7 +233,7 @@ def by_words(draws: random.Random, work: Work, place: Place, kills: int) -> tupl
         if not running.poll():
             running.end("does not stop")
         problems += (f"{number.name}, try {n}: {problem}" for problem in _stopped(running.wait(), number))
-        problems += litter(place.folder)
+        problems += [words for words in litter(place.folder) if ".spool" not in words]
     return problems, f"{kills} requests to stop"
 
 

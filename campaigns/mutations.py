@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -104,7 +105,7 @@ def attempt(draws: random.Random, case: Case, folder: Path) -> tuple[list[str], 
     problems = [ended.why] if ended.why else []
     if ended.code not in (0, 1, 2) and not ended.why:
         problems.append(f"status {ended.code}")
-    if "Traceback" in ended.told or "unexpected " in ended.told:
+    if "Traceback" in ended.told or re.search(r"unexpected \w+(Error|Exception|Exit|Interrupt)\b", ended.told):
         problems.append("a traceback")
     if mutators.MARK.exists():
         mutators.MARK.unlink()
