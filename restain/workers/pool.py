@@ -66,7 +66,7 @@ class Processes:
 
     count: int = 1
     device: str = "cpu"
-    """With `cuda` or `auto` the processes take the GPUs in turn, and each sees only its own."""
+    """With `cuda` or `auto` several processes take the GPUs in turn, and each sees only its own."""
     attempts: int = ATTEMPTS
     apart: bool = False
     """Whether tasks run in another process even one at a time, so that a library that aborts ends only its task."""
@@ -129,7 +129,7 @@ class _Run:
 
     def _begin(self, slot: int, index: int) -> None:
         if slot not in self._workers:
-            gpus = _gpus() if self._pool.device in ("cuda", "auto") else 0
+            gpus = _gpus() if self._pool.count > 1 and self._pool.device in ("cuda", "auto") else 0
             threads = share_of_cores(self._pool.count) if self._pool.count > 1 else None
             self._workers[slot] = _Worker(self._work, slot % gpus if gpus else None, threads)
         if not self._deaths[index]:
@@ -221,7 +221,8 @@ class _Worker:
 def _serve(pipe: Connection, work: Callable[..., Any], gpu: int | None, threads: int | None) -> None:
     """In the new process: take its share of the machine, and run tasks until it is ended."""
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu if "," in visible else 0]
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if torch := sys.modules.get("torch"):  # the work may have imported it already

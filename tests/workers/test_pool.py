@@ -93,3 +93,18 @@ def test_a_process_that_cannot_begin_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 def end_at_once(*_: object) -> None:
     os._exit(9)
+
+
+def test_processes_share_out_the_gpus_that_are_visible_and_one_alone_has_them_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("restain.workers.pool._gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    asked = [("CUDA_VISIBLE_DEVICES",)] * 6
+    assert {seen for _, seen in Processes(2, "cuda").each(os.getenv, asked)} <= {"5", "7"}
+    assert {seen for _, seen in Processes(1, "cuda", apart=True).each(os.getenv, asked)} == {"5,7"}
+
+
+def test_apart_means_in_another_process() -> None:
+    assert {pid for _, pid in Processes().each(os.getpid, [()])} == {os.getpid()}
+    assert os.getpid() not in {pid for _, pid in Processes(apart=True).each(os.getpid, [()])}
