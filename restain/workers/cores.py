@@ -11,8 +11,8 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-SPINS = 10_000
-"""How often a thread looks before it sleeps; some 0.7 ms. By itself OpenMP looks 300,000 times."""
+SPINS = 30_000
+"""How often a thread looks before it sleeps; some 2 ms. By itself OpenMP looks 300,000 times."""
 _HOW_TO_WAIT = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}
 
 
