@@ -68,11 +68,15 @@ def test_every_signal_that_asks_to_stop_is_answered_alike(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = getattr(signal, name)
-    before = signal.getsignal(number)
-    monkeypatch.setattr("restain.checkpoint.read_info", lambda _: signal.raise_signal(number))
-    assert run(monkeypatch, "info", str(tmp_path / "m.safetensors")) == 128 + number
-    assert "run the same command" in capsys.readouterr().err
-    assert signal.getsignal(number) == before
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # whatever started the tests may ignore it
+    try:
+        monkeypatch.setattr("restain.checkpoint.read_info", lambda _: signal.raise_signal(number))
+        assert run(monkeypatch, "info", str(tmp_path / "m.safetensors")) == 128 + number
+        assert "run the same command" in capsys.readouterr().err
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
