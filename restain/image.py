@@ -56,15 +56,20 @@ SANE_MPP = (0.05, 10.0)
 """Plausible micrometres per pixel; other values are errors."""
 
 
-def check_mpp(mpp: float) -> None:
+def check_mpp(mpp: float, name: str = "") -> None:
     """Check that a resolution is plausible.
 
+    Args:
+        mpp: micrometres per pixel.
+        name: what it is called and where it stands, if in a file.
+
     Raises:
-        InputError: `mpp` (micrometres per pixel) is not within `SANE_MPP`.
+        InputError: `mpp` is not within `SANE_MPP`.
     """
     low, high = SANE_MPP
     if not low <= mpp <= high:
-        raise InputError(f"{mpp:g} µm per pixel is out of range; expected {low:g} to {high:g} (0.25 is usual at 40x)")
+        value = f"{name} {mpp:g}" if name else f"{mpp:g} µm per pixel"
+        raise InputError(f"{value} is out of range; expected {low:g} to {high:g} (0.25 µm per pixel is usual at 40x)")
 
 
 def load_image(path: Path) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from restain.metrics.registry import METRICS
 from restain.training.folder import HELD_OUT
 
 _KID = "KID × 1000"
+_DASHES = ("-", "--", ":")
 _WIDTH, _HEIGHT = 3.6, 3.1  # of a panel, inches
 
 
@@ -53,13 +54,14 @@ def read_curves(rows: Sequence[str], cells: Sequence[Cell]) -> LearningCurves:
 def draw_curves(curves: LearningCurves) -> str:
     """One panel per figure, one line per row with a band from the lowest to the highest seed, as SVG."""
     rows = list(dict.fromkeys(row for of_row in curves.values() for row in of_row))
-    colours = dict(zip(rows, mpl.colormaps["tab20" if len(rows) > 10 else "tab10"].colors, strict=False))  # type: ignore[attr-defined]
+    colours = {row: f"C{index % 10}" for index, row in enumerate(rows)}  # matplotlib's ten, in turn
+    dashes = {row: _DASHES[index // 10 % len(_DASHES)] for index, row in enumerate(rows)}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH * len(curves), _HEIGHT), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(curves)))
         for panel, (name, of_row) in zip(panels, curves.items(), strict=True):
             for row, curve in of_row.items():
-                panel.plot(curve.steps, curve.mean, color=colours[row], linewidth=1.4, label=row)
+                panel.plot(curve.steps, curve.mean, dashes[row], color=colours[row], linewidth=1.4, label=row)
                 panel.fill_between(
                     curve.steps, curve.lowest, curve.highest, color=colours[row], alpha=0.15, linewidth=0
                 )

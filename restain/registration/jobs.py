@@ -9,7 +9,7 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError
 from restain.folders import is_file_named, read_text
-from restain.image import SANE_MPP
+from restain.image import check_mpp
 from restain.randomness import derive_seed
 
 COLUMNS = ("he", "ihc", "case", "grade", "split", "transform", "he_mpp", "ihc_mpp")
@@ -125,13 +125,11 @@ def _pair(path: Path, line: int, row: dict[str, str]) -> SlidePair:
 def _mpp(path: Path, line: int, column: str, word: str) -> float | None:
     if not word:
         return None
-    low, high = SANE_MPP
     try:
         value = float(word)
     except ValueError as error:
         raise InputError(f"{path}, line {line}: {column} '{word}' is not a number") from error
-    if not low <= value <= high:
-        raise InputError(f"{path}, line {line}: {column} {value:g} is out of range; expected {low} to {high}")
+    check_mpp(value, f"{path}, line {line}: {column}")
     return value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
 from restain.folders import IMAGE_SUFFIXES, files_below, is_image, read_text
-from restain.image import SANE_MPP
+from restain.image import check_mpp
 from restain.slides.identity import job_of
 from restain.slides.kinds import SLIDE_SUFFIXES, is_ome_tiff, is_plain_image, is_slide
 from restain.slides.sources import dicom_series
@@ -156,7 +156,6 @@ def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
         raise InputError(f"{table} cannot be read as a CSV: {error}") from error
     if not rows or "slide" not in rows[0][1]:
         raise InputError(f"{table} needs a first line with a column 'slide' (and, where wanted, mpp and name)")
-    low, high = SANE_MPP
     for line, row in rows:
         if not (row["slide"] or "").strip():
             raise InputError(f"{table}, line {line}: no slide; name its file in the column 'slide', or remove the line")
@@ -165,8 +164,8 @@ def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
             mpp = float(row["mpp"]) if row.get("mpp") else None
         except ValueError as error:
             raise InputError(f"{table}, line {line}: mpp {row['mpp']!r} is not a number") from error
-        if mpp is not None and not low <= mpp <= high:
-            raise InputError(f"{table}, line {line}: mpp {mpp:g} is out of range; expected {low} to {high}")
+        if mpp is not None:
+            check_mpp(mpp, f"{table}, line {line}: mpp")
         named = (row.get("name") or "").strip()
         if named and not _is_inside(named):
             raise InputError(f"{table}, line {line}: the name {named!r} leads out of the folder of results")

@@ -44,6 +44,13 @@ def test_the_drawing_names_every_row_and_figure(tmp_path: Path) -> None:
     assert {"one & only", "two", "PSNR ↑, dB", "KID × 1000 ↓"} <= words
 
 
+def test_a_bench_of_many_rows_is_drawn(tmp_path: Path) -> None:
+    names = [f"row {number}" for number in range(35)]
+    cells = [cell(tmp_path, name, 0, {5: {"psnr": 12.0}, 9: {"psnr": 13.0}}) for name in names]
+    drawn = ElementTree.fromstring(draw_curves(read_curves(names, cells)))
+    assert set(names) <= {text.strip() for text in drawn.itertext()}
+
+
 def test_without_evaluation_there_are_no_curves(tmp_path: Path) -> None:
     unlogged = cell(tmp_path, "ours", 0, {})
     (unlogged.run / "held_out.jsonl").unlink()
