@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from restain.bench.cell import Cell
+from restain.bench.table import heading
 from restain.errors import OutputError
 from restain.metrics.plots import STYLE, svg
 from restain.metrics.registry import METRICS
@@ -97,6 +98,5 @@ def _curve(by_step: Mapping[int, Sequence[float]]) -> LearningCurve:
 
 def _heading(name: str) -> str:
     if name == "kid":
-        return f"{_KID} ↓"
-    metric = METRICS[name]
-    return f"{metric.label} {'↑' if metric.higher_is_better else '↓'}" + (f", {metric.unit}" if metric.unit else "")
+        return heading(_KID, higher_is_better=False)
+    return heading(METRICS[name].label, METRICS[name].higher_is_better, METRICS[name].unit)

@@ -47,6 +47,12 @@ class Spread:
         return rounded(self.mean, digits, sign) + spread
 
 
+def heading(label: str, higher_is_better: bool | None, unit: str = "") -> str:
+    """Title of a metric with its better direction, if it has one, and its unit: `PSNR ↑, dB`."""
+    arrow = {True: " ↑", False: " ↓", None: ""}[higher_is_better]
+    return f"{label}{arrow}" + (f", {unit}" if unit else "")
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric."""
@@ -60,7 +66,7 @@ class Column:
     @property
     def heading(self) -> str:
         """Its label, better direction and unit."""
-        return f"{self.label} {'↑' if self.higher_is_better else '↓'}" + (f", {self.unit}" if self.unit else "")
+        return heading(self.label, self.higher_is_better, self.unit)
 
 
 @dataclass(frozen=True)
