@@ -27,13 +27,18 @@ from restain.data.phantom.cells import Population
 from restain.data.phantom.paint import Layers
 from restain.errors import InputError
 from restain.image import RGB, atomic_path
-from restain.registration.slides import Demands, register
+from restain.registration.slides import Demands, Registration, register
+from restain.registration.tiling import CutSettings, cut_tile, plan_tiles
 from restain.slides.reader import open_slide
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
 from restain.stains import Marker
 
 SIDE_PX, MPP = 1500, 2.0
+TILE_PX = 128
+"""Side of the tiles that are cut, at `MPP`."""
+OFF_UM = 12.0
+"""Tiles further off than this should not be written: as far as `pairs cut` lets blocks be apart."""
 PAIRS = 100
 TISSUES = 10
 """That all pairs are cut from, as drawing takes more time than all else; each is drawn once for either section."""
@@ -181,8 +186,24 @@ def find(folder: Path, seeds: list[int]) -> None:
             he, ihc = pair.landmarks(100)
             error = np.hypot(*(found.transform(he) - ihc).T) / pair.settings.scale
             row |= {"error_um": round(float(np.median(error)), 2), "high_um": round(float(np.quantile(error, 0.9)), 2)}
+            row |= {"landmarks_off": round(float((error > OFF_UM).mean()), 3), **written(folder, pair, found)}
         note(log, {"seed": seed, **row})
     report([row for seed, row in found_before(log, "seed").items() if seed in seeds])
+
+
+def written(folder: Path, pair: PhantomNeighbour, found: Registration) -> dict[str, Any]:
+    """Cut a pair into tiles, and measure the error of each at its middle and around: those written, those left out."""
+    settings = CutSettings(mpp=MPP, size_px=TILE_PX, step_px=TILE_PX)
+    lattice = (np.mgrid[0.1:0.9:5j, 0.1:0.9:5j].reshape(2, -1).T) * TILE_PX * MPP
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    he, ihc = files(folder, pair.slide.seed)
+    with open_slide(he) as first, open_slide(ihc) as second:
+        for place in plan_tiles(first, found.he, found.shared, settings):
+            facts, _ = cut_tile(first, second, found.transform, place, settings)
+            points = lattice + np.array([place.box.x, place.box.y])
+            error = np.hypot(*(found.transform(points) - pair.he_to_ihc(points)).T) / pair.settings.scale
+            errors[not facts.why].append(round(float(np.median(error)), 2))
+    return {"tiles_um": errors[True], "left_out_um": errors[False]}
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
@@ -194,6 +215,11 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
     print(
         f"  refused: {sum(not row['accepted'] for row in rows)}; CPU {np.median([row['cpu_s'] for row in rows]):.0f} s"
     )
+    tiles, left = (np.array([one for row in rows for one in row.get(key, [])]) for key in ("tiles_um", "left_out_um"))
+    if len(tiles):
+        print(f"{len(tiles)} tiles written: median error {np.median(tiles):.2f} µm, 99th percentile ", end="")
+        print(f"{np.quantile(tiles, 0.99):.2f}; off by more than {OFF_UM:g} µm {(tiles > OFF_UM).sum()}")
+        print(f"  {len(left)} left out; off by more {(left > OFF_UM).sum()}")
     for row in rows:
         if not row["accepted"] or row["error_um"] > 5:
             print(f"  {row['seed']}: {row.get('why') or row['error_um']}")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from scipy import ndimage
 from restain.errors import InputError
 from restain.image import RGB, to_tensor
 from restain.registration.field import Floats, Map, Raster
+from restain.registration.ink import glass_of, ink_of
 from restain.registration.matching import Structure
 from restain.registration.transform import Scan
 from restain.slides.reader import Slide
@@ -19,6 +21,7 @@ from restain.slides.tissue import cleaned, colourful
 from restain.stains import HED_UNIT, rgb_to_hed, to_unit
 
 Mask = NDArray[np.bool_]
+Weights = NDArray[np.float32]
 
 OVERVIEW_MPP = 8.0
 GLASS_WEIGHT = 0.02
@@ -28,8 +31,6 @@ _DAB_HIDES = 0.5
 _PALE_COLOUR, _PALE_DARKNESS, _PALE_BLUR_UM = 5.0, 8.0, 12.0
 """Of pale tissue against the glass, in 8-bit levels: difference of the colours, and darkness; blurred by so much. Glass
 has up to 2 and 1, the weakest counterstain of the phantom 2 to 17 and 4 to 66."""
-_GLASS_SHARE = 0.1
-"""Share of the brightest pixels that are taken for glass."""
 _PARTNERED = 0.3
 """Least overlap of a piece of tissue with tissue of the other slide to have a partner."""
 
@@ -42,7 +43,15 @@ class Overview:
     mpp: float
     rgb: RGB
     tissue: Mask
-    """H x W."""
+    """H x W, without what ink hides."""
+    ink: Mask
+    """Pen marks and black border, H x W."""
+
+    @cached_property
+    def worth(self) -> Weights:
+        """How much each pixel counts: 1 on tissue, next to nothing on glass, nothing beneath ink; H x W."""
+        worth = np.where(self.tissue, 1, GLASS_WEIGHT)
+        return np.asarray(np.where(self.ink, 0, worth), np.float32)
 
     @property
     def box(self) -> Raster:
@@ -58,7 +67,7 @@ class Overview:
 
     def structure(self) -> Structure:
         """What both stains show of the tissue."""
-        return structure_of(self.rgb, self.box, self.tissue)
+        return structure_of(self.rgb, self.box, self.worth)
 
     def on_tissue(self, points: Floats) -> Mask:
         """Whether places on the slide (µm, N x 2) lie on tissue, N."""
@@ -76,10 +85,12 @@ def look(slide: Slide, mpp: float = OVERVIEW_MPP) -> Overview:
     """
     mpp = max(mpp, slide.mpp)
     rgb = slide.whole(mpp)
-    tissue = cleaned(colourful(rgb, mpp) | pale(rgb, mpp), mpp)
+    ink = ink_of(rgb, mpp)
+    clean = np.where(ink[..., None], np.rint(glass_of(rgb)).astype(np.uint8), rgb)
+    tissue = cleaned(colourful(clean, mpp) | pale(clean, mpp), mpp) & ~ink
     if not tissue.any():
         raise InputError(f"{slide.path} shows no tissue at {mpp:g} µm per pixel; check that it is a stained section")
-    return Overview(Scan(slide.path.name, slide.size, slide.mpp), mpp_read(slide, mpp), rgb, tissue)
+    return Overview(Scan(slide.path.name, slide.size, slide.mpp), mpp_read(slide, mpp), rgb, tissue, ink)
 
 
 def pale(rgb: RGB, mpp: float) -> Mask:
@@ -88,9 +99,7 @@ def pale(rgb: RGB, mpp: float) -> Mask:
     `colourful` leaves it out where it is hardly more colourful than glass can be, or where pen draws the threshold up.
     Here the glass of the slide itself is the measure. Grey dust and shadows are darker, but not coloured.
     """
-    brightness = rgb.min(axis=2)
-    glass = np.median(rgb[brightness >= np.quantile(brightness, 1 - _GLASS_SHARE)], axis=0).clip(1)
-    relative = rgb / glass.astype(np.float32) * 255
+    relative = rgb / glass_of(rgb).astype(np.float32) * 255
     colour, darkness = (
         ndimage.gaussian_filter(part, _PALE_BLUR_UM / mpp)
         for part in (relative.max(axis=2) - relative.min(axis=2), 255 - relative.mean(axis=2))
@@ -103,18 +112,18 @@ def mpp_read(slide: Slide, mpp: float) -> float:
     return slide.scale(mpp) * slide.mpp
 
 
-def structure_of(rgb: RGB, box: Raster, tissue: Mask | None = None) -> Structure:
-    """Optical density of the haematoxylin; it counts less beneath DAB, and next to nothing on glass.
+def structure_of(rgb: RGB, box: Raster, worth: Weights | None = None) -> Structure:
+    """Optical density of the haematoxylin, which counts less beneath DAB.
 
     Args:
         rgb: H x W x 3.
         box: where it lies.
-        tissue: H x W; None: all of it.
+        worth: how much each pixel counts, H x W, 0 to 1, as from `Overview.worth`; None: all fully.
     """
     density = rgb_to_hed(to_unit(to_tensor(rgb)))[0] * HED_UNIT
     weights = 1 / (1 + density[2] / _DAB_HIDES)
-    if tissue is not None:
-        weights = torch.where(torch.from_numpy(tissue), weights, GLASS_WEIGHT)
+    if worth is not None:
+        weights = torch.minimum(weights, torch.from_numpy(worth))
     return Structure(density[0], weights, box)
 
 

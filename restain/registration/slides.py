@@ -179,11 +179,11 @@ class _Side:
             factor = whole_factor(coarse.mpp, mpp)
             x0, y0 = (max(0, math.floor(low / coarse.mpp / factor) * factor) for low in (left, top))
             x1, y1 = (math.ceil(high / coarse.mpp / factor) * factor for high in (right, bottom))
-            rgb, tissue = coarse.rgb[y0:y1, x0:x1], coarse.tissue[y0:y1, x0:x1]
+            rgb, worth = coarse.rgb[y0:y1, x0:x1], coarse.worth[y0:y1, x0:x1]
             box = Raster(x0 * coarse.mpp, y0 * coarse.mpp, rgb.shape[1], rgb.shape[0], coarse.mpp)
-            if not tissue.size:
+            if not worth.size:
                 return _nothing(left, top, mpp)
-            return shrunk(structure_of(rgb, box, tissue), factor)
+            return shrunk(structure_of(rgb, box, worth), factor)
         mpp = mpp_read(self.slide, max(mpp, self.slide.mpp))
         across, down = self.slide.size[0] * self.slide.mpp, self.slide.size[1] * self.slide.mpp
         left, top = max(0.0, left), max(0.0, top)
@@ -192,19 +192,19 @@ class _Side:
             return _nothing(left, top, mpp)
         box = Raster(left, top, width, height, mpp)
         rgb = self.slide.read((left / self.slide.mpp, top / self.slide.mpp), (width, height), mpp)
-        return structure_of(rgb, box, _tissue_in(coarse, box))
+        return structure_of(rgb, box, _worth_in(coarse, box))
 
 
 def _nothing(x: float, y: float, mpp: float) -> Structure:
     return Structure(torch.zeros(1, 1), torch.zeros(1, 1), Raster(x, y, 1, 1, mpp))
 
 
-def _tissue_in(overview: Overview, box: Raster) -> NDArray[np.bool_]:
-    """The tissue mask on the pixels of a box."""
+def _worth_in(overview: Overview, box: Raster) -> NDArray[np.float32]:
+    """How much the pixels of a box count."""
     height, width = overview.tissue.shape
     columns = np.floor(box.columns / overview.mpp).astype(int).clip(0, width - 1)
     rows = np.floor(box.rows / overview.mpp).astype(int).clip(0, height - 1)
-    return np.asarray(overview.tissue[rows[:, None], columns])
+    return np.asarray(overview.worth[rows[:, None], columns])
 
 
 def _refined(

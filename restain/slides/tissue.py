@@ -106,11 +106,11 @@ def colourful(rgb: RGB, mpp: float) -> NDArray[np.bool_]:
 
 def cleaned(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     """A mask with a margin of 40 µm, small gaps closed, specks left out."""
-    mask = ~_grow(~_grow(mask, _GAP_UM / mpp), _GAP_UM / mpp)  # closed
+    mask = ~grow(~grow(mask, _GAP_UM / mpp), _GAP_UM / mpp)  # closed
     labels, count = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
-    return _grow((areas * mpp**2 >= _SMALLEST_UM2)[labels], _MARGIN_UM / mpp)
+    return grow((areas * mpp**2 >= _SMALLEST_UM2)[labels], _MARGIN_UM / mpp)
 
 
 def _threshold(colour: NDArray[np.float32]) -> float:
@@ -142,7 +142,7 @@ def otsu(values: NDArray[np.float32]) -> float:
     return float(edges[best + 1].mean())
 
 
-def _grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+def grow(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     """Dilate a mask by a radius, in strips, because distances take 40 times the memory of the mask."""
     if radius < 1:
         return mask

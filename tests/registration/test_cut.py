@@ -17,7 +17,7 @@ from restain.registration.cut import cut_slides
 from restain.registration.data_set import CutJob, cut_data_set
 from restain.registration.jobs import SlidePair, one_pair
 from restain.registration.slides import Demands
-from restain.registration.tiling import CutSettings, residual_of
+from restain.registration.tiling import CutSettings, tile_fit
 from tests.registration.islands import MPP, Islands, turned
 
 SaveSlide = Callable[[str, RGB], Path]
@@ -45,9 +45,9 @@ def test_tiles_are_in_register_and_the_same_after_a_stop(pair: SlidePair, tmp_pa
     assert report.kept + sum(report.left_out.values()) == report.tiles
     for he in sorted((whole / "TrainValAB" / "trainA").iterdir()):
         ihc = whole / "TrainValAB" / "trainB" / he.name
-        residual, blocks, _ = residual_of(load_image(he), load_image(ihc), MPP)
-        assert blocks > 0
-        assert residual < 6
+        fit = tile_fit(load_image(he), load_image(ihc), MPP, 12.0)
+        assert fit.blocks > 0
+        assert fit.residual_um < 6
 
     def stop(doing: str, done: int, total: int) -> None:
         if doing == "tiles" and done == 3:

@@ -127,7 +127,7 @@ def test_shared_tissue_by_loops() -> None:
     scan = Scan("s", (40, 30), 1.0)
     rng = np.random.default_rng(0)
     masks = [ndimage.gaussian_filter(rng.normal(size=(30, 40)), 2) > 0.02 for _ in range(2)]
-    he, ihc = (Overview(scan, 2.0, np.zeros((30, 40, 3), np.uint8), mask) for mask in masks)
+    he, ihc = (Overview(scan, 2.0, np.zeros((30, 40, 3), np.uint8), mask, ~mask) for mask in masks)
     shift = Affine(np.array([[1, 0, 7.0], [0, 1, -4.0]]))
     found = shared_tissue(he, ihc, shift, shift.inverse)
     expected = np.zeros((30, 40), bool)

@@ -11,7 +11,7 @@ from restain.errors import ConfigError
 from restain.image import RGB
 from restain.registration.field import Affine, Floats, Raster
 from restain.registration.overview import Overview, Shared
-from restain.registration.tiling import CutSettings, places_between, plan_tiles, read_warped, residual_of
+from restain.registration.tiling import AGREEING, CutSettings, places_between, plan_tiles, read_warped, tile_fit
 from restain.registration.transform import Scan
 from restain.registration.warp import places_on
 from restain.slides.reader import open_slide
@@ -58,15 +58,25 @@ def test_what_lies_beyond_the_slide_is_told(islands: Islands, save_slide: SaveSl
 
 def test_the_residual_is_the_shift_of_the_second_image(islands: Islands) -> None:
     tile = slice(100, 356), slice(100, 356)
-    still, blocks, correlation = residual_of(islands.he()[tile], islands.ihc()[tile], 2.0)
-    assert still < 1
-    assert blocks > 10
-    moved, _, less = residual_of(islands.he()[tile], np.roll(islands.ihc(), (3, 4), (0, 1))[tile], 2.0)
-    assert moved == pytest.approx(10, abs=0.7)
-    assert correlation > less
-    nothing = residual_of(islands.he()[tile], np.full((256, 256, 3), 240, np.uint8), 2.0)
-    assert nothing[1] == 0
-    assert np.isnan(nothing[0])
+    still = tile_fit(islands.he()[tile], islands.ihc()[tile], 2.0, 12.0)
+    assert still.residual_um < 1
+    assert still.blocks > 10
+    assert still.agreement > 0.8
+    moved = tile_fit(islands.he()[tile], np.roll(islands.ihc(), (3, 4), (0, 1))[tile], 2.0, 9.0)
+    assert moved.residual_um == pytest.approx(10, abs=0.7)
+    assert moved.agreement < 0.5  # 10 µm are more than 9
+    assert still.correlation > moved.correlation
+    nothing = tile_fit(islands.he()[tile], np.full((256, 256, 3), 240, np.uint8), 2.0, 12.0)
+    assert nothing.blocks == 0
+    assert np.isnan(nothing.residual_um)
+
+
+def test_blocks_of_a_tile_that_is_far_off_do_not_agree(islands: Islands) -> None:
+    """Beyond the reach of the blocks, what is found lies anywhere, some of it near by chance."""
+    he, ihc = islands.he(), islands.ihc()
+    for shift in ((30, 0), (-25, 25), (0, -40)):
+        found = tile_fit(he[120:300, 120:240], np.roll(ihc, shift, (0, 1))[120:300, 120:240], 2.0, 12.0)
+        assert not found.agreement >= AGREEING
 
 
 def test_tiles_with_enough_tissue_are_planned_and_their_shares_told(islands: Islands, save_slide: SaveSlide) -> None:
@@ -76,7 +86,9 @@ def test_tiles_with_enough_tissue_are_planned_and_their_shares_told(islands: Isl
     shared[:, 100:] = False
     settings = CutSettings(mpp=MPP, size_px=64, step_px=32, least_tissue=0.6)
     with open_slide(save_slide("he", islands.he())) as slide:
-        he = Overview(Scan("he", slide.size, slide.mpp), 2 * MPP, np.zeros((210, 210, 3), np.uint8), tissue)
+        he = Overview(
+            Scan("he", slide.size, slide.mpp), 2 * MPP, np.zeros((210, 210, 3), np.uint8), tissue, np.zeros_like(tissue)
+        )
         places = plan_tiles(slide, he, Shared(shared, tissue, 0.4, 0), settings)
     expected = {}
     for y in range(0, SIDE_PX - 63, 32):

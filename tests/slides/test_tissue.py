@@ -61,7 +61,7 @@ def test_growing_in_strips_is_growing_in_one_piece(radius: float, monkeypatch: p
     monkeypatch.setattr(tissue, "_STRIP", 7)
     mask = np.random.default_rng(0).random((60, 40)) > 0.99
     mask[20:40] = False
-    assert np.array_equal(tissue._grow(mask, radius), ndimage.distance_transform_edt(~mask) <= radius)
+    assert np.array_equal(tissue.grow(mask, radius), ndimage.distance_transform_edt(~mask) <= radius)
 
 
 def test_otsu_parts_two_groups() -> None:
