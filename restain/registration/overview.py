@@ -16,6 +16,7 @@ from restain.registration.field import Floats, Map, Raster
 from restain.registration.ink import glass_of, ink_of
 from restain.registration.matching import Structure
 from restain.registration.transform import Scan
+from restain.registration.warp import places_between
 from restain.slides.reader import Slide
 from restain.slides.tissue import cleaned, colourful
 from restain.stains import HED_UNIT, rgb_to_hed, to_unit
@@ -31,6 +32,8 @@ _DAB_HIDES = 0.5
 _PALE_COLOUR, _PALE_DARKNESS, _PALE_BLUR_UM = 5.0, 8.0, 12.0
 """Of pale tissue against the glass, in 8-bit levels: difference of the colours, and darkness; blurred by so much. Glass
 has up to 2 and 1, the weakest counterstain of the phantom 2 to 17 and 4 to 66."""
+_STRIP, _LATTICE_PX = 256, 8
+"""Rows whose places on the other slide are in memory together, and the distance between those that are computed."""
 _PARTNERED = 0.3
 """Least overlap of a piece of tissue with tissue of the other slide to have a partner."""
 
@@ -168,19 +171,24 @@ class Shared:
 
 def shared_tissue(he: Overview, ihc: Overview, to_ihc: Map, to_he: Map) -> Shared:
     """Match the pieces of tissue of both slides; those of the IHC without a partner are set aside."""
-    on_both = he.tissue.copy()
-    on_both[on_both] = ihc.on_tissue(to_ihc(_middles(he.tissue, he.mpp)))
+    on_both = _that_meets(he, ihc, to_ihc)
     labels, count = ndimage.label(ihc.tissue)
-    partnered = np.zeros(ihc.tissue.shape, bool)
-    partnered[ihc.tissue] = he.on_tissue(to_he(_middles(ihc.tissue, ihc.mpp)))
+    partnered = _that_meets(ihc, he, to_he)
     covered = ndimage.mean(partnered, labels, np.arange(1, count + 1))
     alone = np.concatenate([[False], np.asarray(covered) < _PARTNERED])
     return Shared(on_both, alone[labels], float(on_both.sum() / he.tissue.sum()), int(alone.sum()))
 
 
-def _middles(mask: Mask, mpp: float) -> Floats:
-    """Middles of the pixels of a mask in µm, N x 2."""
-    return np.asarray((np.argwhere(mask)[:, ::-1] + 0.5) * mpp, np.float64)
+def _that_meets(one: Overview, other: Overview, moved: Map) -> Mask:
+    """Tissue of one slide that lies on tissue of the other, in strips; the map is interpolated between places."""
+    meets = np.zeros_like(one.tissue)
+    height, width = meets.shape
+    for top in range(0, height, _STRIP):
+        tissue = one.tissue[top : top + _STRIP]
+        box = Raster(0, top * one.mpp, width, len(tissue), one.mpp)
+        places = places_between(moved, box, _LATTICE_PX)[:, tissue]
+        meets[top : top + _STRIP][tissue] = other.on_tissue(places.T)
+    return meets
 
 
 def whole_factor(mpp: float, wanted: float) -> int:

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from restain.image import RGB, load_image, save_image
 from restain.registration.field import Raster
 from restain.registration.overview import Overview, Shared
-from restain.registration.tiling import TileFacts, places_between
+from restain.registration.tiling import TileFacts
 from restain.registration.transform import Transform
-from restain.registration.warp import warp
+from restain.registration.warp import places_between, warp
 
 PANEL_PX = 700
 THUMB_PX = 220

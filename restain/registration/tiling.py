@@ -11,11 +11,11 @@ from PIL import Image
 
 from restain.errors import ConfigError
 from restain.image import RGB
-from restain.registration.field import Floats, Map, Raster
+from restain.registration.field import Floats, Raster
 from restain.registration.matching import match_blocks
 from restain.registration.overview import Overview, Shared, detail, mpp_read, structure_of
 from restain.registration.transform import Transform
-from restain.registration.warp import source_limits, warp
+from restain.registration.warp import places_between, source_limits, warp
 from restain.slides.reader import Slide
 
 CHECK_MPP = 2.0
@@ -26,7 +26,6 @@ SURE = 0.2
 AGREEING = 0.35
 """Share of the blocks of a tile that must be sure and no further apart than allowed. Of tiles in register 98 in 100
 reach 0.5; of tiles 15 to 80 µm off none exceeds 0.33: few of their blocks are sure, and those lie anywhere."""
-_LATTICE_PX = 16  # between places that are computed; the others are interpolated
 _MARGIN_PX = 4  # around what is read of the IHC, for the interpolation
 
 
@@ -150,21 +149,6 @@ def cut_tile(
     if fit.agreement < AGREEING:
         return replace(measured, why="too few of its blocks agree"), None
     return measured, (he_rgb, ihc_rgb)
-
-
-def places_between(moved: Map, box: Raster) -> Floats:
-    """Where the pixels of a box lie on the other slide, 2 x H x W in µm; interpolated on a lattice of 16 px."""
-    columns, rows = (np.arange(0, side + _LATTICE_PX, _LATTICE_PX) for side in (box.width, box.height))
-    x, y = np.meshgrid(box.x + (columns + 0.5) * box.mpp, box.y + (rows + 0.5) * box.mpp)
-    known = moved(np.stack([x.ravel(), y.ravel()], axis=1)).T.reshape(2, len(rows), len(columns))
-    across, down = _interpolation(box.width, len(columns)), _interpolation(box.height, len(rows))
-    return np.asarray(down @ known @ across.T)
-
-
-def _interpolation(count: int, points: int) -> Floats:
-    """Weights of lattice points for each pixel, count x points."""
-    places = np.arange(count) / _LATTICE_PX
-    return np.asarray(np.maximum(0, 1 - np.abs(places[:, None] - np.arange(points))))
 
 
 def read_warped(slide: Slide, places: Floats, mpp: float) -> tuple[RGB, NDArray[np.bool_]]:

@@ -11,9 +11,9 @@ from restain.errors import ConfigError
 from restain.image import RGB
 from restain.registration.field import Affine, Floats, Raster
 from restain.registration.overview import Overview, Shared
-from restain.registration.tiling import AGREEING, CutSettings, places_between, plan_tiles, read_warped, tile_fit
+from restain.registration.tiling import AGREEING, CutSettings, plan_tiles, read_warped, tile_fit
 from restain.registration.transform import Scan
-from restain.registration.warp import places_on
+from restain.registration.warp import places_between, places_on
 from restain.slides.reader import open_slide
 from tests.registration.islands import MPP, SIDE_PX, Islands, turned
 

@@ -3,6 +3,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from restain.registration.field import Affine, Field, Raster, field_of
+from restain.registration.transform import Scan, Transform
 from restain.registration.warp import places_on, source_limits, warp
 
 BOX = Raster(10.0, 20.0, 40, 30, 0.5)
@@ -50,3 +51,14 @@ def test_what_must_be_read_holds_every_place() -> None:
     left, top, right, bottom = source_limits(places)
     np.testing.assert_array_equal([left, top], places.min(axis=(1, 2)))
     np.testing.assert_array_equal([right, bottom], places.max(axis=(1, 2)))
+
+
+def test_places_of_a_transform_are_those_point_by_point() -> None:
+    scan = Scan("slide", (40, 30), 0.5)
+    turn = Affine(np.array([[0.8, -0.6, 3.0], [0.6, 0.8, 1.0]]))
+    wave = field_of(lambda points: points + np.sin(points[:, ::-1] / 4), BOX, 3.0)
+    x, y = np.meshgrid(BOX.columns, BOX.rows)
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    for bend in (None, wave):
+        transform = Transform(scan, scan, turn, bend)
+        np.testing.assert_allclose(places_on(transform, BOX), transform(points).T.reshape(2, *x.shape), atol=1e-9)
