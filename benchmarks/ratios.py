@@ -41,20 +41,20 @@ MPP = 0.5
 PLAIN_MPX = 6.0
 
 
-def steps(before: Path, crop: int, width: int, count: int, *, bfloat16: bool, spare: bool) -> str:
-    """A VSMT step of both checkouts."""
+def steps(before: Path, crop: int, width: int, count: int, *, bfloat16: bool) -> str:
+    """A VSMT step of an older checkout, of this one, and of this one with `training.spare_memory`."""
     settings: list[object] = [crop, width, 1, bfloat16, False]
-    line = step.compare(before, ROOT, [*settings, False], count, [*settings, spare])
-    words = ("bfloat16" if bfloat16 else "float32") + ", spare_memory" * spare
-    return f"* {words}, crop {crop}, width {width}, batch 1, one thread, {count} steps each: {line}"
+    old, new = step.Side(before, [*settings, False]), step.Side(ROOT, [*settings, False])
+    spare = step.Side(ROOT, [*settings, True])
+    step.in_turns([old, new, spare], count)
+    what = f"{'bfloat16' if bfloat16 else 'float32'}, crop {crop}, width {width}, batch 1, one thread"
+    return f"* {what}, {count} steps each: {step.compare(old, new)}\n* with spare_memory: {step.compare(old, spare)}"
 
 
 def large_step(crop: int, width: int, *, bfloat16: bool) -> str:
     """Memory of a VSMT step of this checkout alone."""
     side = step.Side(ROOT, [crop, width, 1, bfloat16, False, True])
-    side.step(0)
-    side.step(1)
-    side.end()
+    step.in_turns([side], 1)
     words = ("bfloat16" if bfloat16 else "float32") + ", spare_memory"
     return f"* {words}, crop {crop}, width {width}, this checkout alone: {side.peak_mib:.0f} MiB, {side.cpu[-1]:.0f} s"
 
@@ -110,14 +110,13 @@ def pieces(before: Path | None, *, quick: bool) -> dict[str, Callable[[], str]]:
     crop, width, count = (128, 8, 1) if quick else (256, 64, 2)
     found: dict[str, Callable[[], str]] = {}
     for kind in ("train", "stain"):
-        found[f"Beside busy processes/{kind}"] = partial(waiting, kind, *((1.0, 1) if quick else (6.0, 3)))
+        found[f"Beside busy processes/{kind}"] = partial(waiting, kind, *((1.0, 1) if quick else (4.0, 2)))
     for size in [1.0] if quick else [6.0, 30.0]:
         found[f"Small slides/{size:g}"] = partial(slides, size, 4 if quick else 32)
     for bfloat16 in (False, True):
         words = "bfloat16" if bfloat16 else "float32"
-        for spare in (False, True) if before else ():
-            name, given = f"A training step/{words}{' spare' * spare}", 1 if spare else count
-            found[name] = partial(steps, before, crop, width, given, bfloat16=bfloat16, spare=spare)
+        if before:
+            found[f"A training step/{words}"] = partial(steps, before, crop, width, count, bfloat16=bfloat16)
         found[f"A training step/large {words}"] = partial(large_step, 2 * crop, width, bfloat16=bfloat16)
     return found
 

@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,15 +108,17 @@ class Side:
         return self.process.stdout.readline()
 
 
-def compare(before: Path, after: Path, settings: list[object], steps: int, after_settings: list[object]) -> str:
-    """Two checkouts in turns: one line of figures."""
-    sides = [Side(before, settings), Side(after, after_settings)]
+def in_turns(sides: Sequence[Side], steps: int) -> None:
+    """Let all take a step that does not count and so many that do, one after the other."""
     for number in range(steps + 1):
         for side in sides:
             side.step(number)
     for side in sides:
         side.end()
-    old, new = sides
+
+
+def compare(old: Side, new: Side) -> str:
+    """One line of figures of two that have taken their steps in turns."""
     ratios = [one / other for one, other in zip(old.cpu, new.cpu, strict=True)]
     far = max(abs(old.losses[name] - loss) / max(abs(loss), 1e-12) for name, loss in new.losses.items())
     return (
@@ -141,14 +144,10 @@ def main() -> None:
     print(f"VSMT step, crop {given.crop_px}, width {given.width}, batch {given.batch}, one thread")
     for precision in given.precision:
         settings = [given.crop_px, given.width, given.batch, precision == "bfloat16"]
-        line = compare(
-            given.before,
-            Path(__file__).parents[1],
-            [*settings, False, False],
-            given.steps,
-            [*settings, given.compile, given.spare_memory],
-        )
-        print(f"{precision:9}{line}", flush=True)
+        old = Side(given.before, [*settings, False, False])
+        new = Side(Path(__file__).parents[1], [*settings, given.compile, given.spare_memory])
+        in_turns([old, new], given.steps)
+        print(f"{precision:9}{compare(old, new)}", flush=True)
 
 
 if __name__ == "__main__":

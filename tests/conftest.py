@@ -1,5 +1,6 @@
 """What tests share: golden numbers, development images, a small drawn slide and a generator for it, few threads."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,8 @@ SIZE = (600, 430)
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
+gc.disable()  # until all is imported, which makes no garbage: looking for it takes half as long again
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in what a shell's script starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,6 +51,12 @@ settings.load_profile("restain")
 if "fork" in multiprocessing.get_all_start_methods():
     # Helpers begin as copies of the tests' process, which has imported everything: seconds less for each of them.
     processes.CONTEXT = multiprocessing.get_context("fork")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, and only in what comes from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,11 +2,13 @@
 
 import json
 import math
+import pickle
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,10 +168,28 @@ def test_killed_it_goes_on_and_ends_with_the_same_figures(
     }
 
 
+class LikeRay:
+    """As much of Ray as a `Cluster` uses: what is sent and comes back is copied, and tasks run when one is waited for.
+
+    Ray itself is in `tests/workers/test_ray.py` and `tests/staining/test_ray.py`; a cluster takes seconds to begin.
+    """
+
+    def remote(self, **_: object) -> Callable[..., SimpleNamespace]:
+        return lambda work: SimpleNamespace(remote=lambda *given: pickle.dumps((work, given)))
+
+    def wait(self, tasks: list[bytes], num_returns: int) -> tuple[list[bytes], list[bytes]]:
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, task: bytes) -> object:
+        work, given = pickle.loads(task)
+        return pickle.loads(pickle.dumps(work(*given)))
+
+
 def test_on_ray_it_comes_to_the_same(
-    bench: Path, pairs: Path, rows: list[Row], tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    bench: Path, pairs: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of the cells is done again."""
+    cluster = Cluster(LikeRay(), 1, "cpu")
     out, budget = tmp_path / "out", Budget(steps=4)
     shutil.copytree(bench, out)
     shutil.rmtree(out / "cells/slow-0")

@@ -1,5 +1,9 @@
 """The demo from end to end, small: everything is made once, and what was made is not made again."""
 
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,9 @@ from restain.demo.run import run_demo
 from restain.demo.stages import Journal, Tell
 from restain.errors import InputError, OutputError
 from restain.image import save_image
+from restain.workers.interrupts import SIGNALS
 from restain.workers.lock import locked
+from tests.forked import begin_command
 
 SMALL = ("data.crop_px=64", "data.batch_size=1", "model.discriminator_width=4", "training.log_every_steps=1")
 
@@ -25,7 +31,7 @@ def small() -> Any:
     """Small slides and two steps, in place of the demo's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tissue, "TILE_PX", 64)
-        patch.setattr(tissue, "LEARNT_PX", 1152)
+        patch.setattr(tissue, "LEARNT_PX", 896)
         patch.setattr(tissue, "JUDGED_PX", 384)
         patch.setattr(tissue, "BESIDE", NeighbourSettings(depth_um=0, angle=1, bend_um=5))
         patch.setattr(run, "PAIR_PX", 128)
@@ -109,6 +115,29 @@ def test_a_demo_killed_in_its_first_stage_goes_on(
         run_demo(out)
     assert len(list((out / "first/he").iterdir())) == 4
     assert "Under way" in (out / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals of POSIX")
+def test_a_request_to_stop_is_answered_and_two_at_once_do_not_mix(small: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in SIGNALS:
+        told = tmp_path / f"told-{number}"
+        told.touch()
+        process = begin_command(["demo", "--out", out], told)
+        while "Draw one tile" not in process.told and process.poll() is None:
+            time.sleep(0.005)
+        if number == SIGNALS[0]:
+            os.kill(process.pid, signal.SIGSTOP)
+            second = begin_command(["demo", "--out", out], tmp_path / "told2")
+            assert second.wait() == 1
+            assert f"another demo is running in {out}" in " ".join(second.told.split())
+            os.kill(process.pid, signal.SIGCONT)
+        os.killpg(process.pid, number)
+        assert process.wait() == 128 + number
+        assert "run the same command to resume" in process.told
+        assert not process.members()
+        assert not (out / "first").exists()
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
 def test_a_stage_counts_every_attempt_and_is_finished_once(tmp_path: Path) -> None:

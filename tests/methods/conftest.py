@@ -13,7 +13,7 @@ from restain.methods.base import Method, Progress
 from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.networks.segmenter import Segmenter, SegmenterConfig
 
-WIDTH = 4
+WIDTH = 2
 
 TINY: dict[str, dict[str, Any]] = {
     "reconstruct": {"width": WIDTH},
@@ -52,7 +52,7 @@ def build() -> Callable[..., Method]:
         torch.manual_seed(0)
         method = METHODS[name]
         config = method.Config(**TINY[name] | settings)
-        models = auxiliary_models() if method.auxiliary(config) else {}
+        models = auxiliary_models(config.width) if method.auxiliary(config) else {}
         return method(config, **{name: models[name] for name in method.auxiliary(config)}).train()
 
     return make

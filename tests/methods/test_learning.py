@@ -1,4 +1,4 @@
-"""Twenty steps on one drawn pair lower, term by term, what each method asks of its images."""
+"""A dozen steps on one drawn pair lower, term by term, what each method asks of its images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from restain.image import to_tensor
 from restain.methods import METHODS
 from restain.methods.base import Method, Progress
 
-STEPS = 20
+STEPS, LONGER = 12, {"vsmt": 20}
 
 LEARNERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "reconstruct": ("reconstruct", {}, {"autoencoder/l2"}),
@@ -48,7 +48,7 @@ LEARNERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "registered": ("registered", {}, {"generator/l1", "generator/ssim", "generator/density"}),
     "vsmt": (
         "vsmt",
-        {"lambda_spread": 0},  # which outweighs all others until the contrast is right, and that takes longer
+        {"width": 4, "lambda_spread": 0},  # spread outweighs all others until the contrast is right
         {"alignment/consistency", "alignment/preservation", "alignment/pyramid", "generator/pyramid"},
     ),
 }
@@ -73,13 +73,14 @@ def test_every_method_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_twenty_steps_lower_its_own_terms(name: str, build: Callable[..., Method]) -> None:
+def test_some_steps_lower_its_own_terms(name: str, build: Callable[..., Method]) -> None:
     method_name, settings, asked = LEARNERS[name]
+    steps = LONGER.get(name, STEPS)
     method = build(method_name, **{"lr": 2e-3} | settings)
     pair = drawn(64 if name in WHOLE else 40, *((5, 6) if name == "simgan" else (5,)))
     optimizers = method.optimizers()
     torch.manual_seed(0)  # dropout
-    history = [method.step(pair, optimizers, Progress(0, step, STEPS, STEPS)) for step in range(STEPS)]
+    history = [method.step(pair, optimizers, Progress(0, step, steps, steps)) for step in range(steps)]
     for term in asked:
-        first, last = (sum(losses[term].item() for losses in part) for part in (history[:5], history[-5:]))
+        first, last = (sum(losses[term].item() for losses in part) for part in (history[:3], history[-3:]))
         assert last < 0.95 * first, term

@@ -1,5 +1,6 @@
 """Tissue kept or lost: haematoxylin, nuclei, and the figures of `evaluate` that need them."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from restain.data.phantom import PhantomSettings, draw_pair
+from restain.data.phantom import PhantomPair, PhantomSettings, draw_pair
 from restain.image import save_image
 from restain.metrics import evaluate, tabulate
 from restain.metrics.comparison import notes
@@ -16,6 +17,12 @@ from restain.metrics.nuclei import nuclei_metrics
 from restain.metrics.structure import haematoxylin_correlation, matched_nuclei
 from restain.quantify import QuantifySettings, quantify_image
 from restain.stains import STAIN_VECTORS, Marker, beer_lambert, rgb_to_hed
+
+
+@cache
+def nuclear(seed: int) -> PhantomPair:
+    """A small tile of a nuclear marker."""
+    return draw_pair(seed, PhantomSettings(size_px=128, marker="nuclear"))
 
 
 def test_haematoxylin_correlates_with_itself_under_any_other_stain() -> None:
@@ -37,7 +44,7 @@ def test_nuclei_match_when_each_is_the_others_nearest() -> None:
 
 
 def test_evaluate_counts_cells_and_shared_nuclei(tmp_path: Path) -> None:
-    pairs = [draw_pair(seed, PhantomSettings(size_px=160, marker="nuclear")) for seed in (3, 5)]
+    pairs = [nuclear(seed) for seed in (3, 5)]
     for index, pair in enumerate(pairs):
         for folder, image in (("he", pair.he), ("aligned", pair.ihc_aligned)):
             save_image(tmp_path / folder / f"{index}.png", image)
@@ -87,7 +94,7 @@ def test_scores_of_virtual_and_real_are_those_of_quantify(tmp_path: Path, marker
 
 
 def test_tiles_finer_than_half_a_micrometre_are_measured_at_half_a_micrometre(tmp_path: Path) -> None:
-    pair = draw_pair(3, PhantomSettings(size_px=160, marker="nuclear"))
+    pair = nuclear(3)
     fine = np.kron(pair.ihc_aligned, np.ones((2, 2, 1), np.uint8))
     for name, rgb in (("coarse", pair.ihc_aligned), ("fine", fine)):
         save_image(tmp_path / name / "a.png", rgb)
@@ -100,7 +107,7 @@ def test_tiles_finer_than_half_a_micrometre_are_measured_at_half_a_micrometre(tm
 
 def test_tiles_without_cells_are_left_out_and_counted(tmp_path: Path) -> None:
     for seed in (3, 5, 7):
-        pair = draw_pair(seed, PhantomSettings(size_px=160, marker="nuclear"))
+        pair = nuclear(seed)
         save_image(tmp_path / "real" / f"{seed}.png", pair.ihc_aligned)
         blank = np.full_like(pair.he, 255)
         save_image(tmp_path / "virtual" / f"{seed}.png", blank if seed == 5 else pair.ihc_aligned)

@@ -23,7 +23,7 @@ from restain.staining.slide import stain_slide
 from restain.workers.ray import Cluster, connected
 
 MakeSlide = Callable[..., Path]
-SETTINGS = SlideSettings(tile_px=16, codec=Codec("lossless"))  # 500 tiles a slide, so that a kill comes in between
+SETTINGS = SlideSettings(tile_px=32, codec=Codec("lossless"))  # 130 tiles a slide, so that a kill comes in between
 
 
 def writer_of(spool: Path) -> int | None:

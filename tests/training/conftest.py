@@ -21,17 +21,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "pyramidp2p": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1}},
     "tdkstain": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1, "scales": 1}},
     "cut": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 5, "positions": 16}},
-    "asp": {"data": {"crop_px": 64}, "model": {"width": 2, "discriminator_depth": 3, "positions": 16}},
+    "asp": {"data": {"crop_px": 36}, "model": {"width": 2, "discriminator_depth": 2, "positions": 16}},
     "pspstain": {
-        "data": {"crop_px": 64},
-        "model": {"width": 2, "discriminator_depth": 3, "positions": 16, "structure_scales": 3},
+        "data": {"crop_px": 44},
+        "model": {"width": 2, "discriminator_depth": 2, "positions": 16, "structure_scales": 3},
         "auxiliary": {"segmenter": {"training": {"steps": 2}}},
     },
     "simgan": {"data": {"crop_px": 32}, "model": {"width": 2, "discriminator_depth": 3, "positions": 16}},
     "registered": {"data": {"crop_px": 32}, "model": {"width": 2, "blocks": 1, "discriminator_width": 2}},
     "vsmt": {
         "data": {"crop_px": 64},
-        "model": {"width": 4, "discriminator_depth": 3, "region_size": 4, "positions": 16, "ramp_epochs": 0},
+        "model": {"width": 2, "discriminator_depth": 2, "region_size": 4, "positions": 16, "ramp_epochs": 0},
         "auxiliary": {
             name: {"data": {"crop_px": 32}, "training": {"steps": 1}}
             for name in ("he_autoencoder", "he_classifier", "ihc_autoencoder", "ihc_classifier")

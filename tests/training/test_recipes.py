@@ -40,7 +40,7 @@ def test_every_recipe_is_what_its_name_says_and_steps(path: Path) -> None:
     family = path.stem.partition("-")[0]
     method = {"fastcut": "cut", "restain": "registered"}.get(family, family)
     assert recipe.method == method
-    narrow = load_recipe(path, ["model.width=4"] + ["model.positions=16"] * hasattr(recipe.model, "positions"))
+    narrow = load_recipe(path, ["model.width=2"] + ["model.positions=16"] * hasattr(recipe.model, "positions"))
     recipes = {name: choice for name, choice in narrow.auxiliary.items() if isinstance(choice, Recipe)}
     auxiliary = {name: build(choice, {}).product().requires_grad_(False).eval() for name, choice in recipes.items()}
     learning = build(narrow, auxiliary).train()
@@ -193,7 +193,7 @@ VSMT_MISTAKES = [
         "auxiliary.he_autoencoder.model.side=ihc",
         r"side in \[auxiliary.he_autoencoder.model\] must be 'he' as in vsmt, which reads .*, not 'ihc'; remove it",
     ),
-    ("auxiliary.he_autoencoder.model.width=8", r"width in .* must be 4 as in vsmt, .*, not 8; remove it"),
+    ("auxiliary.he_autoencoder.model.width=8", r"width in .* must be 2 as in vsmt, .*, not 8; remove it"),
     ("auxiliary.ihc_classifier.model.normalise_brightness=true", "normalise_brightness in .* must be False as in vsmt"),
     ("model.views.hed_jiter=1", r"unknown key 'hed_jiter' in \[model.views\]; did you mean 'hed_jitter'\?"),
     ("model.clusters=9", r"\[model\]: clusters is 9; give 2, 3, 4, 5 or 'auto'"),
@@ -234,9 +234,9 @@ NEEDS = [
     (
         "pspstain",
         "model.structure_scales=5",
-        r"crop_px in \[data\] is 64, .* needs at least 161; .*fewer stages or scales",
+        r"crop_px in \[data\] is 44, .* needs at least 161; .*fewer stages or scales",
     ),
-    ("asp", "model.discriminator_depth=5", r"crop_px in \[data\] is 64, .* asp needs at least 128; crop larger, or"),
+    ("asp", "model.discriminator_depth=5", r"crop_px in \[data\] is 36, .* asp needs at least 128; crop larger, or"),
     ("asp", "data.crop_px=32", r"crop_px in \[data\] is 32, .* asp needs at least 33"),
     ("vsmt", "data.crop_px=72", r"crop_px in \[data\] is 72, .* vsmt needs a multiple of 16; give one, or fewer"),
     ("vsmt", "model.region_size=16", r"crop_px in \[data\] is 64, .* vsmt needs at least 128; crop larger, .*smaller"),

@@ -270,7 +270,7 @@ def test_an_ablation_shares_its_auxiliary_models(small: Small, tiles: Path, tmp_
 
 
 def test_a_model_that_the_recipe_names_is_used_as_it_is(small: Small, tiles: Path, tmp_path: Path) -> None:
-    checkpoint = train(small("classify", model={"width": 4}), tiles, tmp_path / "classifier", steps=1)
+    checkpoint = train(small("classify", model={"width": 2}), tiles, tmp_path / "classifier", steps=1)
     named = {"he_classifier": {"checkpoint": str(checkpoint)}}
     train(small("vsmt", auxiliary=named), tiles, tmp_path / "run", steps=1)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["method"]
@@ -309,8 +309,8 @@ def test_a_model_of_the_wrong_kind_is_refused(small: Small, tiles: Path, tmp_pat
 def test_a_model_for_another_use_is_refused_where_its_checkpoint_says_so(
     small: Small, tiles: Path, tmp_path: Path
 ) -> None:
-    checkpoint = train(small("classify", model={"width": 4, "side": "ihc"}), tiles, tmp_path / "ihc", steps=1)
-    agreed = {"side": "ihc", "width": 4, "normalise_brightness": False}
+    checkpoint = train(small("classify", model={"width": 2, "side": "ihc"}), tiles, tmp_path / "ihc", steps=1)
+    agreed = {"side": "ihc", "width": 2, "normalise_brightness": False}
     assert read_info(checkpoint).extra == {"steps": 1, "seed": 0} | agreed
     recipe = small("vsmt", auxiliary={"he_classifier": {"checkpoint": str(checkpoint)}})
     words = r"\[auxiliary.he_classifier\] needs a model with side = 'he', but .*safetensors was trained with 'ihc'"

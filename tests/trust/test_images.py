@@ -1,5 +1,6 @@
 """Disagreement: nothing for a stain that knows no direction, and there where one does."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,14 @@ from restain.staining.images import stain, stain_files
 from restain.staining.inputs import ImageJob
 from restain.trust.disagreement import disagreement, under_symmetries
 from restain.trust.images import ImageMaps
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen pairs, two of them for validation."""
+    root = tmp_path_factory.mktemp("drawn") / "pairs"
+    write_pairs(root, 14, validation=2, settings=PhantomSettings(size_px=192))
+    return root
 
 
 def picture() -> np.ndarray:
@@ -59,18 +68,17 @@ def test_disagreement_is_the_standard_deviation() -> None:
         disagreement([picture()])
 
 
-def test_a_calibrated_checkpoint_writes_trust_beside_the_result(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "pairs", 14, validation=2, settings=PhantomSettings(size_px=192))
+def test_a_calibrated_checkpoint_writes_trust_beside_the_result(drawn: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     save_checkpoint(model, Generator(GeneratorConfig(width=4, blocks=1)), method="cut", mpp=0.5)
     before = read_info(model)
     runner = CliRunner()
-    calibrated = runner.invoke(app, ["calibrate", "--model", str(model), "--data", str(tmp_path / "pairs")])
+    calibrated = runner.invoke(app, ["calibrate", "--model", str(model), "--data", str(drawn)])
     assert calibrated.exit_code == 0, calibrated.output
     assert "no validation tiles" not in calibrated.output
     after = read_info(model)
     assert after == before.model_copy(update={"extra": after.extra})
-    he, out = tmp_path / "pairs" / "TrainValAB" / "valA", tmp_path / "out"
+    he, out = drawn / "TrainValAB" / "valA", tmp_path / "out"
     stained = runner.invoke(app, ["stain", str(he), "--model", str(model), "--out", str(out), "--trust"])
     assert stained.exit_code == 0, stained.output
     names = sorted(path.stem for path in he.iterdir())
@@ -132,11 +140,9 @@ def test_each_image_is_decoded_once_and_its_stain_is_one_of_the_eight(model: Pat
 
 
 @pytest.mark.parametrize("part", ["", "train"])
-def test_a_threshold_without_validation_tiles_is_said_to_be_too_tight(part: str, tmp_path: Path) -> None:
-    write_pairs(tmp_path / "drawn", 14, validation=1, settings=PhantomSettings(size_px=192))
+def test_a_threshold_without_validation_tiles_is_said_to_be_too_tight(part: str, drawn: Path, tmp_path: Path) -> None:
     for side, name in (("A", "he"), ("B", "ihc")):
-        (tmp_path / "pairs" / part).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "drawn" / "TrainValAB" / f"train{side}").rename(tmp_path / "pairs" / part / name)
+        shutil.copytree(drawn / "TrainValAB" / f"train{side}", tmp_path / "pairs" / part / name)
     model = tmp_path / "model.safetensors"
     save_checkpoint(model, Generator(GeneratorConfig(width=4, blocks=1)), method="cut", mpp=0.5)
     said = CliRunner().invoke(app, ["calibrate", "--model", str(model), "--data", str(tmp_path / "pairs")])
