@@ -1,16 +1,16 @@
 """What is VSMT's alignment worth: does A F(y) stand nearer to F(y in register) than F(y) does?
 
-    restain train benchmarks/alignment_worth.toml --data DATA --out RUN
     python benchmarks/alignment_worth.py RUN DATA [--pairs 26]
 
-DATA has held-out pairs and, beside them, the IHC in register (`valB_aligned`). Each is matched three times: the IHC
+RUN is the folder of a VSMT training. DATA has held-out pairs and, beside them, the IHC in register (`valB_aligned`). Each is matched three times: the IHC
 displaced as it is, and aligned as `restain pairs align` does it; for the virtual IHC stand RUN's own and, as the best
 case, the real IHC in register. Regions that the aligned IHC does not cover are left out everywhere.
 
 Two figures of each way. *distance*: mean over regions of |A F(y) - F(in register)|, as a share of that of F(y) left in
 place on displaced pairs; below 1 the matrix helps. *positive share*: Pearson correlation, over all regions, of the
 share that is DAB-positive with that of the IHC in register. A locality prior multiplies cosine + 1 by a Gaussian of the
-distance between regions; `reach` is its standard deviation in px.
+distance between regions; `reach` is its standard deviation in px. *place alone* is the control: the same weights if all
+regions were alike, a mean over the surroundings that knows nothing of the tissue.
 """
 
 import argparse
@@ -55,14 +55,20 @@ def matrices(rows: Tensor, columns: Tensor, index: int, side_px: int) -> dict[fl
     permutation = active_passive_matching(similarity, labels[0], labels[1], CLUSTERS)
     matched = permutation.gather(1, labels[0]).unsqueeze(2) == labels[1].unsqueeze(1)
     matched = matched | ~matched.any(-1, keepdim=True)
-    grid = rows.shape[-1]
+    return {
+        reach_px: sparsemax(torch.where(matched, (similarity + 1) * prior, 0))[0]
+        for reach_px, prior in priors(rows.shape[-1], side_px).items()
+    }
+
+
+def priors(grid: int, side_px: int) -> dict[float | None, Tensor]:
+    """The weight of each region for each other one, N x N, for each reach."""
     place = torch.stack(torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij"), -1).view(-1, 2).float()
     distance = torch.cdist(place, place) * side_px / grid
-    found = {}
-    for reach_px in REACHES:
-        prior = torch.ones_like(distance) if reach_px is None else torch.exp(-0.5 * (distance / reach_px) ** 2)
-        found[reach_px] = sparsemax(torch.where(matched, (similarity + 1) * prior, 0))[0]
-    return found
+    return {
+        reach_px: torch.ones_like(distance) if reach_px is None else torch.exp(-0.5 * (distance / reach_px) ** 2)
+        for reach_px in REACHES
+    }
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,11 @@ def look(image: Tensor, method: Vsmt) -> Seen:
     means = F.avg_pool2d(torch.cat(list(features.values()), dim=1), side)[0]
     share = F.adaptive_avg_pool2d(positive_mask(image).float().view(1, 1, *image.shape[-2:]), means.shape[-2:])
     return Seen(method.spatial.regions(features), means.flatten(1).T, share.flatten())
+
+
+def reach_in_words(reach_px: float | None) -> str:
+    """As it follows the name of a way."""
+    return "" if reach_px is None else f", reach {reach_px:.0f} px"
 
 
 @torch.no_grad()
@@ -119,10 +130,11 @@ def main() -> None:
         for name, image in (("displaced", displaced), ("aligned", to_tensor(drawn))):
             source = look(image, method)
             ways = {"left in place": torch.eye(grid**2)}
+            for reach, prior in priors(grid, side_px).items():
+                ways[f"place alone{reach_in_words(reach)}"] = sparsemax(2 * prior[None])[0]
             for rows, matched in (("virtual", virtual), ("in register", register)):
                 for reach, found_matrix in matrices(matched.regions, source.regions, index, side_px).items():
-                    words = "" if reach is None else f", reach {reach:.0f} px"
-                    ways[f"A of {rows}{words}"] = found_matrix
+                    ways[f"A of {rows}{reach_in_words(reach)}"] = found_matrix
             for way, weights in ways.items():
                 miss = (weights @ source.means - register.means)[seen].abs().mean()
                 distances[f"{name}, {way}"].append(float(miss))
