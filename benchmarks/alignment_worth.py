@@ -2,9 +2,10 @@
 
     python benchmarks/alignment_worth.py RUN DATA [--pairs 26]
 
-RUN is the folder of a VSMT training. DATA has held-out pairs and, beside them, the IHC in register (`valB_aligned`). Each is matched three times: the IHC
-displaced as it is, and aligned as `restain pairs align` does it; for the virtual IHC stand RUN's own and, as the best
-case, the real IHC in register. Regions that the aligned IHC does not cover are left out everywhere.
+RUN is the folder of a VSMT training. DATA has held-out pairs and, beside them, the IHC in register (`valB_aligned`).
+Each is matched three times: the IHC displaced as it is, and aligned as `restain pairs align` does it; for the virtual
+IHC stand RUN's own and, as the best case, the real IHC in register. Regions that the aligned IHC does not cover are
+left out everywhere.
 
 Two figures of each way. *distance*: mean over regions of |A F(y) - F(in register)|, as a share of that of F(y) left in
 place on displaced pairs; below 1 the matrix helps. *positive share*: Pearson correlation, over all regions, of the
