@@ -4,8 +4,8 @@ python benchmarks/registration_rival.py tiles DATA LOG [--every 9]     tiles who
 python benchmarks/registration_rival.py slides FOLDER LOG [--pairs 3]  slides drawn by registration_slides.py
 
 SimpleITK gets what ours gets: haematoxylin of both sides, once as it is and once locally normalised, a turn and a shift
-to begin with (ours, and by itself), and metrics that suit. LOG takes a line for each pair and way; the same command
-resumes.
+to begin with (ours, and by itself), and metrics that suit. On slides it also gets our mask of the tissue, and refines
+the affine map before the B-spline. LOG takes a line for each pair and way; the same command resumes.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (as its documentation does)
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from registration_slides import attempt, drawn, files, seeds_in
 from registration_tiles import logged, missed, note, pairs_of, spread, true_displacement
 
@@ -32,6 +34,8 @@ from restain.slides.reader import open_slide
 SPACING_PX, SLIDE_MPP = 32, 2.0
 """Distance of the B-spline's control points in px of the channels; resolution at which whole slides are registered."""
 LEVELS = (4, 2, 1)
+SAMPLED = 0.2
+"""Share of the pixels of a slide that the metric looks at."""
 
 
 def image_of(channels: Channels) -> sitk.Image:
@@ -42,9 +46,13 @@ def image_of(channels: Channels) -> sitk.Image:
     return image
 
 
-def method(metric: str) -> sitk.ImageRegistrationMethod:
-    """What all stages share."""
+def method(metric: str, mask: sitk.Image | None = None) -> sitk.ImageRegistrationMethod:
+    """What all stages share; with a mask, a share of its pixels is looked at."""
     made = sitk.ImageRegistrationMethod()
+    if mask is not None:
+        made.SetMetricFixedMask(mask)
+        made.SetMetricSamplingStrategy(made.RANDOM)
+        made.SetMetricSamplingPercentage(SAMPLED, 1)
     if metric == "information":
         made.SetMetricAsMattesMutualInformation(32)
     else:
@@ -68,6 +76,25 @@ def own_start(fixed: sitk.Image, moving: sitk.Image, metric: str) -> sitk.Transf
     return rigid.Execute(fixed, moving)
 
 
+def own_similarity(fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image) -> sitk.Transform:
+    """A turn, a shift and a scale by SimpleITK itself, from the centres of mass."""
+    start = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.Similarity2DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    return improved(fixed, moving, start, "information", mask)
+
+
+def improved(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform, metric: str, mask: sitk.Image
+) -> sitk.Transform:
+    """A linear map, improved."""
+    made = method(metric, mask)
+    made.SetInitialTransform(start, inPlace=False)
+    made.SetOptimizerAsRegularStepGradientDescent(8.0, 1e-3, 200)
+    made.SetOptimizerScalesFromPhysicalShift()
+    return made.Execute(fixed, moving)
+
+
 def as_transform(affine: Affine) -> sitk.Transform:
     """Ours as theirs."""
     made = sitk.AffineTransform(2)
@@ -76,7 +103,9 @@ def as_transform(affine: Affine) -> sitk.Transform:
     return made
 
 
-def bspline(first: Channels, second: Channels, start: Affine | None, metric: str) -> Map:
+def bspline(
+    first: Channels, second: Channels, start: Affine | None, metric: str, mask: NDArray[np.bool_] | None = None
+) -> Map:
     """The map from one section to the other, by SimpleITK.
 
     Args:
@@ -84,12 +113,23 @@ def bspline(first: Channels, second: Channels, start: Affine | None, metric: str
         second: of the IHC.
         start: a turn and a shift; None: found by SimpleITK.
         metric: `information` or `correlation`.
+        mask: tissue on a slide of the first section, h x w; None: a tile.
     """
     fixed, moving = image_of(first), image_of(second)
-    before = own_start(fixed, moving, metric) if start is None else as_transform(start)
+    where = None
+    if mask is None:
+        before = own_start(fixed, moving, metric) if start is None else as_transform(start)
+    else:
+        where = sitk.GetImageFromArray(mask.astype(np.uint8))
+        where.CopyInformation(fixed)
+        before = (
+            own_similarity(fixed, moving, where)
+            if start is None
+            else improved(fixed, moving, as_transform(start), metric, where)
+        )
     mesh = [max(1, round(side / SPACING_PX)) for side in fixed.GetSize()]
     spline = sitk.BSplineTransformInitializer(fixed, mesh)
-    made = method(metric)
+    made = method(metric, where)
     made.SetMovingInitialTransform(before)
     made.SetInitialTransform(spline, inPlace=True)
     made.SetOptimizerAsLBFGSB(numberOfIterations=60, maximumNumberOfFunctionEvaluations=120)
@@ -157,9 +197,9 @@ def slides(folder: Path, log: Path, count: int, only: str) -> None:
         he, ihc = pair.landmarks(100)
         ways: dict[str, Callable[[], tuple[Map, float] | None]] = {
             "ours": lambda seed=seed: by_blocks(folder, seed),
-            "our start alone": lambda seed=seed: by_spline(folder, seed, None),
-            "SimpleITK, information": lambda seed=seed: by_spline(folder, seed, "information"),
-            "SimpleITK, correlation": lambda seed=seed: by_spline(folder, seed, "correlation"),
+            "SimpleITK, our start, information": lambda seed=seed: by_spline(folder, seed, "information"),
+            "SimpleITK, our start, correlation": lambda seed=seed: by_spline(folder, seed, "correlation"),
+            "SimpleITK, own start, information": lambda seed=seed: by_spline(folder, seed, "information", own=True),
         }
         for name, way in ways.items():
             if f"{seed} {name}" in before or (name.startswith("SimpleITK") and only not in name):
@@ -179,21 +219,23 @@ def by_blocks(folder: Path, seed: int) -> tuple[Map, float] | None:
     return (found.transform, row["cpu_s"]) if found is not None else None
 
 
-def by_spline(folder: Path, seed: int, metric: str | None) -> tuple[Map, float] | None:
-    """SimpleITK from our affine map, or that map alone, and the seconds of CPU."""
+def by_spline(folder: Path, seed: int, metric: str, *, own: bool = False) -> tuple[Map, float] | None:
+    """SimpleITK, from our affine map or by itself, and the seconds of CPU."""
     he, ihc = files(folder, seed)
     began = time.process_time()
     with open_slide(he) as first, open_slide(ihc) as second:
-        lie = find_lie(look(first), look(second))
-        if not lie.is_found:
+        overviews = look(first), look(second)
+        lie = None if own else find_lie(*overviews)
+        if lie is not None and not lie.is_found:
             return None
-        if metric is None:
-            return lie.affine, time.process_time() - began
         sides = []
         for slide, mpp in ((first, SLIDE_MPP), (second, max(SLIDE_MPP, second.mpp))):
             channels = shared_channels(to_tensor(slide.whole(mpp)), 100_000)
             sides.append(Channels(channels.values, slide.scale(mpp) * slide.mpp))
-    return bspline(sides[0], sides[1], lie.affine, metric), time.process_time() - began
+    height, width = sides[0].values.shape[1:]
+    tissue = Image.fromarray(overviews[0].tissue).resize((width, height), Image.Resampling.NEAREST)
+    start = None if lie is None else lie.affine
+    return bspline(sides[0], sides[1], start, metric, np.asarray(tissue)), time.process_time() - began
 
 
 def report(log: Path) -> None:

@@ -22,7 +22,7 @@ from scipy import ndimage
 from restain.image import RGB, to_tensor
 from restain.registration.field import Affine, Floats, Raster
 from restain.registration.slides import Demands, register
-from restain.registration.warp import places_on, warp
+from restain.registration.warp import places_between, places_on, warp
 from restain.slides.reader import open_slide
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
@@ -44,7 +44,7 @@ def mosaics(folder: Path) -> tuple[RGB, RGB]:
         with open_slide(files(folder, seed)[0]) as he, open_slide(files(folder, seed)[1]) as ihc:
             first, second = (slide.read((0, 0), slide.size, slide.mpp) for slide in (he, ihc))
             source = Raster(0, 0, *ihc.size, ihc.mpp)
-        places = places_on(pair.he_to_ihc, Raster(0, 0, SIDE_PX, SIDE_PX, MPP))
+        places = places_between(pair.he_to_ihc, Raster(0, 0, SIDE_PX, SIDE_PX, MPP))
         cells.append((first, warp(second, source, places)[0]))
     side = CELLS * SIDE_PX
     both = np.empty((side, side, 3), np.uint8), np.empty((side, side, 3), np.uint8)
@@ -63,7 +63,7 @@ def moved_back(mosaic: RGB, back: Callable[[Floats], Floats], side: int) -> RGB:
     source = Raster(0, 0, len(mosaic), len(mosaic), MPP)
     for top in range(0, side, STRIP_PX):
         height = min(STRIP_PX, side - top)
-        places = places_on(back, Raster(0, top * MPP, side, height, MPP))
+        places = places_between(back, Raster(0, top * MPP, side, height, MPP))
         low = np.clip(np.floor(places.min((1, 2)) / MPP).astype(int) - 2, 0, len(mosaic))
         high = np.clip(np.ceil(places.max((1, 2)) / MPP).astype(int) + 2, 0, len(mosaic))
         part = mosaic[low[1] : high[1], low[0] : high[0]]
