@@ -2,6 +2,7 @@
 
 python benchmarks/registration_slides.py draw FOLDER [--pairs 100]     draw random pairs of slides of 3 mm, once
 python benchmarks/registration_slides.py find FOLDER                   register each pair; error in µm
+python benchmarks/registration_slides.py move FOLDER                   tiles moved on purpose: which bars do they pass?
 python benchmarks/registration_slides.py shuffle FOLDER [--pairs 100]  pairs that do not belong together: accepted?
 python benchmarks/registration_slides.py spoil FOLDER [--pairs 10]     blank, blurred, partial, mirrored: accepted?
 """
@@ -27,8 +28,9 @@ from restain.data.phantom.cells import Population
 from restain.data.phantom.paint import Layers
 from restain.errors import InputError
 from restain.image import RGB, atomic_path
+from restain.registration.field import Affine
 from restain.registration.slides import Demands, Registration, register
-from restain.registration.tiling import CutSettings, cut_tile, plan_tiles
+from restain.registration.tiling import CutSettings, TileFacts, cut_tile, plan_tiles
 from restain.slides.reader import open_slide
 from restain.slides.tiff import Description
 from restain.slides.writer import write_slide
@@ -39,6 +41,7 @@ TILE_PX = 128
 """Side of the tiles that are cut, at `MPP`."""
 OFF_UM = 12.0
 """Tiles further off than this should not be written: as far as `pairs cut` lets blocks be apart."""
+MOVED_UM = (0.0, 15.0, 40.0, 80.0)
 PAIRS = 100
 TISSUES = 10
 """That all pairs are cut from, as drawing takes more time than all else; each is drawn once for either section."""
@@ -206,6 +209,29 @@ def written(folder: Path, pair: PhantomNeighbour, found: Registration) -> dict[s
     return {"tiles_um": errors[True], "left_out_um": errors[False]}
 
 
+def move(folder: Path, seeds: list[int]) -> None:
+    """Cut pairs into tiles whose IHC is moved on purpose, and tell how many pass the bar of the residual, and both."""
+    rng = np.random.default_rng(5)
+    settings = CutSettings(mpp=MPP, size_px=TILE_PX, step_px=TILE_PX)
+    facts: dict[float, list[TileFacts]] = {moved: [] for moved in MOVED_UM}
+    for seed in seeds:
+        he, ihc = files(folder, seed)
+        with open_slide(he) as first, open_slide(ihc) as second:
+            found = register(first, second)
+            for place in plan_tiles(first, found.he, found.shared, settings):
+                for moved in MOVED_UM:
+                    turn = rng.uniform(0, 2 * np.pi)
+                    shift = moved * found.transform.scale * np.array([np.cos(turn), np.sin(turn)])
+                    matrix = found.transform.affine.matrix + np.column_stack([np.zeros((2, 2)), shift])
+                    off = replace(found.transform, affine=Affine(matrix))
+                    facts[moved].append(cut_tile(first, second, off, place, settings)[0])
+        for moved, tiles in facts.items():
+            seen = [tile for tile in tiles if np.isfinite(tile.correlation)]
+            near = [tile for tile in seen if tile.residual_um <= settings.most_residual_um]
+            both = sum(not tile.why for tile in seen)
+            print(f"{seed}: moved by {moved:g} µm: {len(seen)} tiles, {len(near)} pass the residual, {both} all bars")
+
+
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Print what a log of `find` says; a refused pair is off by more than any other."""
     errors = np.array([row.get("error_um", np.inf) for row in rows])
@@ -295,7 +321,7 @@ def write_image(path: Path, rgb: RGB, mpp: float) -> None:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["draw", "find", "shuffle", "spoil"])
+    parser.add_argument("what", choices=["draw", "find", "move", "shuffle", "spoil"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--first", type=int, default=0, help="number of the first pair")
@@ -309,6 +335,8 @@ def main() -> None:
         draw(given.folder, range(given.first, given.first + given.pairs))
     elif given.what == "find":
         find(given.folder, seeds)
+    elif given.what == "move":
+        move(given.folder, seeds)
     elif given.what == "shuffle":
         shuffle(given.folder, seeds_in(given.folder), given.pairs)
     else:
