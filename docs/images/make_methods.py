@@ -1,6 +1,6 @@
-"""Draw `methods.jpg`: two held-out phantom tiles as each row of a bench stains them, beside the H&E and the true IHC.
+"""Draw `methods.jpg`: two held-out tiles as each row of a bench stains them, beside the H&E and the true IHC.
 
-Run it from the project's root with the folder of a bench on the phantom: `python docs/images/make_methods.py BENCH`.
+Run it from the project's root with the folder of a bench: `python docs/images/make_methods.py BENCH`.
 """
 
 import json
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from restain.folders import list_images
 from restain.image import load_image
 
-PANEL_PX, GAP_PX, LABEL_PX, COLUMNS = 150, 6, 18, 6
+PANEL_PX, GAP_PX, LABEL_PX, COLUMNS = 180, 6, 18, 5
 TILES = (0, 1)
 """Which of the held-out tiles, by their order."""
 
