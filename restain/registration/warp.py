@@ -12,7 +12,7 @@ _LATTICE_PX = 16  # between places that are computed; the others are interpolate
 
 
 def places_on(moved: Map, box: Raster) -> Floats:
-    """Where the pixels of a box lie in the other section, 2 x H x W (x, y) in µm; splines axis by axis, in no time."""
+    """Where the pixels of a box lie in the other section, 2 x H x W (x, y) in µm; splines go axis by axis."""
     if isinstance(moved, Transform):
         bent = places_on(moved.bend or Affine.identity(), box)
         linear, shift = moved.affine.matrix[:, :2], moved.affine.matrix[:, 2]
