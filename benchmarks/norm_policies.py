@@ -25,7 +25,7 @@ from restain.slides.tissue import find_tissue
 from restain.staining.images import stain
 from restain.staining.plan import make_plan
 from restain.staining.policies import DenseNorm, SharedNorm, SlideNorm, TileNorm
-from restain.staining.statistics import SAMPLE_PX, sample_statistics
+from restain.staining.statistics import SAMPLE_PX, SAMPLE_TILES, enough, sample_statistics
 from restain.stains import dab_density, to_unit
 from restain.workers.memory import reused_memory
 
@@ -123,12 +123,17 @@ def samples(generator: Generator, path: Path, side_px: int) -> None:
         x, y = ((length - side_px) // 2 for length in opened.size)
         he = opened.read((x, y), (side_px, side_px), opened.mpp)
         whole: RGB | None = None
-        for count, seed in ((len(candidates), 0), (32, 0), (32, 1), (8, 0)):
+        tiles = len(candidates)
+        exactly_32 = SAMPLE_TILES * tiles // (tiles - SAMPLE_TILES)  # the count of which `enough` makes 32
+        for count, seed in (
+            (tiles, 0),
+            *((count, seed) for count in (SAMPLE_TILES, exactly_32, 8) for seed in range(3)),
+        ):
             statistics = sample_statistics(generator, candidates, plan.read, count=count, seed=seed)
             virtual = stain(generator, he, norm=SharedNorm(statistics))
             whole = virtual if whole is None else whole
-            shift = colour(virtual, whole)
-            print(f"{count} of {len(candidates)} tiles, seed {seed}: {shift:.2f} grey levels", flush=True)
+            taken = tiles if count == tiles else enough(tiles, count)
+            print(f"{taken} of {tiles} tiles, seed {seed}: {colour(virtual, whole):.2f} grey levels", flush=True)
 
 
 def main() -> None:
