@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from restain.bench.curves import LearningCurve, draw_lines, line_styles
 from restain.metrics.plots import STYLE
 
 TITLES = {"psnr": "PSNR ↑, dB", "positive_dice": "Positive area, Dice ↑", "dab_error": "DAB density error ↓, OD"}
@@ -18,18 +19,14 @@ TITLES = {"psnr": "PSNR ↑, dB", "positive_dice": "Positive area, Dice ↑", "d
 def main(benches: dict[str, Path]) -> None:
     """Write the picture beside this script."""
     tables = {name: json.loads((bench / "table.json").read_text("utf-8")) for name, bench in benches.items()}
-    rows = list(dict.fromkeys(row for table in tables.values() for row in table["rows"]))
+    styles = line_styles([row for table in tables.values() for row in table["rows"]])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.9 * len(tables) + 0.4), layout="constrained")
         panels = figure.subplots(len(tables), len(TITLES), sharex=True, sharey="col", squeeze=False)
         for line, (name, table) in zip(panels, tables.items(), strict=True):
             for panel, (metric, title) in zip(line, TITLES.items(), strict=True):
-                for row, curve in table["curves"][metric].items():
-                    colour = f"C{rows.index(row)}"
-                    panel.plot(curve["steps"], curve["mean"], color=colour, linewidth=1.4, label=row)
-                    panel.fill_between(
-                        curve["steps"], curve["lowest"], curve["highest"], color=colour, alpha=0.15, linewidth=0
-                    )
+                curves = table["curves"][metric]
+                draw_lines(panel, {row: LearningCurve(**curve) for row, curve in curves.items()}, styles)
                 panel.axhline(
                     table["without training"]["the H&E as it is"][metric]["mean"], color="#8a847a", ls=":", lw=1
                 )

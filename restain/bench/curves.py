@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from restain.bench.cell import Cell
@@ -54,22 +55,32 @@ def read_curves(rows: Sequence[str], cells: Sequence[Cell]) -> LearningCurves:
 
 def draw_curves(curves: LearningCurves) -> str:
     """One panel per figure, one line per row with a band from the lowest to the highest seed, as SVG."""
-    rows = list(dict.fromkeys(row for of_row in curves.values() for row in of_row))
-    colours = {row: f"C{index % 10}" for index, row in enumerate(rows)}  # matplotlib's ten, in turn
-    dashes = {row: _DASHES[index // 10 % len(_DASHES)] for index, row in enumerate(rows)}
+    styles = line_styles([row for of_row in curves.values() for row in of_row])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH * len(curves), _HEIGHT), layout="constrained")
         panels = np.atleast_1d(figure.subplots(1, len(curves)))
         for panel, (name, of_row) in zip(panels, curves.items(), strict=True):
-            for row, curve in of_row.items():
-                panel.plot(curve.steps, curve.mean, dashes[row], color=colours[row], linewidth=1.4, label=row)
-                panel.fill_between(
-                    curve.steps, curve.lowest, curve.highest, color=colours[row], alpha=0.15, linewidth=0
-                )
+            draw_lines(panel, of_row, styles)
             panel.set(title=_heading(name), xlabel="generator steps")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
         return svg(figure)
+
+
+def line_styles(rows: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Dash and colour of each row, in turn; a row may be named twice."""
+    return {
+        row: (_DASHES[index // 10 % len(_DASHES)], f"C{index % 10}")  # matplotlib's ten colours
+        for index, row in enumerate(dict.fromkeys(rows))
+    }
+
+
+def draw_lines(panel: Axes, of_row: Mapping[str, LearningCurve], styles: Mapping[str, tuple[str, str]]) -> None:
+    """One line per row with a band from the lowest to the highest seed."""
+    for row, curve in of_row.items():
+        dash, colour = styles[row]
+        panel.plot(curve.steps, curve.mean, dash, color=colour, linewidth=1.4, label=row)
+        panel.fill_between(curve.steps, curve.lowest, curve.highest, color=colour, alpha=0.15, linewidth=0)
 
 
 def _logged(cell: Cell) -> dict[int, dict[str, float | None]]:
