@@ -42,20 +42,19 @@ PLAIN_MPX = 6.0
 
 
 def steps(before: Path, crop: int, width: int, count: int, *, bfloat16: bool) -> str:
-    """A VSMT step of an older checkout, of this one, and of this one with `training.spare_memory`."""
+    """A VSMT step of an older checkout and of this one."""
     settings: list[object] = [crop, width, 1, bfloat16, False]
-    old, new = step.Side(before, [*settings, False]), step.Side(ROOT, [*settings, False])
-    spare = step.Side(ROOT, [*settings, True])
-    step.in_turns([old, new, spare], count)
+    old, new = step.Side(before, settings), step.Side(ROOT, settings)
+    step.in_turns([old, new], count)
     what = f"{'bfloat16' if bfloat16 else 'float32'}, crop {crop}, width {width}, batch 1, one thread"
-    return f"* {what}, {count} steps each: {step.compare(old, new)}\n* with spare_memory: {step.compare(old, spare)}"
+    return f"* {what}, {count} steps each: {step.compare(old, new)}"
 
 
 def large_step(crop: int, width: int, *, bfloat16: bool) -> str:
     """Memory of a VSMT step of this checkout alone."""
-    side = step.Side(ROOT, [crop, width, 1, bfloat16, False, True])
+    side = step.Side(ROOT, [crop, width, 1, bfloat16, False])
     step.in_turns([side], 1)
-    words = ("bfloat16" if bfloat16 else "float32") + ", spare_memory"
+    words = "bfloat16" if bfloat16 else "float32"
     return f"* {words}, crop {crop}, width {width}, this checkout alone: {side.peak_mib:.0f} MiB, {side.cpu[-1]:.0f} s"
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 WORKER = """
-import contextlib, json, resource, sys, time
+import json, resource, sys, time
 import torch
 torch.set_num_threads(1)
 from restain.data.pairs import Pair
@@ -29,7 +29,7 @@ from restain.networks.auxiliary import Autoencoder, AuxiliaryConfig, Classifier
 from restain.training.config import TrainingConfig
 from restain.training.numerics import compile_stages, memory_format, step_numerics
 
-crop, width, batch, bfloat16, compiled, spare = json.loads(sys.argv[1])
+crop, width, batch, bfloat16, compiled = json.loads(sys.argv[1])
 device, config = torch.device("cpu"), TrainingConfig(compile=compiled)
 layout = memory_format(config, device)
 torch.manual_seed(0)
@@ -50,10 +50,6 @@ else:
 optimizers = method.optimizers()
 if compiled:
     compile_stages(method)
-stack = contextlib.ExitStack()
-if spare:
-    from restain.workers.memory import steady_memory
-    stack.enter_context(steady_memory())
 print("ready", flush=True)
 for line in sys.stdin:
     step = int(line)
@@ -139,13 +135,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="that count, after one that does not")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="this checkout's stages compiled")
-    parser.add_argument("--spare-memory", action="store_true", help="this checkout with `training.spare_memory`")
     given = parser.parse_args()
     print(f"VSMT step, crop {given.crop_px}, width {given.width}, batch {given.batch}, one thread")
     for precision in given.precision:
         settings = [given.crop_px, given.width, given.batch, precision == "bfloat16"]
-        old = Side(given.before, [*settings, False, False])
-        new = Side(Path(__file__).parents[1], [*settings, given.compile, given.spare_memory])
+        old = Side(given.before, [*settings, False])
+        new = Side(Path(__file__).parents[1], [*settings, given.compile])
         in_turns([old, new], given.steps)
         print(f"{precision:9}{compare(old, new)}", flush=True)
 

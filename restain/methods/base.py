@@ -162,6 +162,7 @@ def descend(loss: Tensor, *optimizers: Optimizer) -> None:
     average_gradients(*optimizers)
     for optimizer in optimizers:
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # gradients are as large as the weights, and nobody needs them now
 
 
 def processes() -> int:

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from restain.networks.blocks import ResidualBlock, Staged, convolution, initialise, normalisation
+from restain.networks.blocks import Chain, ResidualBlock, Staged, convolution, initialise, normalisation
 
 
 class AuxiliaryConfig(BaseModel):
@@ -32,7 +32,7 @@ class Autoencoder(Staged):
             | {
                 "up1": _up(4 * width),
                 "up2": _up(2 * width),
-                "output": nn.Sequential(nn.Identity(), convolution(width, 3, 7, padding=3, reflects=True), nn.Tanh()),
+                "output": Chain(nn.Identity(), convolution(width, 3, 7, padding=3, reflects=True), nn.Tanh()),
             }
         )
         initialise(self)
@@ -53,9 +53,9 @@ class Classifier(Staged):
         self.stages = nn.ModuleDict(
             _encoder(config, dropout=0.0)
             | {
-                "shrink1": nn.Sequential(*_conv(4 * config.width, wide, stride=2, padding=1)),
-                "shrink2": nn.Sequential(*_conv(wide, wide, stride=2, padding=1)),
-                "logits": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, self.grades)),
+                "shrink1": Chain(*_conv(4 * config.width, wide, stride=2, padding=1)),
+                "shrink2": Chain(*_conv(wide, wide, stride=2, padding=1)),
+                "logits": Chain(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, self.grades)),
             }
         )
         initialise(self)
@@ -64,9 +64,9 @@ class Classifier(Staged):
 def _encoder(config: AuxiliaryConfig, dropout: float) -> dict[str, nn.Module]:
     width = config.width
     stages: dict[str, nn.Module] = {
-        "stem": nn.Sequential(nn.Identity(), *_conv(3, width, size=7, padding=3, reflects=True)),
-        "down1": nn.Sequential(nn.Identity(), *_conv(width, 2 * width, stride=2, padding=1, reflects=True)),
-        "down2": nn.Sequential(nn.Identity(), *_conv(2 * width, 4 * width, stride=2, padding=1, reflects=True)),
+        "stem": Chain(nn.Identity(), *_conv(3, width, size=7, padding=3, reflects=True)),
+        "down1": Chain(nn.Identity(), *_conv(width, 2 * width, stride=2, padding=1, reflects=True)),
+        "down2": Chain(nn.Identity(), *_conv(2 * width, 4 * width, stride=2, padding=1, reflects=True)),
     }
     for index in range(config.blocks):
         stages[f"block{index}"] = ResidualBlock(4 * width, dropout=dropout, activated=True)
@@ -80,7 +80,7 @@ def _conv(
     return [layer, normalisation("instance", channels_out), nn.ReLU(inplace=True)]
 
 
-def _up(channels: int) -> nn.Sequential:
+def _up(channels: int) -> Chain:
     half = channels // 2
     transposed = nn.ConvTranspose2d(channels, half, 3, 2, padding=1, output_padding=1)
-    return nn.Sequential(transposed, normalisation("instance", half), nn.ReLU(inplace=True))
+    return Chain(transposed, normalisation("instance", half), nn.ReLU(inplace=True))

@@ -1,6 +1,7 @@
 """Building blocks: blurred resampling, residual blocks, initialisation, chains of named stages."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from restain.errors import ConfigError
 from restain.networks.blur import blurred_half
 from restain.networks.convolution import Conv2d
 from restain.networks.normalisation import BatchNorm, InstanceNorm
+from restain.networks.recomputation import linear, recomputed
 from restain.networks.spectral import spectral_norm
 
 NormName = Literal["instance", "batch", "none"]
@@ -78,6 +80,32 @@ class Staged(nn.Module):
         return name
 
 
+class Chain(nn.Sequential):
+    """Layers in a row, in which an activation after an instance norm is computed again for the gradient, not kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run all layers, one after the other."""
+        norm: InstanceNorm | None = None
+        for layer in self:
+            if norm:
+                x = recomputed(partial(_activated, norm, layer), x) if _activates(layer) else layer(norm(x))
+                norm = None
+            elif isinstance(layer, InstanceNorm):
+                norm = layer
+            else:
+                x = layer(x)
+        return norm(x) if norm else x
+
+
+def _activates(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.ReLU | nn.LeakyReLU)
+
+
+def _activated(norm: InstanceNorm, activation: nn.Module, x: Tensor) -> Tensor:
+    activated: Tensor = activation(norm(x))
+    return activated
+
+
 class ReflectionPad(nn.ReflectionPad2d):
     """Reflection padding in the type of its input, which autocast on a CPU would convert to float32 and back."""
 
@@ -121,7 +149,11 @@ class BlurUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x C x 2H x 2W; borders are replicated."""
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return linear(_doubled, x)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def binomial(size: int) -> Tensor:
@@ -147,7 +179,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.activated = activated
         middle: list[nn.Module] = [Dropout(dropout)] if dropout else []
-        self.body = nn.Sequential(
+        self.body = Chain(
             nn.Identity(),  # the layers keep the numbers that they have in published weight files
             convolution(channels, channels, 3, padding=1, reflects=True, norm=norm, spectral=spectral),
             normalisation(norm, channels),

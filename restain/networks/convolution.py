@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from restain.networks import winograd
+from restain.networks.recomputation import Ancestor
 from restain.networks.reflection import fold_back, reflected
 from restain.tensors import is_followed
 
@@ -33,7 +34,7 @@ class Conv2d(nn.Conv2d):
         if self.fewer_multiplications and way.fits(x, weight):
             way = replace(way, by_winograd=True)
         with torch.autocast("cpu", enabled=False):
-            result: Tensor = _Convolution.apply(x, weight, bias, way)  # type: ignore[no-untyped-call]  # torch's
+            result: Tensor = _Convolution.apply(x, Ancestor.of(x), weight, bias, way)  # type: ignore[no-untyped-call]
         return result
 
     def _as_pytorch(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,10 +100,10 @@ class _Way:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, way: _Way) -> Tensor:
-        ctx.way, ctx.shape = way, x.shape
+    def forward(ctx: Any, x: Tensor, ancestor: Ancestor, weight: Tensor, bias: Tensor | None, way: _Way) -> Tensor:
+        ctx.way, ctx.shape, ctx.make = way, x.shape, ancestor.make
         ctx.memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        ctx.save_for_backward(x if weight.requires_grad else None, weight)
+        ctx.save_for_backward(ancestor.kept if weight.requires_grad else None, weight)
         padded = way.padded(x)
         if way.by_winograd:
             return winograd.convolve(padded, weight, bias)
@@ -110,17 +111,17 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         way: _Way = ctx.way
-        x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        if x is None:  # its values do not matter, only its shape
+        kept, weight = ctx.saved_tensors
+        wants_x, _, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        if kept is None:  # the values of x do not matter, only its shape
             high, wide = way.padding if way.reflects or way.by_winograd else (0, 0)
             batch, channels, height, width = ctx.shape
             padded = weight.new_empty(batch, channels, height + 2 * high, width + 2 * wide)
             padded = torch.empty_like(padded, memory_format=ctx.memory_format)
         else:
-            padded = way.padded(x)
+            padded = way.padded(ctx.make(kept))
         of_bias = None
         if way.by_winograd:
             of_padded, of_weight = winograd.gradients(padded, weight, gradient, wants_x, wants_weight)
@@ -140,7 +141,7 @@ class _Convolution(torch.autograd.Function):
                 (wants_x, wants_weight, wants_bias),
             )
         of_x = None if of_padded is None else way.unpadded(of_padded)
-        return of_x, of_weight, of_bias, None
+        return of_x, None, of_weight, of_bias, None
 
 
 def _as_autocast_has_it(*values: Tensor | None) -> tuple[Any, ...]:

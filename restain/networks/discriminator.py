@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restain.errors import ShapeError
-from restain.networks.blocks import BlurDown, NormName, convolution, initialise, normalisation
+from restain.networks.blocks import BlurDown, Chain, NormName, convolution, initialise, normalisation
 
 
 def smallest_px(depth: int) -> int:
@@ -56,7 +56,7 @@ class Discriminator(nn.Module):
         for stage in range(1, depth + 1):
             layers += block(wide[stage - 1], wide[stage], shrinks=stage < depth, norm=norm)
         layers.append(convolution(wide[-1], 1, 4, padding=1, spectral=spectral))
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from restain.networks.blocks import (
     BlurDown,
     BlurUp,
+    Chain,
     NormName,
     ReflectionPad,
     ResidualBlock,
@@ -57,33 +58,33 @@ class Generator(Staged):
             )
 
         def finish(channels: int) -> list[nn.Module]:
-            return [normalisation(norm, channels), nn.ReLU()]
+            return [normalisation(norm, channels), nn.ReLU(inplace=True)]
 
-        def up(channels: int) -> nn.Sequential:
+        def up(channels: int) -> Chain:
             half = channels // 2
             if config.antialias:
-                return nn.Sequential(BlurUp(), conv(channels, half, 3, padding=1), *finish(half))
+                return Chain(BlurUp(), conv(channels, half, 3, padding=1), *finish(half))
             bias = norm != "batch"
             transposed = nn.ConvTranspose2d(channels, half, 3, 2, padding=1, output_padding=1, bias=bias)
-            return nn.Sequential(transposed, *finish(half))
+            return Chain(transposed, *finish(half))
 
         shrink: list[nn.Module] = [BlurDown()] if config.antialias else []
         stride = 1 if config.antialias else 2
         stages: dict[str, nn.Module] = {
             "input": ReflectionPad(3),
-            "stem": nn.Sequential(conv(3, width, 7), *finish(width)),
+            "stem": Chain(conv(3, width, 7), *finish(width)),
         }
         channels = width
         for index in range(1, config.downsamplings + 1):
             stages[f"down{index}"] = conv(channels, 2 * channels, 3, stride, padding=1)
-            stages[f"shrink{index}"] = nn.Sequential(*finish(2 * channels), *shrink)
+            stages[f"shrink{index}"] = Chain(*finish(2 * channels), *shrink)
             channels *= 2
         for index in range(config.blocks):
             stages[f"block{index}"] = ResidualBlock(channels, norm=norm, spectral=spectral, dropout=config.dropout)
         for index in range(1, config.downsamplings + 1):
             stages[f"up{index}"] = up(channels)
             channels //= 2
-        stages["output"] = nn.Sequential(
+        stages["output"] = Chain(
             nn.Identity(), convolution(width, 3, 7, padding=3, reflects=True, spectral=spectral), nn.Tanh()
         )
         self.stages = nn.ModuleDict(stages)

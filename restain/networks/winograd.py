@@ -5,6 +5,7 @@ then give 4 x 4 pixels each. CPUs that multiply float32 no faster than they add 
 times those of the plain convolution, as with the same algorithm on GPUs. Gradients are those of this computation.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 LEAST_CHANNELS = 96
 """With fewer, in or out, the transforms cost more than they save."""
 _TILE, _WINDOW = 4, 6
+_TILES = 256
+"""So many at a time are enough for fast products; all at once take much memory, and longer."""
 
 # the points 0, 1, -1, 2, -2 and infinity; rows of the three transforms
 _PIXELS = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
@@ -42,7 +45,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         Channels last in memory.
     """
-    result = _joined(_transformed_windows(x) @ _transformed_kernels(weight).mT, x.shape)
+    kernels = _transformed_kernels(weight).mT
+    bands = [_joined(_transformed_windows(x[:, :, seen]) @ kernels, x[:, :, seen].shape) for _, seen in _bands(x.shape)]
+    result = bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
     return result if bias is None else result.add_(bias.view(-1, 1, 1))
 
 
@@ -50,16 +55,35 @@ def gradients(
     x: Tensor, weight: Tensor, gradient: Tensor, wants_x: bool, wants_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of `convolve` by x and by the weight, from that by its result; x has no say in its own."""
-    products = _joined_backwards(gradient)
-    of_x = of_weight = None
-    if wants_x:
-        of_x = _transformed_windows_backwards(products @ _transformed_kernels(weight), x.shape)
-    if wants_weight:
-        kernels = (products.mT @ _transformed_windows(x)).flatten(1)  # 36 x D C
-        channels_out, channels_in = weight.shape[:2]
-        of_weight = (_matrix(_KERNEL, weight).mT @ kernels).view(3, 3, channels_out, channels_in)
-        of_weight = of_weight.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
-    return of_x, of_weight
+    channels_out, channels_in = weight.shape[:2]
+    kernels = _transformed_kernels(weight)
+    bands = list(_bands(x.shape))
+    of_x = torch.zeros_like(x) if wants_x and len(bands) > 1 else None
+    of_kernels: Tensor | None = None
+    for rows, seen in bands:
+        products = _joined_backwards(gradient[:, :, rows])
+        if wants_x:
+            of_band = _transformed_windows_backwards(products @ kernels, x[:, :, seen].shape)
+            if of_x is None:
+                of_x = of_band
+            else:
+                of_x[:, :, seen] += of_band
+        if wants_weight:
+            of_band = products.mT @ _transformed_windows(x[:, :, seen])
+            of_kernels = of_band if of_kernels is None else of_kernels.add_(of_band)
+    if of_kernels is None:
+        return of_x, None
+    of_weight = (_matrix(_KERNEL, weight).mT @ of_kernels.flatten(1)).view(3, 3, channels_out, channels_in)
+    return of_x, of_weight.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _bands(shape: torch.Size) -> Iterator[tuple[slice, slice]]:
+    """Rows of the result, and the rows of x (N x C x H+2 x W+2) that they are made of, from top to bottom."""
+    batch, _, height, width = shape
+    step = _TILE * max(1, _TILES // (batch * (width // _TILE)))
+    for start in range(0, height - 2, step):
+        stop = min(start + step, height - 2)
+        yield slice(start, stop), slice(start, stop + 2)
 
 
 def _matrix(rows: list[list[Any]], like: Tensor) -> Tensor:

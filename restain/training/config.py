@@ -23,7 +23,6 @@ INVISIBLE = (
     "training.evaluate_every_steps",
     "training.evaluate_pairs",
     "training.best_by",
-    "training.spare_memory",
 )
 """Settings that do not affect the weights."""
 
@@ -93,8 +92,6 @@ class TrainingConfig(RecipeSection):
     """Keep channels innermost in memory; `auto` does unless the stages are compiled."""
     compile: bool = False
     """Compile the stages of the networks; pays for long runs at one crop size."""
-    spare_memory: bool = False
-    """On a CPU, return memory to the system at once: about a quarter less of it, at a third more time."""
 
     @model_validator(mode="after")
     def _has_a_length(self) -> "TrainingConfig":

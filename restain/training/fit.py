@@ -28,7 +28,6 @@ from restain.training.schedule import decay_left, rate_factor, set_rates
 from restain.training.start import begun
 from restain.training.state import Saved, check_finite, load_state, save_state
 from restain.workers.interrupts import Postponed, postponed
-from restain.workers.memory import steady_memory
 
 
 def fit(
@@ -81,7 +80,6 @@ def fit(
         compile_stages(method)
 
     with (
-        steady_memory() if config.spare_memory else nullcontext(),
         Log(out, out.name, saved.done, steps, ranks, console, saved.pending) as log,
         postponed() if ranks.count == 1 else nullcontext(Postponed()) as stop,
     ):

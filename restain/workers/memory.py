@@ -52,11 +52,24 @@ def reused_memory() -> Iterator[None]:
                 libc.malloc_trim(0)
 
 
+def return_free_memory() -> None:
+    """Return to the system what is free in the heap, holes between what is in use included; without glibc nothing."""
+    libc = _libc()
+    if libc:
+        libc.malloc_trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+    """glibc, where it is what this process runs on."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") else None
+
+
 @contextmanager
 def _told(options: Mapping[int, int], afterwards: Mapping[int, int]) -> Iterator[ctypes.CDLL | None]:
     """Set glibc's options, and others at the end; None without glibc."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "mallopt"):
+    libc = _libc()
+    if libc is None:
         yield None
         return
     for option, value in options.items():

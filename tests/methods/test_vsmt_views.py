@@ -97,6 +97,13 @@ def test_views_are_float32_also_inside_autocast(make: Callable[..., Tensor]) -> 
     assert_close(view, expected)
 
 
+@pytest.mark.parametrize("make", [structure_preserving, stain_preserving])
+def test_views_of_float64_are_float64_and_the_same(make: Callable[..., Tensor]) -> None:
+    view = make(tissue(8).double(), generators(8), EVERYTHING)
+    assert view.dtype == torch.float64
+    assert_close(view, make(tissue(8), generators(8), EVERYTHING).double(), rtol=0, atol=2e-5)
+
+
 # --------------------------------------------------------------------------------------------------------- composition
 
 

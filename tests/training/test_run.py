@@ -138,7 +138,7 @@ def test_the_seed_decides_and_how_it_is_watched_does_not(small: Small, tiles: Pa
         return digest(train(small("reconstruct", **sections), tiles, tmp_path / name))
 
     expected = weights("plain")
-    watched = {"log_every_steps": 1, "sample_every_steps": 1, "save_every_steps": 1, "spare_memory": True}
+    watched = {"log_every_steps": 1, "sample_every_steps": 1, "save_every_steps": 1}
     assert weights("watched", training=watched, data={"loaders": 1}) == expected
     assert weights("other", seed=1) != expected
     assert sorted(path.name for path in (tmp_path / "watched" / "samples").iterdir())[-1] == "000006.png"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from restain.networks.blocks import initialise
+from restain.networks.blocks import Chain, initialise
 from restain.networks.convolution import Conv2d
 from restain.networks.normalisation import InstanceNorm
 
@@ -20,10 +20,10 @@ class Fusion(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.compress_he = nn.Sequential(*[_layer(2 * channels, channels, 1), *_layers(channels, 2)])
-        self.compress_ihc = nn.Sequential(*[_layer(2 * channels, channels, 1), *_layers(channels, 2)])
-        self.fuse = nn.Sequential(_layer(2 * channels, channels, 1), *_layers(channels, 1))
-        self.refine = nn.Sequential(*_layers(channels, 3))
+        self.compress_he = Chain(*[_layer(2 * channels, channels, 1), *_layers(channels, 2)])
+        self.compress_ihc = Chain(*[_layer(2 * channels, channels, 1), *_layers(channels, 2)])
+        self.fuse = Chain(_layer(2 * channels, channels, 1), *_layers(channels, 1))
+        self.refine = Chain(*_layers(channels, 3))
         initialise(self)
 
     def forward(self, he: Tensor, ihc: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Projector(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.layers = nn.Sequential(
+        self.layers = Chain(
             Conv2d(channels, half, 1, bias=False),
             InstanceNorm(half),
             nn.LeakyReLU(SLOPE, inplace=True),
@@ -66,9 +66,9 @@ class Projector(nn.Module):
         return projected
 
 
-def _layer(channels_in: int, channels_out: int, size: int) -> nn.Sequential:
+def _layer(channels_in: int, channels_out: int, size: int) -> Chain:
     conv = Conv2d(channels_in, channels_out, size, padding=size // 2, padding_mode="reflect")
-    return nn.Sequential(conv, InstanceNorm(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
+    return Chain(conv, InstanceNorm(channels_out), nn.LeakyReLU(SLOPE, inplace=True))
 
 
 def _layers(channels: int, count: int) -> list[nn.Module]:

@@ -42,6 +42,7 @@ from restain.networks.discriminator import Discriminator, smallest_px
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.networks.sampler import Sampler, sample_positions
 from restain.tensors import full_precision
+from restain.workers.memory import return_free_memory
 
 GUIDED_TAPS = ("block1", "block3", "block5")
 """Where the student is compared with the guided teacher."""
@@ -273,6 +274,7 @@ class Vsmt(Method):
                     self._alignment_distance(guidance[stage], moved[tap]) for stage, tap in LEVELS.items()
                 ),
             }
+        return_free_memory()  # now the step has the most in use
         descend(total(terms.values()), optimizers["alignment"], optimizers["sampler"])
         judged = self._judge("guided_discriminator", self.guided_discriminator, pair.ihc, guided, optimizers)
         return detached(terms, "alignment") | judged

@@ -320,14 +320,14 @@ def _between(draws: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def _send(numbers: Tensor, images: Tensor) -> Tensor:
-    """Bring drawn numbers to the images' device without waiting for it."""
+    """Bring drawn numbers to the images' device without waiting for it, those that are no integers in their type."""
     if images.is_cuda:
         numbers = numbers.pin_memory()
-    return numbers.to(images.device, non_blocking=True)
+    return numbers.to(images.device, images.dtype if numbers.is_floating_point() else None, non_blocking=True)
 
 
 def _identity(count: int, images: Tensor) -> Tensor:
-    return torch.eye(2, device=images.device).expand(count, 2, 2)
+    return torch.eye(2, device=images.device, dtype=images.dtype).expand(count, 2, 2)
 
 
 def _sample(images: Tensor, turn: Tensor, displacement: Tensor | float = 0.0) -> Tensor:
