@@ -58,7 +58,8 @@ class Generator(Staged):
             )
 
         def finish(channels: int) -> list[nn.Module]:
-            return [normalisation(norm, channels), nn.ReLU(inplace=True)]
+            in_place = norm != "none"  # without a norm it would change what the convolution gave, which is a tap
+            return [normalisation(norm, channels), nn.ReLU(in_place)]
 
         def up(channels: int) -> Chain:
             half = channels // 2

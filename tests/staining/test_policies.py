@@ -242,7 +242,7 @@ def test_dense_interpolates_between_the_centres_of_tiles() -> None:
     place = Box(20, 8, 24, 32)
     window = to_tensor(IMAGE[place.slices])
     seen: list[Tensor] = []
-    hook = network.stages["stem"][2].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][0].clone()))
+    hook = network.stages["stem"][2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0].clone()))
     stain_densely(network, grid, window, place)
     hook.remove()
     features = stem(window)[0]
