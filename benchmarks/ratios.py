@@ -1,7 +1,7 @@
 """All ratios of speed and memory that matter on a CPU, by one command, in a quarter of an hour on an idle machine.
 
     git worktree add ../before REVISION
-    python benchmarks/ratios.py [--before ../before] [--out docs/results/speed.md] [--minutes 8]
+    python benchmarks/ratios.py [--before ../before] [--out ratios.md] [--minutes 8]
 
 Each ratio is of two things that take turns in this run: a training step beside that of an older checkout
 (`benchmarks/step.py`), threads beside busy processes by how they wait (`benchmarks/load.py`), a small and a larger
@@ -157,7 +157,7 @@ def page(done: Mapping[str, str]) -> str:
         f"{os.cpu_count()} cores ({processor}), PyTorch {torch.__version__}. Every ratio is of",
     ]
     lines += ["two things that took turns in one run of:", "", "```bash", "git worktree add ../before REVISION"]
-    lines += ["python benchmarks/ratios.py --before ../before --out docs/results/speed.md", "```"]
+    lines += ["python benchmarks/ratios.py --before ../before --out ratios.md", "```"]
     for title in dict.fromkeys(name.partition("/")[0] for name in done):
         lines += ["", f"## {title}", ""]
         lines += [line for name, line in done.items() if name.partition("/")[0] == title]

@@ -91,7 +91,7 @@ class TrainingConfig(RecipeSection):
     channels_last: bool | Literal["auto"] = "auto"
     """Keep channels innermost in memory; `auto` does unless the stages are compiled."""
     compile: bool = False
-    """Compile the stages of the networks; pays for long runs at one crop size."""
+    """Compile the stages of the networks, for long runs at one crop size on a GPU; on a CPU it does not pay."""
 
     @model_validator(mode="after")
     def _has_a_length(self) -> "TrainingConfig":
