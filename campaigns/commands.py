@@ -62,7 +62,8 @@ def works() -> dict[str, Work]:
         "align": Work(("pairs", "align", "pairs", "--out", "aligned"), ("pairs",)),
         "phantom": Work(("phantom", "--slide", "p.ome.tif", "--size", 1500), ()),
         "statistics": Work(
-            ("statistics", "he.ome.tif", "ihc.ome.tif", *slide[:4], "--device", "cpu", "--out", "s.safetensors"),
+            ("statistics", "he.ome.tif", "ihc.ome.tif", *slide[:4], "--device", "cpu", "--out", "s.safetensors",
+             "--overwrite"),
             (MODEL, "he.ome.tif", "ihc.ome.tif"), resumes=False,
         ),
         "evaluate": Work(

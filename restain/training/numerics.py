@@ -10,7 +10,6 @@ from restain.networks.blocks import Staged
 from restain.randomness import derive_seed
 from restain.training.config import TrainingConfig
 
-
 MOST_VERSIONS = 1000
 """Of one piece of code, compiled for as many shapes and settings; more than a method has stages and crops."""
 
@@ -45,8 +44,8 @@ def compile_stages(method: nn.Module) -> None:
 
     Stages, not networks: a method runs networks in parts, and blocks of one shape share one compilation. The compiler
     may not choose channels last by itself, because it then expects another memory order from the gradient of replicate
-    padding than PyTorch 2.13 delivers. Nor may it give up after eight versions of a piece of code, as it does by itself:
-    stages of all networks share theirs.
+    padding than PyTorch 2.13 delivers. Nor may it give up after eight versions of a piece of code, as it does by
+    itself: stages of all networks share theirs.
     """
     for limit in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(torch._dynamo.config, limit, MOST_VERSIONS)
