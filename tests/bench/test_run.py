@@ -205,7 +205,7 @@ def test_on_ray_it_comes_to_the_same(
 
 def test_minutes_become_steps_once_per_row(pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     """All seeds take the same; what a killed timing left is swept away."""
-    out, options = tmp_path / "out", {"budget": Budget(minutes=0.004), "tiles": 2, "device": "cpu"}
+    out, options = tmp_path / "out", {"budget": Budget(minutes=0.02), "tiles": 2, "device": "cpu"}
     first = run_bench(rows[:1], pairs, out, seeds=1, **options)
     (out / "runs/.probe-torn").mkdir()
     (out / "runs/.probe-torn/state.pt").write_bytes(b"half")
@@ -214,7 +214,7 @@ def test_minutes_become_steps_once_per_row(pairs: Path, rows: list[Row], tmp_pat
     outcome = run_bench(rows[:1], pairs, out, seeds=2, processes=2, **options)
     assert not first.failures | outcome.failures
     steps = outcome.table.lines[0].steps.values
-    assert steps[0] == steps[1] == json.loads(note.read_text())["steps"]
+    assert steps[0] == steps[1] == json.loads(note.read_text())["steps"] > 1
     assert note.stat().st_mtime_ns == written
     assert not list((out / "runs").glob(".probe*"))
 

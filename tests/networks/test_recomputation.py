@@ -68,7 +68,7 @@ def test_results_and_gradients_are_those_of_keeping_everything(
 
 
 def test_of_a_generator_the_gradients_are_the_same_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under spectral norm, with taps, and by Winograd's algorithm."""
+    """Under spectral norm, and by Winograd's algorithm."""
     torch.manual_seed(0)
     network = Generator(GeneratorConfig(width=24, blocks=2)).to(memory_format=torch.channels_last)
     take_fewer_multiplications(network)

@@ -274,7 +274,8 @@ class Vsmt(Method):
                     self._alignment_distance(guidance[stage], moved[tap]) for stage, tap in LEVELS.items()
                 ),
             }
-        return_free_memory()  # now the step has the most in use
+        if guided.device.type == "cpu":
+            return_free_memory()  # now the step has the most in use
         descend(total(terms.values()), optimizers["alignment"], optimizers["sampler"])
         judged = self._judge("guided_discriminator", self.guided_discriminator, pair.ihc, guided, optimizers)
         return detached(terms, "alignment") | judged
