@@ -4,6 +4,8 @@ Each error is also the built-in exception that a caller would expect. The comman
 traceback and exits with status 1.
 """
 
+from pathlib import Path
+
 
 class RestainError(Exception):
     """Base class of the errors that restain raises on purpose."""
@@ -31,6 +33,19 @@ class CheckpointError(RestainError, ValueError):
 
 class OutputError(RestainError, OSError):
     """A result that could not be written; nothing is left under its final name."""
+
+
+class InUseError(OutputError):
+    """A result that another process is writing."""
+
+    def __init__(self, target: Path) -> None:
+        """Name the result."""
+        super().__init__(f"{target} is being written by another process; wait for it or end it")
+        self.target = target
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """Pickle for another process."""
+        return InUseError, (self.target,)
 
 
 class NonFiniteLossError(RestainError, ArithmeticError):

@@ -266,8 +266,15 @@ def _stain_many(
             for note in notes:
                 progress.console.print(f"{job.source.name}: {note}", markup=False, highlight=False, soft_wrap=True)
 
+        def wait(held: list[SlideJob]) -> None:
+            names = ", ".join(job.source.name for job in held)
+            words = f"waiting for another process, which stains {names}"
+            progress.console.print(words, markup=False, highlight=False, soft_wrap=True)
+
         with _pool(ray, processes, device) as pool:
-            outcome = stain_slides(model, jobs, settings, pool=pool, overwrite=overwrite, extra=extra, on_slide=show)
+            outcome = stain_slides(
+                model, jobs, settings, pool=pool, overwrite=overwrite, extra=extra, on_slide=show, on_wait=wait
+            )
     for reason in outcome.failures.values():
         typer.echo(f"restain: not stained: {' '.join(str(reason).split())}", err=True)
     if images := passed_over(inputs, is_slide):

@@ -9,18 +9,22 @@ import hashlib
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from restain.errors import OutputError
+from restain.errors import InUseError, OutputError
 from restain.slides.pyramid import Position
 
+_FILE = "tiles.sqlite"
 _HASH_BYTES = 16
 _SIDE_BITS = 24
 """Bits of rows and columns in a tile's key, so that keys sort by level, row and column."""
+_PATIENCE_S = 1.0
+"""Seconds between two looks whether another process still has a spool."""
 
 
 class Spool:
@@ -34,9 +38,10 @@ class Spool:
             job: everything that the pixels depend on. Contents of another job are deleted.
 
         Raises:
-            OutputError: the folder cannot be written, or another process has the spool.
+            OutputError: the folder cannot be written.
+            InUseError: another process has the spool.
         """
-        self.folder = target.with_name(f"{target.name}.spool")
+        self.folder = _folder(target)
         self._target = target
         self._lock = threading.Lock()
         with self._explained():
@@ -50,7 +55,7 @@ class Spool:
 
     def _open(self) -> sqlite3.Connection:
         # exclusive: the lock is held until the process ends for any reason
-        database = sqlite3.connect(self.folder / "tiles.sqlite", timeout=0.5, check_same_thread=False)
+        database = sqlite3.connect(self.folder / _FILE, timeout=0.5, check_same_thread=False)
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
@@ -148,9 +153,7 @@ class Spool:
             raise
         except (sqlite3.Error, OSError) as error:
             if "locked" in str(error):
-                raise OutputError(
-                    f"{self._target} is being written by another process; wait for it or end it"
-                ) from error
+                raise InUseError(self._target) from error
             if any(words in str(error) for words in ("malformed", "not a database")):
                 raise OutputError(f"{self.folder} is damaged ({error}); delete it and start again") from error
             raise OutputError(
@@ -161,9 +164,27 @@ class Spool:
 
 def forget_spool(target: Path, job: str) -> None:
     """Delete the spool of a run that was killed after its result was complete, unless another process has it."""
-    if target.with_name(f"{target.name}.spool").is_dir():
+    if _folder(target).is_dir():
         with suppress(OutputError):
             Spool(target, job).remove()
+
+
+def wait_for_spool(target: Path) -> None:
+    """Wait until no other process has the spool of a result, because it has finished, failed or been killed."""
+    file = (_folder(target) / _FILE).absolute()
+    while True:
+        try:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=0)) as database:
+                database.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                time.sleep(_PATIENCE_S)
+                continue
+        return
+
+
+def _folder(target: Path) -> Path:
+    return target.with_name(f"{target.name}.spool")
 
 
 def _hashed(key: int, data: bytes) -> bytes:

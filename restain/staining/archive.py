@@ -3,6 +3,9 @@
 A `Pool` runs the work in processes of this machine or on Ray; finished tiles of a lost worker are on disk, so that the
 next one resumes its slide. Several slides are never stained in this process, which OpenSlide would end with them all by
 aborting at a damaged tile.
+
+Two calls with the same slides share them: each leaves the slides that the other has begun for the end, then waits, and
+stains what the other did not finish.
 """
 
 import platform
@@ -11,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from restain.errors import RestainError
+from restain.errors import InUseError, RestainError
+from restain.slides.spool import wait_for_spool
 from restain.staining.inputs import SlideJob
 from restain.staining.model import Model, load_model
 from restain.staining.settings import SlideReport, SlideSettings
@@ -38,6 +42,7 @@ def stain_slides(
     overwrite: bool = False,
     extra: Extra | None = None,
     on_slide: Callable[[SlideJob, SlideResult], None] = lambda *_: None,
+    on_wait: Callable[[list[SlideJob]], None] = lambda _: None,
 ) -> ArchiveOutcome:
     """Stain slides; failures do not stop the others, and finished slides are skipped.
 
@@ -50,6 +55,7 @@ def stain_slides(
         overwrite: as in `stain_slide`.
         extra: likewise.
         on_slide: called when a slide is done or has failed.
+        on_wait: called before waiting for another process, with the slides that it stains.
 
     Raises:
         MissingError, CheckpointError: the model cannot be used.
@@ -67,17 +73,28 @@ def stain_slides(
         settings, rois=settings.rois and settings.rois.absolute()
     )  # a worker may start in another folder
     there = [replace(job, source=job.source.absolute(), target=job.target.absolute()) for job in jobs]
-    calls = [(model.absolute(), sha256, job, anywhere, pool.device, overwrite, extra) for job in there]
+    awaited: dict[int, Path | None] = dict.fromkeys(range(len(jobs)))  # by index; a file of another process
     try:
-        for index, result in pool.each(_stain, calls):
-            job = jobs[index]
-            if isinstance(result, TaskError):
-                result = RestainError(f"{job.source}: {result}")
-            if isinstance(result, RestainError):
-                outcome.failures[job.source] = result
-            else:
-                outcome.reports.append(result)
-            on_slide(job, result)
+        while awaited:
+            calls = [
+                (model.absolute(), sha256, there[index], anywhere, pool.device, overwrite, extra, file)
+                for index, file in awaited.items()
+            ]
+            indices, awaited = list(awaited), {}
+            for call, result in pool.each(_stain, calls):
+                job = jobs[indices[call]]
+                if isinstance(result, InUseError):
+                    awaited[indices[call]] = result.target
+                    continue
+                if isinstance(result, TaskError):
+                    result = RestainError(f"{job.source}: {result}")
+                if isinstance(result, RestainError):
+                    outcome.failures[job.source] = result
+                else:
+                    outcome.reports.append(result)
+                on_slide(job, result)
+            if awaited:
+                on_wait([jobs[index] for index in awaited])
     finally:
         _load.cache_clear()
     return outcome
@@ -98,8 +115,11 @@ def _stain(
     device: str,
     overwrite: bool,
     extra: Extra | None,
+    awaited: Path | None,
 ) -> SlideResult:
-    """Stain one slide of many; an error becomes its result."""
+    """Stain one slide of many, once no other process writes the awaited file; an error becomes its result."""
+    if awaited:
+        wait_for_spool(awaited)
     try:
         loaded = _load(model, sha256, device)
     except RestainError as error:

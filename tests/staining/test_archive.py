@@ -3,9 +3,12 @@
 import faulthandler
 import multiprocessing
 import os
+import pickle
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ import tifffile
 
 from restain.checkpoint import save_checkpoint
 from restain.cli import main
-from restain.errors import InputError, MissingError
+from restain.errors import InputError, InUseError, MissingError
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.kinds import is_slide
+from restain.slides.spool import Spool
 from restain.staining.archive import stain_slides
 from restain.staining.inputs import SlideJob, find_slides, shard
 from restain.staining.settings import SlideReport, SlideSettings
+from restain.staining.slide import stain_slide
 from restain.workers import processes
 from restain.workers.pool import Processes
 
@@ -167,6 +172,55 @@ def test_an_odd_failure_does_not_stop_the_others(
     outcome = stain_slides(checkpoint, jobs, SlideSettings())
     assert "odd.svs: unexpected ZeroDivisionError" in str(outcome.failures[tmp_path / "odd.svs"])
     assert len(outcome.reports) == 1
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+def test_a_slide_that_another_process_has_begun_is_awaited(
+    make_slide: MakeSlide, checkpoint: Path, tmp_path: Path, finishes: bool
+) -> None:
+    """The others come first; then it is stained here if the other process did not finish it."""
+    settings = SlideSettings(tile_px=128)
+    jobs = [SlideJob(make_slide(f"{n}.ome.tif"), tmp_path / f"out/{n}.ome.tif") for n in "abc"]
+    ready = stain_slide(checkpoint, jobs[0].source, tmp_path / "ready.ome.tif", settings).path if finishes else None
+    begun, told = multiprocessing.Event(), multiprocessing.Event()
+    other = multiprocessing.Process(target=_have_in_hand, args=(jobs[0].target, begun, told, ready))
+    other.start()
+    assert begun.wait(60)
+    done: list[str] = []
+
+    def tell(held: list[SlideJob]) -> None:
+        done.append(f"waits for {' '.join(job.source.name for job in held)}")
+        told.set()
+
+    outcome = stain_slides(
+        checkpoint, jobs, settings, on_slide=lambda job, _: done.append(job.source.name), on_wait=tell
+    )
+    other.join()
+    assert done == ["b.ome.tif", "c.ome.tif", "waits for a.ome.tif", "a.ome.tif"]
+    assert not outcome.failures
+    assert [report.skipped for report in outcome.reports] == [False, False, finishes]
+    assert {path.name for path in (tmp_path / "out").glob("*.ome.tif*")} == {f"{n}.ome.tif" for n in "abc"}
+
+
+def _have_in_hand(target: Path, begun: Event, told: Event, ready: Path | None) -> None:
+    """Begin a slide, and finish it or not a while after it is awaited.
+
+    In a process of its own, because forks of the process with the spool would never see its lock released.
+    """
+    spool = Spool(target, "another process")
+    begun.set()
+    told.wait(60)
+    time.sleep(0.5)
+    if ready:
+        ready.rename(target)
+        spool.remove()
+
+
+def test_that_a_file_is_in_use_is_told_across_processes() -> None:
+    error = pickle.loads(pickle.dumps(InUseError(Path("a b.ome.tif"))))
+    assert isinstance(error, InUseError)
+    assert str(error) == "a b.ome.tif is being written by another process; wait for it or end it"
+    assert error.target == Path("a b.ome.tif")
 
 
 @pytest.mark.parametrize("after", [1, 3])
