@@ -53,7 +53,7 @@ def test_the_autoencoder_sees_only_what_is_read(
     monkeypatch.setattr(method.tasks, "ihc_structure", partial(counted, "structure", ask))
     monkeypatch.setattr(method.generator, "forward", partial(counted, "restained", stain))
     monkeypatch.setattr(method.tasks, "views", partial(counted, "structure", method.tasks.views))
-    method.step(draw_pair(0, 1), method.optimizers(), progress)
+    method.step(draw_pair(0, 1, size=40), method.optimizers(), progress)
     assert calls == {"structure": structure, "restained": restained}
 
 

@@ -97,7 +97,7 @@ def test_a_run_killed_in_a_step_ends_as_if_it_had_not_been(
 def test_a_process_killed_again_and_again_ends_with_the_same_weights(
     write_recipe: Write, tiles: Path, tmp_path: Path
 ) -> None:
-    recipe = write_recipe("reconstruct", training={"steps": 60, "save_every_steps": 5, "sample_every_steps": 30})
+    recipe = write_recipe("reconstruct", training={"steps": 40, "save_every_steps": 5, "sample_every_steps": 20})
     expected = digest(train(recipe, tiles, tmp_path / "whole"))
     out = tmp_path / "killed"
     state = out / "state.pt"
@@ -109,7 +109,7 @@ def test_a_process_killed_again_and_again_ends_with_the_same_weights(
         time.sleep(0.005 * kill)
         process.kill()
         process.join()
-        assert 0 < steps_done(state) < 60
+        assert 0 < steps_done(state) < 40
     assert digest(train(recipe, tiles, out)) == expected
     assert log(out) == log(tmp_path / "whole")
     assert not list(out.glob(".*.*"))
