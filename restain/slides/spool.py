@@ -28,7 +28,7 @@ _PATIENCE_S = 1.0
 
 
 class Spool:
-    """Encoded tiles by position, and notes by name, of one job; locked by one process at a time."""
+    """Encoded tiles by position, notes by name, and other files, of one job; locked by one process at a time."""
 
     def __init__(self, target: Path, job: str) -> None:
         """Open or create the spool of a result.
@@ -49,9 +49,18 @@ class Spool:
             self._database = self._open()
             self.resumed = self.note("job") == job
             if not self.resumed:
-                self._database.execute("DELETE FROM tiles")
-                self._database.execute("DELETE FROM notes")
+                self._clear()
                 self.set_note("job", job)
+
+    def _clear(self) -> None:
+        """Delete the tiles, notes and files of another job."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not path.name.startswith(_FILE):  # the database and its journal
+                path.unlink()
+        self._database.execute("DELETE FROM tiles")
+        self._database.execute("DELETE FROM notes")
 
     def _open(self) -> sqlite3.Connection:
         # exclusive: the lock is held until the process ends for any reason

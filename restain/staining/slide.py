@@ -107,7 +107,6 @@ def stain_slide(
 
 def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
     """Stain the remaining tiles and assemble the file."""
-    plan, settings, out = sitting.plan, sitting.settings, sitting.out
     seconds: dict[str, float] = {}
     with sitting as writer:
         notes = ["resumes an earlier run"] if writer.spool.resumed else []
@@ -115,17 +114,38 @@ def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
             sitting.prepare()
         megapixels = _stain_batches(sitting, seconds, on_progress)
         with _clock(seconds, "pyramid and file"):
-            norm_file = settings.norm.path if isinstance(settings.norm, SharedNorm) else None
-            given = {path.resolve() for path in (settings.rois, norm_file) if path}
-            for ending in BESIDE_SLIDES:
-                if beside(out, ending).resolve() not in given:
-                    beside(out, ending).unlink(missing_ok=True)  # of another result
-            if plan.tissue:
-                save_tissue(plan.tissue, plan.slide, beside(out, "tissue.png"), beside(out, "tissue.geojson"))
-            if (kept := writer.spool.folder / STATISTICS).exists():
-                save_statistics(beside(out, STATISTICS), load_statistics(kept), model=sitting.model.sha256)
-            writer.finish(threads=settings.threads)
-    return SlideReport(out, megapixels, notes, seconds)
+            _save_beside(sitting)
+            writer.finish(threads=sitting.settings.threads)
+    return SlideReport(sitting.out, megapixels, notes, seconds)
+
+
+def _save_beside(sitting: Sitting) -> None:
+    """Save tissue and statistics beside the result, in place of those of another one.
+
+    They are made in the spool, where nothing stays of a file that a killed run was writing.
+    """
+    plan, settings, out, folder = sitting.plan, sitting.settings, sitting.out, sitting.writer.spool.folder
+    norm_file = settings.norm.path if isinstance(settings.norm, SharedNorm) else None
+    given = {path.resolve() for path in (settings.rois, norm_file) if path}
+    made = set[Path]()
+    if plan.tissue:
+        picture, outlines = folder / beside(out, "tissue.png").name, folder / beside(out, "tissue.geojson").name
+        save_tissue(plan.tissue, plan.slide, picture, outlines)
+        made |= {picture, outlines}
+    if (kept := folder / STATISTICS).exists():
+        own = folder / beside(out, STATISTICS).name
+        save_statistics(own, load_statistics(kept), model=sitting.model.sha256)
+        made.add(own)
+    for final in (beside(out, ending) for ending in BESIDE_SLIDES):
+        try:
+            if (new := folder / final.name) in made:
+                new.replace(final)
+            elif final.resolve() not in given:
+                final.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot replace {final}: {error.strerror}; move it away, then run the same command to resume"
+            ) from error
 
 
 Stained = tuple[Sequence[Work], NDArray[np.uint8]]

@@ -23,6 +23,8 @@ from restain.slides.identity import job_of
 from restain.slides.pyramid import Position
 from restain.slides.reader import open_slide
 from restain.slides.spool import Spool
+from restain.slides.tiff import Description
+from restain.slides.writer import write_slide
 from restain.staining.model import Model, load_model
 from restain.staining.policies import POLICIES, SharedNorm, TileNorm
 from restain.staining.settings import SlideSettings
@@ -174,6 +176,42 @@ def test_killed_it_goes_on_and_ends_with_the_same_pixels(model: Model, make_slid
     complete = stain_slide(model, he, whole, PLAIN)
     assert complete.megapixels - report.megapixels == pytest.approx(3 * 128 * 128 / 1e6)
     assert np.array_equal(pixels(killed), pixels(whole))
+
+
+def test_nothing_of_an_unfinished_slide_enters_the_next_one(
+    model: Model, make_slide: MakeSlide, drawing: RGB, tmp_path: Path
+) -> None:
+    """Another slide under the same name gets its own statistics."""
+
+    def stop(*_: object) -> None:
+        raise InputError("stopped")
+
+    out, other = tmp_path / "out.ome.tif", tmp_path / "other.ome.tif"
+    with pytest.raises(InputError, match="stopped"):
+        stain_slide(model, make_slide(), out, ALL, on_progress=stop)
+    assert (tmp_path / "out.ome.tif.spool/statistics.safetensors").exists()
+    dark = drawing // 4
+    write_slide(
+        other, dark.shape[1::-1], lambda x, y, w, h: dark[y : y + h, x : x + w], Description("dark", 8.0), tile_px=128
+    )
+    stain_slide(model, other, out, ALL)
+    stain_slide(model, other, tmp_path / "clean.ome.tif", ALL)
+    assert np.array_equal(pixels(out), pixels(tmp_path / "clean.ome.tif"))
+    first, second = (tmp_path / f"{name}.statistics.safetensors" for name in ("out", "clean"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_side_file_that_cannot_be_replaced_is_named_and_the_tiles_stay(
+    model: Model, make_slide: MakeSlide, tmp_path: Path
+) -> None:
+    he, out, in_the_way = make_slide(), tmp_path / "out.ome.tif", tmp_path / "out.tissue.png"
+    in_the_way.mkdir()
+    with pytest.raises(OutputError, match=r"cannot replace .*out\.tissue\.png.*move it away"):
+        stain_slide(model, he, out, PLAIN)
+    assert not out.exists()
+    in_the_way.rmdir()
+    assert stain_slide(model, he, out, PLAIN).megapixels == 0
+    assert in_the_way.is_file()
 
 
 def test_what_is_finished_is_skipped(model: Model, make_slide: MakeSlide, tmp_path: Path) -> None:
