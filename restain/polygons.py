@@ -170,4 +170,11 @@ def _polygons(node: Any, name: str) -> Iterator[tuple[str, list[list[list[float]
 
 def _name(feature: Mapping[str, Any], otherwise: str) -> str:
     properties = feature.get("properties") or {}
-    return str(properties.get("name") or (properties.get("classification") or {}).get("name") or otherwise)
+    return str(properties.get("name") or _class_name(properties.get("classification") or {}) or otherwise)
+
+
+def _class_name(kind: str | Mapping[str, Any]) -> str:
+    """The name of a class; QuPath lists the parts of one such as `Tumor: Positive`, and reads a bare string."""
+    if isinstance(kind, str):
+        return kind
+    return str(kind.get("name") or "") or ": ".join(map(str, kind.get("names") or ()))

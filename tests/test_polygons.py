@@ -76,3 +76,12 @@ def test_places_that_are_none_are_refused(tmp_path: Path, value: str) -> None:
     (tmp_path / "far.geojson").write_text(f'{{"type": "Feature", "properties": {{}}, "geometry": {geometry}}}')
     with pytest.raises(InputError, match=r"far\.geojson"):
         read_rois(tmp_path / "far.geojson")
+
+
+@pytest.mark.parametrize(
+    "kind", [{"name": "Tumor: Positive"}, {"names": ["Tumor", "Positive"], "color": [1, 2, 3]}, "Tumor: Positive"]
+)
+def test_a_class_has_the_same_name_in_every_form_that_qupath_reads(tmp_path: Path, kind: object) -> None:
+    shapes = [{"geometry": POLYGON, "properties": {"classification": own}} for own in (kind, {"name": "Stroma"})]
+    (tmp_path / "classes.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    assert [roi.name for roi in read_rois(tmp_path / "classes.geojson")] == ["Tumor: Positive", "Stroma"]

@@ -84,7 +84,7 @@ def command(
 ) -> None:
     """Register slides of neighbouring sections and cut pairs of tiles that fit, in the layout of MIST."""
     from restain.registration.data_set import LIST, CutJob, cut_data_set
-    from restain.registration.jobs import one_pair, read_slide_pairs
+    from restain.registration.jobs import one_pair
     from restain.registration.slides import Demands
     from restain.registration.tiling import CutSettings
     from restain.workers.pool import Processes
@@ -100,7 +100,7 @@ def command(
                 "--transform, --he-mpp and --ihc-mpp are for two slides; in a CSV they are the columns transform, "
                 "he_mpp and ihc_mpp"
             )
-        pairs = read_slide_pairs(slides[0], validation, seed)
+        pairs = _listed(slides[0], validation, seed)
     else:
         raise ConfigError(f"{len(slides)} files: give the H&E slide and the IHC slide, or one CSV of them")
     settings = CutSettings(mpp, size, step or size, least_tissue, least_overlap, most_residual, least_detail)
@@ -122,13 +122,23 @@ def command(
         )
     kept = sum(report.kept for report in outcome.reports)
     if kept:
-        parts = {split: sum(one.kept for one in outcome.reports if one.split == split) for split in ("train", "val")}
-        typer.echo(f"{out / LIST} lists {parts['train']} pairs to train and {parts['val']} to validate.")
+        train, val = (outcome.listed.get(split, 0) for split in ("train", "val"))
+        typer.echo(f"{out / LIST} lists {train} pairs to train and {val} to validate.")
     if outcome.failures:
         words = f"{len(outcome.failures)} of {len(pairs)} pairs of slides failed; run the same command to retry them."
         typer.echo(words, err=True)
     if outcome.failures or not kept:
         raise typer.Exit(1)
+
+
+def _listed(path: Path, validation: float, seed: int) -> "list[SlidePair]":
+    from restain.folders import some
+    from restain.registration.jobs import columns_not_read, read_slide_pairs
+
+    pairs = read_slide_pairs(path, validation, seed)
+    if others := columns_not_read(path):
+        typer.echo(f"{path}: columns that are not read: {some(others)}", err=True)
+    return pairs
 
 
 def _progress() -> "Progress":

@@ -51,8 +51,9 @@ def command(
     from restain.quantify.files import MeasuredImage, QuantifyReport, load_rois, quantify_file, save_tables
     from restain.quantify.instanseg import load_instanseg
     from restain.quantify.tiles import QuantifySettings, fit_mpp
+    from restain.slides.kinds import is_plain_image
     from restain.slides.reader import open_slide
-    from restain.staining.inputs import find_images
+    from restain.staining.inputs import find_images, passed_over
 
     drawn = load_rois(regions) if regions else []
     QuantifySettings(0.5 if mpp is None else mpp, marker, nucleus_um)  # wrong settings are reported before any work
@@ -86,6 +87,8 @@ def command(
         typer.echo(note, err=True)
     for failure in failures:
         typer.echo(f"restain: not measured: {failure}", err=True)
+    if slides := passed_over(inputs, is_plain_image):
+        typer.echo(f"{slides} slides in the same folders are not measured; give them by name", err=True)
     done = len(jobs) - len(failures)
     where = f"; {out / 'regions.csv'} has one row for each" if done else ""
     typer.echo(f"{done} of {len(jobs)} images measured{where}")

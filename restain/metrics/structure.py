@@ -27,6 +27,7 @@ def haematoxylin_correlation(virtual: Tensor, he: Tensor) -> Tensor:
     """
     same_shape(virtual=virtual, he=he)
     first, second = (rgb_to_hed(images)[:, 0].flatten(1) for images in (virtual, he))
+    first, second = (amounts - amounts[:, :1] for amounts in (first, second))  # a constant becomes exactly 0
     first, second = (amounts - amounts.mean(1, keepdim=True) for amounts in (first, second))
     return (first * second).sum(1) / (first.square().sum(1) * second.square().sum(1)).sqrt()
 

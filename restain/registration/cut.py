@@ -1,7 +1,7 @@
 """Cuts two slides into registered pairs of tiles: registered once, then tile by tile, resumable at any point.
 
-The state of a pair of slides is in `slides/NAME`: `transform.json`, `tiles.jsonl` (a line for each tile in order, kept
-or not, to resume from), `overlay.png` and `tiles.png`, and `done.json` at the end.
+The state of a pair of slides is in `slides/NAME`: `slides.json` (which slides), `transform.json`, `tiles.jsonl` (a
+line for each tile in order, kept or not, to resume from), `overlay.png` and `tiles.png`, and `done.json` at the end.
 """
 
 import json
@@ -24,7 +24,8 @@ from restain.workers.threads import ahead
 
 BASE = "TrainValAB"
 SLIDES = "slides"
-TRANSFORM, TILES, OVERLAY, SHEET, DONE = "transform.json", "tiles.jsonl", "overlay.png", "tiles.png", "done.json"
+NOTE, DONE = "slides.json", "done.json"
+TRANSFORM, TILES, OVERLAY, SHEET = "transform.json", "tiles.jsonl", "overlay.png", "tiles.png"
 
 OnCutProgress = Callable[[str, int, int], None]
 """Called with the current work, how much of it is done, and how much there is."""
@@ -195,9 +196,21 @@ def undamaged(path: Path) -> Iterator[None]:
         ) from error
 
 
+def begun_pair(folder: Path) -> SlidePair:
+    """The slides that a folder belongs to, and their part, as they were when it was begun.
+
+    Raises:
+        OutputError: the record is damaged.
+    """
+    with undamaged(note := folder / NOTE):
+        found = json.loads(note.read_text(encoding="utf-8"))
+        he, ihc = Path(found["he"]), Path(found["ihc"])
+        return SlidePair(he, ihc, folder.name, str(found["case"]), str(found["split"]), str(found["grade"]))
+
+
 def _refuse_other(folder: Path, pair: SlidePair) -> None:
     """Record the slides that a folder belongs to, or check them."""
-    note = folder / "slides.json"
+    note = folder / NOTE
     wanted = {
         "he": str(pair.he.resolve()),
         "ihc": str(pair.ihc.resolve()),

@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from restain.errors import OutputError
 from restain.image import atomic_path, make_folder, remove_unfinished
-from restain.registration.cut import SLIDES, TILES, CutReport, cut_slides, read_tiles, tile_path, undamaged
+from restain.registration.cut import SLIDES, TILES, CutReport, begun_pair, cut_slides, read_tiles, tile_path, undamaged
 from restain.registration.jobs import SlidePair
 from restain.registration.slides import Demands
 from restain.registration.tiling import CutSettings
@@ -27,6 +28,8 @@ class CutOutcome:
     reports: list[CutReport] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons by name of the pair."""
+    listed: dict[str, int] = field(default_factory=dict)
+    """Number of tiles in `pairs.csv` by split, those of earlier runs included."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def cut_data_set(
                 outcome.failures[pairs[index].name] = str(result)
             if on_done:
                 on_done(pairs[index], result if isinstance(result, CutReport) else str(result))
-        _write_list(pairs, job)
+        outcome.listed = _write_list(job)
     return outcome
 
 
@@ -119,14 +122,13 @@ def _refuse_other_settings(job: CutJob) -> None:
         )
 
 
-def _write_list(pairs: Sequence[SlidePair], job: CutJob) -> None:
-    """List every tile that is there, with all that is known of it: of finished and of unfinished slides."""
+def _write_list(job: CutJob) -> dict[str, int]:
+    """List every tile that is there, with all that is known of it: of finished and unfinished slides of all runs."""
     text = io.StringIO()
     writer = None
-    for pair in sorted(pairs, key=lambda pair: pair.name):
-        file = job.root / SLIDES / pair.name / TILES
-        if not file.exists():
-            continue
+    listed: Counter[str] = Counter()
+    for file in sorted((job.root / SLIDES).glob(f"*/{TILES}")):
+        pair = begun_pair(file.parent)
         for tile in read_tiles(file):
             if tile.why:
                 continue
@@ -143,6 +145,8 @@ def _write_list(pairs: Sequence[SlidePair], job: CutJob) -> None:
                 writer = csv.DictWriter(text, list(row), lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row)
+            listed[pair.split] += 1
     if writer is not None:
         with atomic_path(job.root / LIST) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
+    return dict(listed)

@@ -72,6 +72,15 @@ def read_slide_pairs(path: Path, validation: float, seed: int) -> list[SlidePair
     return pairs
 
 
+def columns_not_read(path: Path) -> list[str]:
+    """The further columns of a CSV of slides, such as one for cases that has another name.
+
+    Raises:
+        MissingError, InputError: as in `read_slide_pairs`.
+    """
+    return [name for name in _rows(path)[0][1] if name not in COLUMNS]
+
+
 def _split_by_case(pairs: Sequence[SlidePair], validation: float, seed: int) -> list[SlidePair]:
     """Choose whole cases for validation."""
     draws = {pair.case: derive_seed(seed, "split", pair.case) / 2**63 for pair in pairs}

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from restain.errors import InputError
-from restain.folders import read_text
+from restain.folders import IMAGE_SUFFIXES, read_text
 from restain.image import atomic_path
 from restain.registration.field import Floats
 from restain.registration.transform import Scan, Transform
+from restain.slides.kinds import SLIDE_SUFFIXES
 
 _ACROBAT = ("anon_id", "anon_filename_he", "anon_filename_ihc", "point_id", "ihc_x", "ihc_y", "mpp_ihc_10X",
             "mpp_he_10X", "ihc_antibody", "he_x", "he_y")  # fmt: skip
+_ENDINGS = IMAGE_SUFFIXES | SLIDE_SUFFIXES | {".ome", ".zarr", ".czi", ".vsi", ".qptiff", ".isyntax", ".jp2"}
 _PLACES = ("he_x", "he_y", "ihc_x", "ihc_y")
 
 
@@ -176,5 +178,8 @@ def _numbers(path: Path, rows: Sequence[dict[str, str]], columns: Sequence[str])
 
 
 def _stem(name: str) -> str:
-    """A file's name without folder and endings, in lower case: slides are often converted."""
-    return Path(name).name.partition(".")[0].lower()
+    """A file's name without folder and endings, in lower case: slides are often converted. Other dots belong to it."""
+    path = Path(name.lower())
+    while path.suffix in _ENDINGS:
+        path = path.with_suffix("")
+    return path.name

@@ -137,6 +137,8 @@ def plan(root: Path) -> list[PlannedPair]:
             else:
                 split = PurePosixPath("" if part == WHOLE else part)
                 he, ihc = split / "he" / pair.name, split / "ihc" / pair.name
+                if pair.he == pair.ihc:  # one file shows both
+                    he = ihc = split / "both" / pair.name
             places.append(PlannedPair(part, pair, he, ihc))
     return places
 

@@ -92,14 +92,14 @@ def find_slides(inputs: Sequence[Path], out: Path, ending: str = ".ome.tif") -> 
 
     Args:
         inputs: slides, folders of them, and CSV files with a column `slide` and, where wanted, `mpp` and `name` (of the
-            result, without its ending). Paths in a CSV start from its folder.
+            result, without its ending), separated by commas, semicolons or tabs. Paths in a CSV start from its folder.
         out: folder of the results.
         ending: of their names, which says their format.
 
     Raises:
         MissingError: an input does not exist.
-        InputError: a folder without slides, a CSV without the column or with a wrong line, or two slides with the same
-            name.
+        InputError: a folder without slides, a CSV without the column or with a wrong line, two slides with the same
+            name, or one with two resolutions.
     """
     jobs: dict[Path, SlideJob] = {}
     for job in (_ending_in(ending, job) for given in inputs for job in _found(given, out)):
@@ -109,6 +109,8 @@ def find_slides(inputs: Sequence[Path], out: Path, ending: str = ".ome.tif") -> 
                 f"{earlier.source} and {job.source} would both become {job.target}; give them names in a CSV "
                 "(columns slide, name)"
             )
+        if earlier.mpp != job.mpp:
+            raise InputError(f"{job.source} is given twice, with mpp {earlier.mpp} and with {job.mpp}; give it once")
     return list(jobs.values())
 
 
@@ -149,8 +151,11 @@ def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
+    text = read_text(table, "a CSV of slides")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
-        reader = csv.DictReader(io.StringIO(read_text(table, "a CSV of slides"), newline=""))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise InputError(f"{table} cannot be read as a CSV: {error}") from error
@@ -159,9 +164,14 @@ def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
     for line, row in rows:
         if not (row["slide"] or "").strip():
             raise InputError(f"{table}, line {line}: no slide; name its file in the column 'slide', or remove the line")
-        source = table.parent / row["slide"]
+        if None in row:
+            raise InputError(
+                f"{table}, line {line} has more values than the first line has columns; "
+                'put a name with a separator in it into quotes ("...")'
+            )
+        source = table.parent / row["slide"].strip()
         try:
-            mpp = float(row["mpp"]) if row.get("mpp") else None
+            mpp = float(row["mpp"]) if (row.get("mpp") or "").strip() else None
         except ValueError as error:
             raise InputError(f"{table}, line {line}: mpp {row['mpp']!r} is not a number") from error
         if mpp is not None:

@@ -128,7 +128,7 @@ def _beside(path: Path, he: Slide) -> Slide:
 
 def result_of(slide: Path, model: Path, out: Path | None) -> Path:
     """Where the stain of a slide by a model is kept: `SLIDE.MODEL.ome.tif`."""
-    return (out or slide.parent) / f"{slide.name.partition('.')[0]}.{called(model)}.ome.tif"
+    return (out or slide.parent) / f"{_stem(slide)}.{called(model)}.ome.tif"
 
 
 def _check_names(view: View) -> None:
@@ -177,14 +177,20 @@ def _once(make: Callable[[], Mapping[str, Any]]) -> Callable[[], Mapping[str, An
 
 def _cells(view: View, images: list[Shown], notes: list[str]) -> dict[str, Outlines]:
     """The cells of each image that a file is named after; '' for all images."""
-    names = {_stem(view.slide): "he"}
     stained = [*(result_of(view.slide, model, view.out) for model in view.models), *view.virtual]
-    names |= {_stem(path): f"virtual{number}" for number, path in enumerate(stained, start=1)}
+    files = {"he": view.slide} | {f"virtual{number}": path for number, path in enumerate(stained, start=1)}
     if view.ihc:
-        names[_stem(view.ihc)] = "ihc"
+        files["ihc"] = view.ihc
+    names = {_stem(path): name for name, path in files.items()}
     found: dict[str, Outlines] = {}
     for path in view.cells:
         name = names.get(_stem(path), "")
+        if others := [other for other in files if other != name and _stem(files[other]) == _stem(path)]:
+            labels = {image.name: image.label for image in images}
+            notes.append(
+                f"{path.name} is named after several images; its cells are drawn over {labels[name]}, not over "
+                f"{', '.join(labels[other] for other in others)}: name image and cells alike to change that"
+            )
         if name in found:
             raise InputError(f"{path}: cells of the same image are given twice; give one file for each image")
         if not name:
@@ -206,5 +212,5 @@ def _placing(shown: Shown | None) -> Callable[[Corners], Corners]:
 
 
 def _stem(path: Path) -> str:
-    """A file's name without its ending: `case` of `case.ome.tif` and of `case.geojson`."""
-    return path.stem.removesuffix(".ome")
+    """A file's name without its ending: `S24.101` of `S24.101.ome.tif` and of `S24.101.geojson`."""
+    return path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem

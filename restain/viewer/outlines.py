@@ -117,7 +117,9 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
             "cells of a region"
         )
     content = json.loads(path.read_text(encoding="utf-8-sig"))
-    yield from content if isinstance(content, list) else content["features"]
+    if isinstance(content, dict):
+        content = [content] if "geometry" in content else content["features"]
+    yield from content
 
 
 def _by_line(file: IO[str]) -> Iterator[dict[str, Any]]:
@@ -134,7 +136,8 @@ def _outer_rings(geometry: dict[str, Any]) -> list[Any]:
 
 
 def _colour(feature: dict[str, Any]) -> list[int]:
-    found = ((feature.get("properties") or {}).get("classification") or {}).get("color")
+    kind = (feature.get("properties") or {}).get("classification")
+    found = kind.get("color") if isinstance(kind, dict) else None
     return [min(255, max(0, int(value))) for value in found[:3]] if isinstance(found, list) and len(found) > 2 else RED
 
 

@@ -80,6 +80,8 @@ def test_pearson_equals_scipy_and_ignores_scale() -> None:
     assert_close(pearson(-virtual, virtual).item(), -1.0)
     assert pearson(torch.ones(5), real[:5]).isnan()
     assert pearson(virtual[:1], real[:1]).isnan()
+    for count in range(2, 12):  # the mean of equal numbers may be another number
+        assert pearson(torch.full((count,), 0.1, dtype=torch.float64), real[:count]).isnan()
 
 
 def test_dice_and_iou_of_pooled_areas() -> None:

@@ -35,6 +35,14 @@ def test_haematoxylin_correlates_with_itself_under_any_other_stain() -> None:
     assert_close(haematoxylin_correlation(first, second).item(), float(expected), rtol=0, atol=1e-5)
 
 
+def test_an_even_image_has_no_correlation() -> None:
+    rough = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    for level in (181, 235, 242):
+        even = torch.tensor([level, level - 4, level]).view(1, 3, 1, 1).expand(1, 3, 64, 64) / 255
+        assert haematoxylin_correlation(even, rough).isnan()
+        assert haematoxylin_correlation(even, even).isnan()
+
+
 def test_nuclei_match_when_each_is_the_others_nearest() -> None:
     pair = draw_pair(3, PhantomSettings(size_px=192))
     cells = quantify_image(pair.ihc_aligned, QuantifySettings(0.5)).cells

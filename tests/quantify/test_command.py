@@ -91,6 +91,15 @@ def test_an_image_without_resolution_is_named_and_the_others_are_measured(tile: 
     assert result.output.endswith("0 of 1 images measured\n"), "and no table is promised"
 
 
+def test_slides_in_a_folder_of_images_are_told(tile: Path, tmp_path: Path) -> None:
+    for name in ("tile.png", "slide.svs"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(tile.read_bytes())
+    said = run(tmp_path / "in", "--out", tmp_path / "out", "--marker", "nuclear", "--mpp", "0.5")
+    assert "1 slides in the same folders are not measured" in said
+    assert "1 of 1 images measured" in said
+
+
 def test_a_region_outside_the_image_is_told(tile: Path, tmp_path: Path) -> None:
     shapes = [{"geometry": {"type": "Polygon", "coordinates": [square(left, 0)]}} for left in (0, 500)]
     regions = [shape | {"properties": {"name": name}} for shape, name in zip(shapes, ("in", "far"), strict=True)]

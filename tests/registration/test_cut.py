@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,14 @@ def test_a_pair_that_fails_does_not_stop_the_others(islands: Islands, save_slide
         assert float(row["tissue"]) >= SETTINGS.least_tissue
         assert float(row["overlap"]) >= SETTINGS.least_overlap
         assert float(row["residual_um"]) <= SETTINGS.most_residual_um
-    again = cut_data_set([good, held_out], CutJob(root, SETTINGS, DEMANDS))
-    assert not again.failures
+    whole = (root / "pairs.csv").read_bytes()
+    again = cut_data_set([replace(good, split="val"), held_out], CutJob(root, SETTINGS, DEMANDS))
+    assert list(again.failures) == ["good"], "it was begun for training"
+    alone = cut_data_set([held_out], CutJob(root, SETTINGS, DEMANDS))
+    assert not alone.failures
+    assert (root / "pairs.csv").read_bytes() == whole, "tiles of earlier runs stay listed, as what they were cut for"
+    kept = outcome.reports[0].kept
+    assert alone.listed == {"train": kept, "val": kept}
 
 
 def test_what_was_begun_otherwise_is_not_mixed(pair: SlidePair, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from restain.errors import InputError, RestainError
-from restain.registration.jobs import SlidePair, one_pair, read_slide_pairs
+from restain.registration.jobs import SlidePair, columns_not_read, one_pair, read_slide_pairs
 
 
 def listed(folder: Path, text: str, validation: float = 0.2, seed: int = 0) -> list[SlidePair]:
@@ -70,6 +70,11 @@ def test_cases_are_parted_whole_and_stay_where_they_are(tmp_path: Path) -> None:
 def test_lists_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RestainError, match=message):
         listed(tmp_path, text)
+
+
+def test_columns_under_other_names_are_told(tmp_path: Path) -> None:
+    listed(tmp_path, "he,ihc,Case,patient\na.svs,b.svs,1,p1\n")
+    assert columns_not_read(tmp_path / "slides.csv") == ["patient"]
 
 
 def test_a_missing_list_is_refused(tmp_path: Path) -> None:

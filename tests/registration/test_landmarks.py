@@ -62,6 +62,17 @@ def test_of_acrobat_the_lines_of_these_slides_are_taken(tmp_path: Path) -> None:
         read_landmarks([path], Scan("8_HE.svs", (1, 1), 1.0), IHC)
 
 
+def test_dots_belong_to_the_names_of_slides(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(
+        "anon_filename_he,anon_filename_ihc,ihc_x,ihc_y,he_x,he_y\n"
+        "S24.101.ndpi,S24.101-er.ndpi,1,2,3,4\nS24.102.ndpi,S24.102-er.ndpi,5,6,7,8\n",
+        encoding="utf-8",
+    )
+    he, ihc = Scan("S24.102.ome.tif", (1, 1), 1.0), Scan("S24.102-er.ndpi.tif", (1, 1), 1.0)
+    np.testing.assert_allclose(read_landmarks([path], he, ihc).he, [[7, 8]])
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

@@ -44,6 +44,13 @@ def test_slides_are_found_in_folders_and_tables(tmp_path: Path) -> None:
         SlideJob(tmp_path / "a/1.svs", out / "first.ome.tif", 0.25),
         SlideJob(tmp_path / "a/b/2.ome.tif", out / "2.ome.tif"),
     ]
+    jobs = find_slides([tmp_path / "list.csv"], out)
+    for text in (
+        "Slide, MPP, Name\r\na/1.svs, 0.25, first\r\na/b/2.ome.tif\r\n",
+        "slide;mpp;name\na/1.svs;0.25;first\na/b/2.ome.tif;;\n",
+    ):
+        (tmp_path / "list.csv").write_text(text, encoding="utf-8-sig")
+        assert find_slides([tmp_path / "list.csv"], out) == jobs
     assert [job.source.name for job in find_slides([tmp_path], out)] == ["1.svs", "2.ome.tif"]
     assert is_slide(Path("A.SVS"))
     assert not is_slide(Path("a.tif"))
@@ -101,6 +108,12 @@ def test_what_is_wrong_with_a_list_is_said(tmp_path: Path) -> None:
         find_slides([tmp_path / "l.csv"], tmp_path)
     (tmp_path / "l.csv").write_text("slide\na.svs\nb/a.svs\n")
     with pytest.raises(InputError, match="would both become"):
+        find_slides([tmp_path / "l.csv"], tmp_path)
+    (tmp_path / "l.csv").write_text("slide,mpp\na.svs,0.25\na.svs,0.5\n")
+    with pytest.raises(InputError, match=r"a\.svs is given twice, with mpp 0\.25 and with 0\.5"):
+        find_slides([tmp_path / "l.csv"], tmp_path)
+    (tmp_path / "l.csv").write_text("slide,mpp\na.svs,0,25\n")
+    with pytest.raises(InputError, match="line 2 has more values"):
         find_slides([tmp_path / "l.csv"], tmp_path)
     with pytest.raises(MissingError, match="does not exist"):
         find_slides([tmp_path / "none"], tmp_path)

@@ -62,6 +62,13 @@ def test_files_of_other_programs_give_the_same(form: str, tmp_path: Path) -> Non
     assert Outlines(tmp_path / "theirs.geojson", same).within(box) == ours.within(box)
 
 
+def test_a_single_feature_and_a_class_without_colour_are_shown(tmp_path: Path) -> None:
+    geometry = {"type": "Polygon", "coordinates": [square(1, 2)]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": "Tumor"}}
+    (tmp_path / "one.geojson").write_text(json.dumps(feature))
+    assert Outlines(tmp_path / "one.geojson", same).within((0, 0, 9, 9))["count"] == 1
+
+
 def test_too_many_are_counted_and_not_sent(tmp_path: Path) -> None:
     outlines = Outlines(write(tmp_path / "cells.geojson", [(5 * n, 0) for n in range(MOST_SHOWN + 1)]), same)
     assert outlines.within((-1, -1, 1e6, 9)) == {"count": MOST_SHOWN + 1, "outlines": []}
@@ -110,6 +117,19 @@ def test_cells_of_the_virtual_stain_have_its_pixels(
     client = look_at(replace(view, slide=fine, cells=(cells,)))
     (found,) = client("cells?image=virtual1&box=0,0,500,400").json()["outlines"]
     assert np.allclose(found["ring"], square(60, 80, 8), atol=0.2)
+
+
+def test_cells_that_several_images_may_own_are_said(make_slide: Callable[..., Path], tmp_path: Path) -> None:
+    he, ihc = make_slide("he/case.ome.tif"), make_slide("ihc/case.ome.tif")
+    notes: list[str] = []
+    with open_view(View(he, ihc=ihc, cells=(write(tmp_path / "case.geojson", [(1, 1)]),)), notes):
+        assert any("case.geojson" in note and "over real IHC" in note and "not over H&E" in note for note in notes)
+
+
+def test_dots_of_a_slide_belong_to_the_name_of_its_result() -> None:
+    slides = [Path(name) for name in ("S24.101.svs", "S24.102.svs", "S24.103.ome.tif", "S24.104.OME.TIF")]
+    results = [result_of(slide, Path("her2.safetensors"), None).name for slide in slides]
+    assert results == [f"S24.{number}.her2.ome.tif" for number in (101, 102, 103, 104)]
 
 
 def test_a_file_named_after_no_image_is_said(view: View, tmp_path: Path) -> None:
