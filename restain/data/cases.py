@@ -57,7 +57,7 @@ def cases_by_pattern(pattern: str) -> Callable[[str], str]:
             it has none. `^[^_]+` takes what comes before the first underscore.
 
     Returns:
-        The function. It raises InputError for a name in which the pattern does not occur.
+        The function. It raises InputError for a name in which the pattern does not occur, or finds nothing.
 
     Raises:
         InputError: not a regular expression.
@@ -71,6 +71,9 @@ def cases_by_pattern(pattern: str) -> Callable[[str], str]:
         match = compiled.search(name)
         if match is None:
             raise InputError(f"'{pattern}' does not occur in the tile name '{name}', so its case is unknown")
-        return match.group(1 if compiled.groups else 0) or ""
+        found: str | None = match.group(1 if compiled.groups else 0)
+        if not found:
+            raise InputError(f"'{pattern}' finds nothing in the tile name '{name}', so its case is unknown")
+        return found
 
     return case

@@ -157,10 +157,12 @@ def read_transform(path: Path, he: Scan, ihc: Scan, *, inverse: bool = False) ->
     text = read_text(path, "the file of a transform")
     if FORMAT in text:
         found = load_transform(path)
+        if (found.he.name, found.ihc.name) == (ihc.name, he.name) and he.name != ihc.name:
+            raise InputError(f"{path} leads from {found.he} to {found.ihc}; exchange the two slides")
         for wanted, own in ((he, found.he), (ihc, found.ihc)):
             if own.size != wanted.size or not math.isclose(own.mpp, wanted.mpp, rel_tol=1e-3):
                 raise InputError(f"{path} belongs to {own} but the slide is {wanted}; give that of these slides")
-        return Transform(he, ihc, found.affine, found.bend, found.figures)
+        return _rescaled(found, he, ihc)
     numbers = [float(number) for number in _NUMBER.findall(text)]
     if len(numbers) not in (6, 9):
         raise InputError(
@@ -174,6 +176,18 @@ def read_transform(path: Path, he: Scan, ihc: Scan, *, inverse: bool = False) ->
         pixels = pixels.inverse
     to_px, to_um = (Affine(np.eye(2, 3) * factor) for factor in (1 / he.mpp, ihc.mpp))
     return Transform(he, ihc, to_um.after(pixels).after(to_px))
+
+
+def _rescaled(found: Transform, he: Scan, ihc: Scan) -> Transform:
+    """The same transform from pixel to pixel, where the slides have slightly other micrometres per pixel now."""
+    first, second = he.mpp / found.he.mpp, ihc.mpp / found.ihc.mpp
+    affine = Affine(found.affine.matrix * second * np.array([1 / first, 1 / first, 1]))
+    bend = found.bend and Field(
+        found.bend.coefficients * first,
+        (found.bend.origin[0] * first, found.bend.origin[1] * first),
+        found.bend.spacing * first,
+    )
+    return Transform(he, ihc, affine, bend, found.figures)
 
 
 def _check_sizes(path: Path, scans: Sequence[Scan], bend: Field | None) -> None:

@@ -216,6 +216,9 @@ def test_cases_are_read_off_names() -> None:
     assert cases_by_pattern(r"case(\d+)")("tile_case07_b") == "07"
     with pytest.raises(InputError, match="does not occur in the tile name 'tile'"):
         cases_by_pattern(r"\d")("tile")
+    for pattern in (r"^(\d+)?_", r"^\d*"):
+        with pytest.raises(InputError, match="finds nothing in the tile name '_a'"):
+            cases_by_pattern(pattern)("_a")
     with pytest.raises(InputError, match="is not a regular expression"):
         cases_by_pattern("(")
 

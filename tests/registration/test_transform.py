@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,25 @@ def test_json_keeps_every_bit(tmp_path: Path, smooth: Field | None) -> None:
             assert (found.bend.origin, found.bend.spacing) == (smooth.origin, smooth.spacing)
         assert found.figures["residual_um"] == 1.25
         assert np.isnan(found.figures["other"])
+
+
+@pytest.mark.parametrize("smooth", [None, bend()])
+def test_pixels_stay_together_where_resolutions_differ_slightly(tmp_path: Path, smooth: Field | None) -> None:
+    path = tmp_path / "t.json"
+    saved = Transform(HE, IHC, similarity(12.3, False, 1.07), smooth)
+    saved.save(path)
+    other = replace(HE, mpp=0.5004), replace(IHC, mpp=0.24985)
+    found = read_transform(path, *other)
+    pixels = np.random.default_rng(0).uniform((0, 0), (2000, 1000), (40, 2))
+    np.testing.assert_allclose(found(pixels * other[0].mpp) / other[1].mpp, saved(pixels * HE.mpp) / IHC.mpp)
+    assert (found.he, found.ihc) == other
+
+
+def test_a_transform_of_exchanged_slides_is_refused(tmp_path: Path) -> None:
+    same = replace(IHC, size=HE.size, mpp=HE.mpp)
+    Transform(HE, same, Affine.identity()).save(tmp_path / "t.json")
+    with pytest.raises(InputError, match=r"leads from a\.svs .* to b\.ndpi"):
+        read_transform(tmp_path / "t.json", same, HE)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 const ROWS = [
   ["positive_area_fraction", "positive area", (value) => `${(100 * value).toFixed(1)} %`],
-  ["positive_fraction", "positive nuclei", (value) => `${(100 * value).toFixed(1)} %`],
+  ["positive_fraction", "positive cells", (value) => `${(100 * value).toFixed(1)} %`],
   ["h_score", "H-score", (value) => value.toFixed(0)],
   ["cells", "nuclei", (value) => value.toFixed(0)],
   ["dab_mean", "DAB density, OD", (value) => value.toFixed(3)],
