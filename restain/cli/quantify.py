@@ -45,6 +45,8 @@ def command(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Count cells and measure DAB in IHC images and slides; write tables, cells for QuPath, and overlays."""
+    from rich.markup import escape
+
     from restain.cli.progress import progress_bar
     from restain.errors import RestainError
     from restain.image import make_folder
@@ -66,7 +68,7 @@ def command(
     with progress_bar() as progress:
         for number, job in enumerate(jobs, start=1):
             name = job.target.relative_to(out).with_suffix("").as_posix()
-            task = progress.add_task(f"{name}, {number} of {len(jobs)}", total=None)
+            task = progress.add_task(escape(f"{name}, {number} of {len(jobs)}"), total=None)
             try:
                 with open_slide(job.source, mpp) as slide:
                     finest = fit_mpp(slide.mpp)

@@ -48,11 +48,13 @@ class Figure:
     def minus(self, other: "Figure") -> "Figure":
         """Difference to another figure on the same tiles, this minus the other, with the paired interval.
 
-        NaN if the two lack values on different tiles; otherwise leaving hard tiles blank would raise the score.
+        NaN if the two lack values on different tiles; otherwise leaving hard tiles blank would raise the score. The
+        interval is NaN where that of either is, as for a single tile or case.
         """
         same = 0.0 if self.missing == other.missing else math.nan
         draws = self.draws - other.draws + same
-        low, high = interval(draws)
+        known = not (math.isnan(self.low) or math.isnan(other.low))
+        low, high = interval(draws) if known else (math.nan, math.nan)
         return replace(
             self,
             value=self.value - other.value + same,

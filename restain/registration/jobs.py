@@ -96,7 +96,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line and values of each row."""
     try:
         text = read_text(path, "a CSV of slides")
-        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader]
         header = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error as error:

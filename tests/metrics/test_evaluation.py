@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -278,6 +279,22 @@ def test_tiles_of_one_case_are_drawn_together() -> None:
     values = once.repeat_interleave(10)
     low, high = interval(bootstrap(torch.mean, [values], samples(400, cases=cases)))
     assert_close((high - low) / 2, 1.96 * once.std().item() / math.sqrt(40), rtol=0.1, atol=0)
+
+
+def test_a_single_case_or_tile_proves_no_difference(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    virtual, real = folders
+    for whole, one in ((virtual, tmp_path / "one"), (real, tmp_path / "its-real")):
+        one.mkdir()
+        shutil.copy(sorted(whole.iterdir())[0], one)
+    for first, second, against, cases in (
+        (virtual, real, real, lambda _: "p1"),
+        (tmp_path / "one", tmp_path / "its-real", tmp_path / "its-real", None),
+    ):
+        ours, best = (evaluate(folder, against, cases=cases) for folder in (first, second))
+        gain = difference("psnr", ours, best)
+        assert gain.value > 0
+        assert np.isnan([gain.low, gain.high]).all()
+        assert verdict("psnr", ours, best) == "unclear"
 
 
 def test_cases_are_named_in_the_protocol(folders: tuple[Path, Path]) -> None:

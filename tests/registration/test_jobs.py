@@ -23,6 +23,7 @@ def test_rows_become_pairs_of_slides(tmp_path: Path) -> None:
     assert (first.name, first.case, first.grade, first.split) == ("p1_a", "p1", "2+", "train")
     assert (first.transform, first.ihc_mpp, first.he_mpp) == (tmp_path / "t.json", 0.5, None)
     assert (second.name, second.case, second.split) == ("p2_d", "p2", "val")
+    assert listed(tmp_path, text.replace(",", ";")) == [first, second]
     assert one_pair(Path("x/d.ome.tif"), Path("y.svs")).name == "d"
 
 
