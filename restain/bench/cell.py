@@ -159,15 +159,15 @@ def knows_length(cell: Cell) -> bool:
 
 
 def _train(cell: Cell, console: Console | None) -> Training:
-    """Train, or read the cost of an earlier training."""
+    """Train, or read the cost of an earlier training, which `train` checks to be of this recipe and these data."""
     note = cell.out / _TRAINED
-    if note.is_file():
-        return Training(**read_note(note))
     cell.out.mkdir(parents=True, exist_ok=True)
     recipe = _limited(cell)
     before, start = steps_done(cell.run / STATE), time.monotonic()
     train(recipe, cell.data, cell.run, device=cell.device, console=console)
     seconds, steps = time.monotonic() - start, steps_done(cell.run / STATE)
+    if note.is_file() and steps == before:
+        return Training(**read_note(note))
     training = Training(steps, steps * recipe.data.batch_size, _whole(seconds, steps, before), peak_bytes())
     write_note(note, asdict(training))
     return training

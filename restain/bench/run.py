@@ -1,5 +1,6 @@
 """Run the missing cells of a bench, several at a time if requested, and write the table."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,9 +16,12 @@ from restain.bench.page import write_outputs
 from restain.bench.rows import Budget, Row
 from restain.bench.table import BenchTable, collect
 from restain.bench.units import Unit, UnitProgress, run_units, without_unmet
+from restain.data.layouts import find_layout
 from restain.errors import InputError, OutputError
+from restain.folders import list_images
 from restain.image import is_unfinished, remove_unfinished
 from restain.training import Recipe
+from restain.training.folder import list_files, weight
 from restain.training.run import auxiliary_runs
 from restain.workers.lock import locked
 from restain.workers.pool import Pool, Processes
@@ -71,8 +75,8 @@ def run_bench(
 
     Raises:
         ConfigError, MissingError, InputError: a recipe or the data set is wrong; reported before any work.
-        OutputError: `out` has other files, or a bench with a different budget, tiles or extractor, or another process
-            is working in it.
+        OutputError: `out` has other files, or a bench with a different budget, tiles or extractor, or images have
+            changed since it was begun, or another process is working in it.
     """
     budget = budget or Budget()
     names = [row.name for row in rows]
@@ -82,7 +86,7 @@ def run_bench(
     recipes = {(row, seed): row.load(seed) for row in rows for seed in range(seeds)}
     judged_by = ", ".join(f"{entry}={weights.absolute()}" for entry, weights in extractors) or None
     judged_on = {"tiles": tiles, "truth": str(truth) if truth else None, "extractor": judged_by}
-    _take(out, {"data": str(data), "budget": budget.words, **judged_on})
+    _take(out, {"data": str(data), "budget": budget.words, **judged_on}, _images_key(data, truth))
     with locked(out, f"another bench is running in {out}; wait for it, or give another folder"):
         remove_unfinished(out)
         judging = gather(data, out / "held-out", truth, tiles, tuple(extractors))
@@ -144,7 +148,15 @@ def _note(out: Path, folder: Path) -> Path:
     return out / "cells" / f"{folder.name}.json"
 
 
-def _take(out: Path, what: dict[str, object]) -> None:
+def _images_key(data: Path, truth: Path | None) -> str:
+    """Identifies all images that trainings and figures depend on."""
+    layout = find_layout(data)
+    parts = [f"{part}\n{list_files(layout.pairs(part))}" for part in layout.parts]
+    truths = [f"{path.stem}\t{weight(path)}\n" for path in (list_images(truth) if truth else ())]
+    return hashlib.sha256("".join([*parts, *truths]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _take(out: Path, what: dict[str, object], images: str) -> None:
     """Create the folder, or check that it belongs to this bench."""
     note = out / "bench.json"
     if note.is_file():
@@ -155,6 +167,11 @@ def _take(out: Path, what: dict[str, object]) -> None:
                 f"{out} is a bench with a different {key} ({before.get(key)}, now {what[key]}); give another folder or "
                 "the same value to resume it"
             )
+        if before.get("images", images) != images:  # not recorded by earlier versions
+            raise OutputError(
+                f"images in {' or '.join(str(what[key]) for key in ('data', 'truth') if what[key])} have changed since "
+                f"the bench in {out} was begun; restore them, or give another folder"
+            )
         return
     if out.exists() and (not out.is_dir() or not all(map(is_unfinished, out.iterdir()))):
         raise OutputError(f"{out} is not empty and not a bench; give a new or empty folder")
@@ -162,4 +179,4 @@ def _take(out: Path, what: dict[str, object]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create the folder {out}: {error.strerror}; choose another") from error
-    write_note(note, what)
+    write_note(note, {**what, "images": images})

@@ -2,16 +2,17 @@
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from restain.errors import OutputError
 from restain.folders import TRUST_FOLDER
 from restain.image import atomic_path
 
 TABLE = "trust.csv"
 COLUMNS = ("name", "unlike_training_share", "made_with")
 """Name of the image or slide, without suffix; share of its blocks unlike the training H&E, 0 to 1, empty if the model
-is not calibrated; what the map depends on besides the result."""
+is not calibrated; what the map depends on."""
 
 
 def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str) -> None:
@@ -29,6 +30,33 @@ def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows([name, "" if math.isnan(share) else f"{share:.5f}", made_with] for name, share in shares)
+
+
+def forget_trust(folder: Path, names: Collection[str]) -> None:
+    """Remove the maps of images that are to be replaced, and their rows.
+
+    Args:
+        folder: of the maps; it may not exist.
+        names: of the images, without ending.
+
+    Raises:
+        OutputError: a file cannot be removed or written.
+    """
+    table = folder / TABLE
+    try:
+        for name in names:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+        rows = read_trust_table(table)
+        kept = [row for name, row in rows.items() if name not in names]
+        if rows and not kept:
+            table.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot remove earlier trust maps in {folder}: {error.strerror}; move it away") from error
+    if kept and len(kept) < len(rows):
+        with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\r\n")
+            writer.writeheader()
+            writer.writerows(kept)
 
 
 def read_trust_table(path: Path) -> dict[str, dict[str, str]]:

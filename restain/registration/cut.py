@@ -19,6 +19,7 @@ from restain.registration.pictures import save_overlay, save_tiles
 from restain.registration.slides import Demands, Registration, register
 from restain.registration.tiling import CutSettings, PlannedTile, TileFacts, cut_tile, plan_tiles
 from restain.registration.transform import Scan, load_transform, read_transform
+from restain.slides.identity import content_key
 from restain.slides.reader import Slide, open_slide
 from restain.workers.threads import ahead
 
@@ -211,6 +212,7 @@ def begun_pair(folder: Path) -> SlidePair:
 def _refuse_other(folder: Path, pair: SlidePair) -> None:
     """Record the slides that a folder belongs to, or check them."""
     note = folder / NOTE
+    contents = {"he_contents": pair.he, "ihc_contents": pair.ihc}
     wanted = {
         "he": str(pair.he.resolve()),
         "ihc": str(pair.ihc.resolve()),
@@ -220,6 +222,7 @@ def _refuse_other(folder: Path, pair: SlidePair) -> None:
         "transform": pair.transform and pair.transform.read_text(encoding="utf-8", errors="replace"),
         "he_mpp": pair.he_mpp,
         "ihc_mpp": pair.ihc_mpp,
+        **{key: content_key(path) for key, path in contents.items() if path.is_file()},
     }
     if not note.exists():
         with atomic_path(note) as temporary:
@@ -227,9 +230,15 @@ def _refuse_other(folder: Path, pair: SlidePair) -> None:
         return
     with undamaged(note):
         found = json.loads(note.read_text(encoding="utf-8"))
-        differing = [name for name, value in wanted.items() if found.get(name) != value]
+        known = {name: value for name, value in wanted.items() if name in found or name not in contents}
+        differing = [name for name, value in known.items() if found.get(name) != value]
     if differing:
         name = differing[0]
+        if name in contents:
+            raise OutputError(
+                f"{folder} was begun with another slide of the name {contents[name]}; remove the folder and its tiles, "
+                "or choose another place"
+            )
         raise OutputError(
             f"{folder} was begun with {name} {_short(found.get(name))}, now it is {_short(wanted[name])}; remove the "
             "folder and its tiles, or choose another place"

@@ -20,6 +20,7 @@ from restain.workers.lock import LOCK, locked
 from restain.workers.pool import Pool, Processes, TaskError
 
 JOURNAL, LEFT_OUT = "pairs.jsonl", "left_out.csv"
+_STAMP = "files"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def align_data_set(
         raise OutputError(f"{out} is inside the data set; give a folder elsewhere")
     with locked(out, f"{out} is being written by another process; wait for it, or choose another place"):
         remove_unfinished(out)
+        stamps = {place.name: _stamp(place) for place in places}
         journal = PairJournal(out, {"root": str(root.absolute()), "settings": asdict(settings)})
+        journal.forget_changed(stamps)
         waiting = [place for place in places if place.name not in journal.rows]
         failures: dict[str, str] = {}
         on_progress(len(journal.rows), len(places))
@@ -73,7 +76,7 @@ def align_data_set(
             if isinstance(result, TaskError):
                 failures[waiting[index].name] = str(result)
             else:
-                journal.add(result)
+                journal.add(result, stamps[result.name])
             on_progress(len(journal.rows) + len(failures), len(places))
         journal.put_in_order([place.name for place in places])
         rows = list(journal.rows.values())
@@ -100,6 +103,7 @@ class PairJournal:
         self._path = folder / JOURNAL
         self.rows: dict[str, PairRow] = {}
         """By part/name."""
+        self._stamps: dict[str, str] = {}
         self._header = header = json.dumps(about, ensure_ascii=False)
         if not self._path.exists():
             if any(path.name != LOCK for path in folder.iterdir()):
@@ -115,22 +119,30 @@ class PairJournal:
             )
         for line in lines[1:]:
             try:
-                row = PairRow.of(json.loads(line))
+                content = json.loads(line)
+                stamp = content.pop(_STAMP, "")
+                row = PairRow.of(content)
             except _DAMAGED:  # the last one, cut short when the run was killed
                 break
-            self.rows[row.name] = row
+            self.rows[row.name], self._stamps[row.name] = row, str(stamp)
         self.put_in_order(list(self.rows))
 
-    def add(self, row: PairRow) -> None:
-        """Write down what became of a pair.
+    def forget_changed(self, stamps: Mapping[str, str]) -> None:
+        """Drop the rows of pairs whose files have changed, by name; earlier versions did not record stamps."""
+        for name, stamp in stamps.items():
+            if self._stamps.get(name, "") not in ("", stamp):
+                self.rows.pop(name, None)
+
+    def add(self, row: PairRow, stamp: str = "") -> None:
+        """Write down what became of a pair, and the stamp of its files.
 
         Raises:
             OutputError: it cannot be written.
         """
-        self.rows[row.name] = row
+        self.rows[row.name], self._stamps[row.name] = row, stamp
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row.content(), ensure_ascii=False) + "\n")
+                file.write(self._line(row) + "\n")
         except OSError as error:
             raise OutputError(f"cannot write {self._path}: {error.strerror}; check the disk") from error
 
@@ -141,8 +153,11 @@ class PairJournal:
             OutputError: they cannot be written.
         """
         self.rows = {name: self.rows[name] for name in names if name in self.rows}
-        rows = (json.dumps(row.content(), ensure_ascii=False) for row in self.rows.values())
-        self._rewrite([self._header, *rows])
+        self._rewrite([self._header, *map(self._line, self.rows.values())])
+
+    def _line(self, row: PairRow) -> str:
+        stamp = self._stamps.get(row.name)
+        return json.dumps(row.content() | ({_STAMP: stamp} if stamp else {}), ensure_ascii=False)
 
     def _rewrite(self, lines: Sequence[str]) -> None:
         with atomic_path(self._path) as temporary:
@@ -164,6 +179,13 @@ def write_table(path: Path, rows: Sequence[PairRow]) -> None:
     table.writerows(row.cells() for row in rows)
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _stamp(place: PlannedPair) -> str:
+    """Size and time of the last change of each file of a pair, its case and its grade."""
+    pair, judge = place.pair, place.pair.in_register()
+    stats = [path.stat() for path in (pair.he, pair.ihc, *((judge.ihc,) if judge else ()))]
+    return "; ".join([*(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats), f"{pair.case} {pair.grade}"])
 
 
 def _absolute(place: PlannedPair) -> PlannedPair:

@@ -105,10 +105,14 @@ class SlideWriter:
         """
         self.spool.put(tiles)
 
-    def finish(self, *, threads: int = 2) -> None:
+    def finish(self, *, threads: int = 2, at_last: Callable[[], None] = lambda: None) -> None:
         """Make the smaller levels, assemble the file, put it in place and remove the spool.
 
         Each level is made from the decoded tiles of the one before, so the file is the same after one run or several.
+
+        Args:
+            threads: threads that make the levels.
+            at_last: called when the file is whole, just before it is put in place, for files beside it.
 
         Raises:
             OutputError: the file cannot be written; the spool is kept, and a later run finishes it.
@@ -118,9 +122,9 @@ class SlideWriter:
                 self._make_level(level, pool, 2 * threads)
         try:
             if is_ngff(self.path):
-                self._finish_ngff()
+                self._finish_ngff(at_last)
             else:
-                self._finish_tiff()
+                self._finish_tiff(at_last)
         except OutputError:
             raise
         except OSError as error:
@@ -130,7 +134,7 @@ class SlideWriter:
             ) from error
         self.spool.remove()
 
-    def _finish_tiff(self) -> None:
+    def _finish_tiff(self, at_last: Callable[[], None]) -> None:
         temporary = self.spool.folder / "whole.tif"
         with temporary.open("wb") as file:
             write_tiff(
@@ -144,15 +148,17 @@ class SlideWriter:
             )
             file.flush()
             os.fsync(file.fileno())
+        at_last()
         temporary.replace(self.path)
 
-    def _finish_ngff(self) -> None:
+    def _finish_ngff(self, at_last: Callable[[], None]) -> None:
         temporary, earlier = self.spool.folder / "whole.zarr", self.spool.folder / "earlier.zarr"
         for folder in (temporary, earlier):
             if folder.exists():
                 shutil.rmtree(folder)  # of a run that was killed at this point
         levels = [self.spool.tiles(level) for level in range(len(self.pyramid.levels))]
         write_ngff(temporary, self.pyramid, self.codec, levels, self.background, self.description)
+        at_last()
         if self.path.exists():
             self.path.rename(earlier)  # goes with the spool
         temporary.rename(self.path)

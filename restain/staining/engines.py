@@ -17,7 +17,7 @@ from restain.staining.statistics import SAMPLE_PX, load_statistics, sample_stati
 
 
 def network_of(
-    model: Model, plan: Plan, settings: SlideSettings, kept: Path, on_progress: OnStep | None = None
+    model: Model, plan: Plan, settings: SlideSettings, kept: Path, on_progress: OnStep | None = None, *, job: str = ""
 ) -> WindowStainer:
     """The generator under its norm policy.
 
@@ -27,6 +27,7 @@ def network_of(
         settings: which policy, which engine.
         kept: where the statistics of a slide are kept; those that an earlier run took are taken up again.
         on_progress: called while statistics are taken, with steps done and in all.
+        job: of the result; statistics of another one are replaced.
 
     Raises:
         InputError: the engine cannot follow the policy or the device, or the statistics kept are another model's.
@@ -45,12 +46,12 @@ def network_of(
             statistics = norm.statistics
         else:
             try:
-                statistics = load_statistics(kept, model=model.sha256)
-            except (MissingError, InputError):  # not there yet, or damaged: the same are taken again
+                statistics = load_statistics(kept, model=model.sha256, job=job)
+            except (MissingError, InputError):  # not there yet, damaged, or of another result
                 tiles = list(plan.tiles(SAMPLE_PX))
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
                     statistics = sample_statistics(generator, tiles, plan.read, on_progress=on_progress)
-                save_statistics(kept, statistics, model=model.sha256)
+                save_statistics(kept, statistics, model=model.sha256, job=job)
         frozen = freeze(generator, statistics)
         if by_openvino:
             compiled = compile_by_openvino(frozen, bfloat16=settings.bfloat16)

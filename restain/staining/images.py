@@ -5,7 +5,7 @@ statistics of instance norm, so that their colours agree (see `policies`). An im
 whole, with its own statistics.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from restain.errors import InputError, RestainError, ShapeError
+from restain.folders import trust_map
 from restain.image import RGB, image_size, load_image, make_folder, save_image, to_tensor, to_uint8
 from restain.networks.norm import evaluating, freeze, instance_norms
 from restain.networks.published_test import sees_whole_images
@@ -108,7 +109,8 @@ def stain_files(
         tile_px: as in `stain`.
         halo_px: as in `stain`.
         norm: as in `stain`.
-        overwrite: whether `out` may already hold files; those of the same name are replaced, others stay.
+        overwrite: whether `out` may already hold files; those of the same name are replaced, and their trust maps
+            removed; others stay.
         on_stained: called with each image, its H&E and its virtual stain, such as for trust maps.
         on_progress: called with the pixels done and the pixels in all.
 
@@ -131,6 +133,7 @@ def stain_files(
             outcome.failures[job.source] = size
         else:
             sizes[job] = size
+    _forget_trust(sizes)
     total = sum(width * height for width, height in sizes.values())
     done = 0
 
@@ -157,6 +160,18 @@ def stain_files(
         for saved in saving:
             saved.result()
     return outcome
+
+
+def _forget_trust(jobs: Iterable[ImageJob]) -> None:
+    """Remove the trust maps of the results that these jobs replace."""
+    names: dict[Path, set[str]] = {}
+    for job in jobs:
+        names.setdefault(trust_map(job.target).parent, set()).add(job.target.stem)
+    for folder, some in names.items():
+        if folder.is_dir():
+            from restain.metrics.trust import forget_trust  # rarely needed, and takes time to import
+
+            forget_trust(folder, some)
 
 
 def _decoded(group: Sequence[ImageJob], pool: Executor) -> tuple[dict[ImageJob, RGB], dict[ImageJob, RestainError]]:

@@ -102,14 +102,15 @@ class Sitting:
             As `network_of`.
         """
         self._network = network_of(
-            self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS, on_progress
+            self.model, self.plan, self.settings, self.writer.spool.folder / STATISTICS, on_progress, job=self.job
         )
         self.writer.background = background_of(self._network, self.work, self.plan, self.writer)
 
     def network(self) -> WindowStainer:
         """The network under its norm policy; for a finished slide, with the statistics beside the result."""
         if self._network is None:
-            self._network = network_of(self.model, self.plan, self.settings, beside(self.out, STATISTICS))
+            kept = beside(self.out, STATISTICS)
+            self._network = network_of(self.model, self.plan, self.settings, kept, job=self.job)
         return self._network
 
     @cached_property

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -114,8 +115,7 @@ def _stain(sitting: Sitting, on_progress: OnProgress | None) -> SlideReport:
             sitting.prepare()
         megapixels = _stain_batches(sitting, seconds, on_progress)
         with _clock(seconds, "pyramid and file"):
-            _save_beside(sitting)
-            writer.finish(threads=sitting.settings.threads)
+            writer.finish(threads=sitting.settings.threads, at_last=partial(_save_beside, sitting))
     return SlideReport(sitting.out, megapixels, notes, seconds)
 
 
@@ -134,7 +134,7 @@ def _save_beside(sitting: Sitting) -> None:
         made |= {picture, outlines}
     if (kept := folder / STATISTICS).exists():
         own = folder / beside(out, STATISTICS).name
-        save_statistics(own, load_statistics(kept), model=sitting.model.sha256)
+        save_statistics(own, load_statistics(kept), model=sitting.model.sha256, job=sitting.job)
         made.add(own)
     for final in (beside(out, ending) for ending in BESIDE_SLIDES):
         try:

@@ -27,7 +27,8 @@ of the core only, and the result less than the choice of tiles does."""
 
 _FORMAT = 2
 _KEY = "restain_statistics"
-"""The only word of the header, as safetensors writes several in an order of chance; JSON with format, model, sha256."""
+"""The only word of the header, as safetensors writes several in an order of chance; JSON with format, model, sha256
+and, beside a slide, the job."""
 
 
 def sample_statistics(
@@ -120,34 +121,36 @@ def _morton(x: int, y: int) -> int:
     return sum(((x >> bit & 1) | (y >> bit & 1) << 1) << 2 * bit for bit in range(32))
 
 
-def serialised(statistics: NormStatistics, model: str = "") -> bytes:
+def serialised(statistics: NormStatistics, model: str = "", job: str = "") -> bytes:
     """Statistics as the bytes of a safetensors file, the same for the same statistics.
 
     Args:
         statistics: from `joint_statistics`.
         model: as in `save_statistics`.
+        job: likewise.
     """
     tensors = {}
     for name, moments in statistics.items():
         tensors[f"{name}.mean"] = moments.mean.cpu().contiguous()
         tensors[f"{name}.variance"] = moments.variance.cpu().contiguous()
-    header = {"format": _FORMAT, "model": model, "sha256": fingerprint(tensors)}
+    header = {"format": _FORMAT, "model": model, "sha256": fingerprint(tensors)} | ({"job": job} if job else {})
     return safetensors.torch.save(tensors, {_KEY: json.dumps(header)})
 
 
-def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "") -> None:
+def save_statistics(path: Path, statistics: NormStatistics, *, model: str = "", job: str = "") -> None:
     """Write statistics to a safetensors file.
 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
         statistics: from `joint_statistics`.
         model: the sha256 of the checkpoint's weights, as in `CheckpointInfo`, if known.
+        job: of the slide's result, if they are of one slide.
 
     Raises:
         OutputError: the file cannot be written.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(serialised(statistics, model))
+        temporary.write_bytes(serialised(statistics, model, job))
 
 
 def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
@@ -157,6 +160,11 @@ def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
         MissingError: there is no such file.
         InputError: it is damaged, or not a file of statistics.
     """
+    return _read(path)[:2]
+
+
+def _read(path: Path) -> tuple[dict[str, Moments], str, str]:
+    """Statistics, and the model and job that their header names."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a plain file; a file of statistics (*.safetensors) is expected")
     try:
@@ -167,7 +175,7 @@ def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
         raise MissingError(f"{path} does not exist; a file of statistics (*.safetensors) is expected") from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a file of statistics, or cut short ({error}); make it again") from error
-    model, digest = _header(path, header)
+    model, digest, job = _header(path, header)
     if digest != fingerprint(tensors):
         raise InputError(f"{path} is damaged: its numbers differ from those that were saved; make it again")
     names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
@@ -178,15 +186,15 @@ def read_statistics(path: Path) -> tuple[dict[str, Moments], str]:
         usable = moments.mean.isfinite().all() and moments.variance.isfinite().all() and (moments.variance >= 0).all()
         if not usable or moments.mean.shape != moments.variance.shape:
             raise InputError(f"{path}: {name} has no finite mean and variance of at least 0; make it again")
-    return statistics, model
+    return statistics, model, job
 
 
-def _header(path: Path, text: str) -> tuple[str, str]:
-    """The model and the hash that a header names."""
+def _header(path: Path, text: str) -> tuple[str, str, str]:
+    """The model, the hash and the job that a header names."""
     try:
         header = json.loads(text)
         if header["format"] == _FORMAT:
-            return str(header["model"]), str(header["sha256"])
+            return str(header["model"]), str(header["sha256"]), str(header.get("job", ""))
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
     raise InputError(
@@ -195,18 +203,21 @@ def _header(path: Path, text: str) -> tuple[str, str]:
     )
 
 
-def load_statistics(path: Path, *, model: str = "") -> dict[str, Moments]:
+def load_statistics(path: Path, *, model: str = "", job: str = "") -> dict[str, Moments]:
     """Read the statistics of a model.
 
     Args:
         path: a file that `save_statistics` wrote.
         model: the sha256 of the checkpoint that they are for; not checked if either is unknown.
+        job: the result that they are of; likewise.
 
     Raises:
-        MissingError, InputError: as in `read_statistics`; or they were made with another model.
+        MissingError, InputError: as in `read_statistics`; or they are of another model or another result.
     """
-    statistics, made_with = read_statistics(path)
+    statistics, made_with, of = _read(path)
     check_model(path, made_with, model)
+    if job and of and of != job:
+        raise InputError(f"{path} belongs to another result; make it again")
     return statistics
 
 

@@ -1,7 +1,7 @@
 """A run's folder: whether it can be used, its settings and data, and its lock.
 
 * `recipe.toml`: every setting
-* `data.txt`: the training pairs, with the size of each file
+* `data.txt`: the training pairs, with the size of each file and, if it may be uncompressed, a hash
 * `losses.jsonl`: losses over time; `tensorboard/` has the same
 * `held_out.jsonl`: figures on held-out pairs, if requested
 * `samples/`: grids of images
@@ -11,11 +11,13 @@
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from restain.data.pairs import PairedTiles
+from restain.data.partners import PairFiles
 from restain.errors import OutputError
 from restain.image import atomic_path, is_unfinished, remove_unfinished
 from restain.training.config import LENGTH, Recipe, identity
@@ -29,20 +31,43 @@ LOSSES, HELD_OUT = "losses.jsonl", "held_out.jsonl"
 _SHOWN = 5
 """Number of differences in a message."""
 
+_UNCOMPRESSED = frozenset({".tif", ".tiff", ".bmp"})
+"""Suffixes of images whose size in bytes may say nothing about their contents."""
+_BLOCKS, _BLOCK_BYTES = 16, 4096
+"""What is hashed of such an image: blocks spread over it."""
+
 _HASHED = "# sha256 "
 """Beginning of the last line of `data.txt`."""
 
 
 def listing(pairs: PairedTiles) -> str:
-    """The pairs by name, with the size of both files in bytes and the grade, if a list gives it.
+    """The pairs by name, with what `weight` tells of both files and the grade, if a list gives it.
 
     Two data sets with one listing count as the same.
     """
+    return list_files(pairs.files)
+
+
+def list_files(files: Iterable[PairFiles]) -> str:
+    """The same for the files of pairs."""
     return "".join(
-        f"{pair.name}\t{pair.he.stat().st_size}\t{pair.ihc.stat().st_size}"
+        f"{pair.name}\t{weight(pair.he)}\t{weight(pair.ihc)}"
         f"{'' if pair.grade is None else f'{chr(9)}{pair.grade}'}\n"
-        for pair in pairs.files
+        for pair in files
     )
+
+
+def weight(image: Path) -> str:
+    """Size of an image in bytes; of one that may be uncompressed, as all of its shape are, also a hash of parts."""
+    length = image.stat().st_size
+    if image.suffix.lower() not in _UNCOMPRESSED:
+        return str(length)
+    digest = hashlib.sha256()
+    with image.open("rb") as file:
+        for block in range(_BLOCKS):
+            file.seek(block * max(0, length - _BLOCK_BYTES) // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK_BYTES))
+    return f"{length}:{digest.hexdigest()[:16]}"
 
 
 def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Saved) -> None:
@@ -68,7 +93,7 @@ def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Save
     for name in (RECIPE, LISTING, LOCK, STATE, MODEL, BEST, LOSSES, HELD_OUT):
         if name in present and not (out / name).is_file():
             raise OutputError(f"{out / name} is not a regular file; remove it, or give another folder")
-    if STATE not in present:  # nothing to lose
+    if not present & {STATE, MODEL, BEST}:  # nothing to lose, and nothing to be taken for a result of this run
         return
     _check_recipe(out, recipe, steps, saved)
     if LISTING in present and (differences := _changed_pairs(_read_listing(out / LISTING), listed)):
@@ -144,8 +169,13 @@ def _changed_pairs(old: str, new: str) -> list[str]:
     return [
         *(f"{name} is gone" for name in before.keys() - after.keys()),
         *(f"{name} is new" for name in after.keys() - before.keys()),
-        *(f"{name} has changed" for name in before.keys() & after.keys() if before[name] != after[name]),
+        *(f"{name} has changed" for name in before.keys() & after.keys() if not _agree(before[name], after[name])),
     ]
+
+
+def _agree(before: str, after: str) -> bool:
+    """Whether two lines of a listing are the same; earlier versions recorded sizes without hashes."""
+    return before in (after, re.sub(r"(\t\d+):[0-9a-f]{16}", r"\1", after))
 
 
 def _plain(value: object) -> object:

@@ -49,6 +49,7 @@ def paint_disagreement(spread: Float32s, unlike: NDArray[np.bool_] | None, block
     return picture
 
 
-def made_with(familiarity: Familiarity | None) -> str:
-    """Identifies what a map depends on besides the result: the model's calibration."""
-    return job_key({"familiarity": familiarity.as_json() if familiarity else None})[:16]
+def made_with(familiarity: Familiarity | None, job: str | None = None) -> str:
+    """Identifies what a map depends on: the model's calibration and, of a slide, the job of its result."""
+    parts = {"familiarity": familiarity.as_json() if familiarity else None} | ({"job": job} if job else {})
+    return job_key(parts)[:16]

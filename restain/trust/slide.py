@@ -13,6 +13,7 @@ from restain.image import RGB, save_image, to_tensor, to_uint8
 from restain.metrics.trust import read_trust_table, write_trust_table
 from restain.networks.norm import evaluating
 from restain.quantify.density import Float32s
+from restain.slides.identity import job_of
 from restain.slides.tiling import Box
 from restain.staining.model import Model
 from restain.staining.plan import Plan
@@ -61,9 +62,10 @@ class SlideMaps:
         check_turnable(settings.norm)
 
     def is_made(self, model: Model, out: Path) -> bool:
-        """Whether both files exist and are up to date for this model."""
+        """Whether both files exist, belong to the result, and are up to date for this model."""
         row = next(iter(read_trust_table(beside(out, "trust.csv")).values()), {})
-        return beside(out, "trust.png").exists() and row.get("made_with") == made_with(familiarity_of(model.extra))
+        wanted = made_with(familiarity_of(model.extra), job_of(out))
+        return beside(out, "trust.png").exists() and row.get("made_with") == wanted
 
     def make(self, sitting: Sitting, on_progress: OnProgress | None) -> list[str]:
         """Make the map of a stained slide; returns notes.
@@ -78,7 +80,8 @@ class SlideMaps:
         picture, table = beside(sitting.out, "trust.png"), beside(sitting.out, "trust.csv")
         save_image(picture, trust.picture())
         share = trust.unlike_share
-        write_trust_table(table, [(table.name.removesuffix(".trust.csv"), share)], made_with(familiarity))
+        key = made_with(familiarity, sitting.job)
+        write_trust_table(table, [(table.name.removesuffix(".trust.csv"), share)], key)
         found = f"; {share:.1%} of its blocks are unlike the training H&E" if familiarity else ""
         return [f"{picture} is bright where the stain depends on orientation{found}"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restain.errors import InputError, OutputError
+from restain.folders import beside
 from restain.models import called
 from restain.registration.field import Affine
 from restain.registration.transform import Scan, Transform, read_transform
@@ -19,6 +20,7 @@ from restain.staining.model import load_model
 from restain.staining.settings import SlideSettings
 from restain.staining.sitting import job_name
 from restain.stains import Marker
+from restain.trust.slide import SlideMaps
 from restain.viewer.live import LiveStain
 from restain.viewer.outlines import Corners, Outlines
 from restain.viewer.pictures import RegisteredPicture, SlidePicture
@@ -90,15 +92,14 @@ def _virtual(
     model = load_model(path, view.device)
     label = f"virtual {model.stain or 'IHC'} ({called(path)})"
     out = result_of(view.slide, path, view.out)
-    trust = out.with_name(f"{out.name.removesuffix('.ome.tif')}.trust.png")
-    if trust.is_file():
-        overlays["trust", name] = lambda: trust
     if out.exists():
         if job_of(out) != job_name(model, he, view.settings):
             raise OutputError(
                 f"{out} is another result (another model, slide, setting or version of restain); move it away, or give "
                 "another folder"
             )
+        if SlideMaps().is_made(model, out):
+            overlays["trust", name] = lambda: beside(out, "trust.png")
         finished = stack.enter_context(open_slide(out))
         picture = SlidePicture(finished)
         return Shown(name, label, "virtual", picture, finished.mpp / he.mpp, finished)

@@ -16,6 +16,7 @@ import pytest
 from restain.bench import Budget, Row, run_bench
 from restain.bench.cell import Cell, Judging, _limited, _whole, knows_length, work_length
 from restain.bench.held_out import gather
+from restain.bench.run import _images_key, _take
 from restain.bench.units import Unit
 from restain.cli import app
 from restain.data.phantom import PhantomSettings, write_pairs
@@ -101,6 +102,39 @@ def test_another_budget_or_another_recipe_under_a_known_name_is_refused(
         run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
 
 
+def test_a_training_of_another_recipe_is_not_measured_under_the_new_one(
+    bench: Path, pairs: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    """The bench was stopped between the training and the figures, then the recipe was changed."""
+    out = tmp_path / "out"
+    shutil.copytree(bench, out)
+    (out / "cells/slow-0/result.json").unlink()
+    changed = Row("slow", rows[0].recipe, (*TINY, "model.lr=1e-3"))
+    outcome = run_bench([changed], pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
+    assert "another recipe" in outcome.failures["slow, seed 0"]
+    assert not (out / "cells/slow-0/result.json").exists()
+    trained = json.loads((out / "cells/slow-0/trained.json").read_text())
+    run_bench(rows[:1], pairs, out, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
+    assert json.loads((out / "cells/slow-0/result.json").read_text())["training"] == trained
+
+
+def test_images_that_have_changed_since_are_refused(pairs: Path, tmp_path: Path) -> None:
+    """Finished rows were trained on and compared with other ones."""
+    data, truth, out = tmp_path / "data", tmp_path / "truth", tmp_path / "out"
+    shutil.copytree(pairs, data)
+    shutil.copytree(pairs / "TrainValAB/valB_aligned", truth)
+    what = {"data": str(data), "budget": "4 steps", "truth": str(truth)}
+    _take(out, what, _images_key(data, truth))
+    _take(out, what, _images_key(data, truth))
+    for changed in (next(truth.iterdir()), next((data / "TrainValAB/trainB").iterdir())):
+        before = changed.read_bytes()
+        save_image(changed, 255 - load_image(changed))
+        with pytest.raises(OutputError, match="images in .* have changed"):
+            _take(out, what, _images_key(data, truth))
+        changed.write_bytes(before)
+    _take(out, what, _images_key(data, truth))
+
+
 def test_an_extractor_that_comes_later_is_refused(bench: Path, pairs: Path, rows: list[Row], tmp_path: Path) -> None:
     """What is finished would not be measured by it."""
     extractors = [("package:Net", tmp_path / "net.pth")]
@@ -111,7 +145,7 @@ def test_an_extractor_that_comes_later_is_refused(bench: Path, pairs: Path, rows
 def test_a_bench_from_before_extractors_were_noted_goes_on(bench: Path, pairs: Path, rows: list[Row]) -> None:
     note = bench / "bench.json"
     before = json.loads(note.read_text())
-    note.write_text(json.dumps({key: value for key, value in before.items() if key != "extractor"}))
+    note.write_text(json.dumps({key: value for key, value in before.items() if key not in ("extractor", "images")}))
     run_bench(rows, pairs, bench, budget=Budget(steps=4), seeds=1, tiles=2, device="cpu")
     note.write_text(json.dumps(before))
 

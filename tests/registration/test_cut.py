@@ -132,6 +132,20 @@ def test_what_was_begun_otherwise_is_not_mixed(pair: SlidePair, tmp_path: Path) 
         cut_slides(pair, root, SETTINGS, DEMANDS)
 
 
+def test_another_slide_under_the_same_name_is_not_taken_for_the_one_that_was_cut(
+    pair: SlidePair, islands: Islands, save_slide: SaveSlide, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    report = cut_slides(pair, root, SETTINGS, DEMANDS)
+    save_slide("ihc", islands.ihc())
+    with pytest.raises(OutputError, match=r"another slide of the name .*ihc\.tif"):
+        cut_slides(pair, root, SETTINGS, DEMANDS)
+    note = root / "slides" / pair.name / "slides.json"
+    kept = {name: value for name, value in json.loads(note.read_text()).items() if not name.endswith("_contents")}
+    note.write_text(json.dumps(kept))  # of an earlier version
+    assert cut_slides(pair, root, SETTINGS, DEMANDS) == report
+
+
 def test_the_commands_cut_and_measure(islands: Islands, save_slide: SaveSlide, tmp_path: Path) -> None:
     he, ihc = save_slide("he", islands.he()), save_slide("ihc", islands.ihc(turned(10).inverse))
     out = tmp_path / "set"

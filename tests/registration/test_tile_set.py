@@ -123,6 +123,25 @@ def test_an_interrupted_run_resumes_to_the_same_result(mist: Path, out: Path, tm
     assert contents(broken) == contents(out)
 
 
+def test_a_pair_that_has_changed_since_is_done_again(images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    save_image(data / "he/x.png", images["he"])
+    save_image(data / "ihc/x.png", images["other"])
+    (data / "pairs.csv").write_text("he,ihc,case,grade,split\nhe/x.png,ihc/x.png,p7,2+,val\n")
+    assert [row.verdict for row in align_data_set(data, out, SETTINGS).rows] == ["kept"]
+    save_image(data / "ihc/x.png", images["ihc"])
+    assert [row.verdict for row in align_data_set(data, out, SETTINGS).rows] == ["aligned"]
+    (data / "pairs.csv").write_text("he,ihc,case,grade,split\nhe/x.png,ihc/x.png,p8,3+,val\n")
+    align_data_set(data, out, SETTINGS)
+    (row,) = table(out / "pairs.csv")
+    assert (row["case"], row["grade"]) == ("p8", "3+")
+    before = (out / JOURNAL).read_bytes()
+    seen: list[tuple[int, int]] = []
+    align_data_set(data, out, SETTINGS, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 1)]
+    assert (out / JOURNAL).read_bytes() == before
+
+
 def test_processes_give_the_same(mist: Path, out: Path, tmp_path: Path) -> None:
     align_data_set(mist, tmp_path / "two", SETTINGS, pool=Processes(2))
     assert contents(tmp_path / "two") == contents(out)

@@ -3,10 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from restain.data.partners import PairFiles
 from restain.errors import OutputError
 from restain.training import Recipe, folder
-from restain.training.folder import claimed, describe_run
+from restain.training.folder import claimed, describe_run, list_files
 from restain.training.state import Saved
 
 Small = Callable[..., Recipe]
@@ -129,3 +131,33 @@ def test_names_that_are_not_utf_8_are_listed(tmp_path: Path, small: Small) -> No
     (tmp_path / "state.pt").touch()
     describe_run(tmp_path, small("cut"), listed)
     check_folder(tmp_path, small("cut"), listed)
+
+
+def test_results_of_a_run_without_a_state_are_not_taken_for_those_of_another(run: Path, small: Small) -> None:
+    """It was killed after its first figures and before its first state, or the state was removed."""
+    (run / "state.pt").unlink()
+    (run / "best.safetensors").touch()
+    check_folder(run, small("cut"), LISTED, saved=Saved())
+    with pytest.raises(OutputError, match="another recipe: seed was 0, is 1"):
+        check_folder(run, small("cut", seed=1), LISTED, saved=Saved())
+    with pytest.raises(OutputError, match="other data: a has changed"):
+        check_folder(run, small("cut"), LISTED.replace("20", "30"), saved=Saved())
+
+
+def test_uncompressed_images_of_one_size_are_told_apart(tmp_path: Path, run: Path, small: Small) -> None:
+    """All of one shape have one size in bytes, so that another data set would share models and maps of nuclei."""
+
+    def listed(ending: str, level: int) -> str:
+        path = tmp_path / f"a.{ending}"
+        Image.new("RGB", (32, 32), (level, 0, 0)).save(path)
+        return list_files([PairFiles("a", path, path)])
+
+    assert listed("tif", 1) != listed("tif", 2)
+    assert listed("bmp", 1) != listed("bmp", 2)
+    assert listed("tif", 1) == listed("tif", 1)
+    size = (tmp_path / "a.tif").stat().st_size
+    describe_run(run, small("cut"), f"a\t{size}\t{size}\n")  # as earlier versions did
+    check_folder(run, small("cut"), listed("tif", 1))
+    describe_run(run, small("cut"), listed("tif", 1))
+    with pytest.raises(OutputError, match="other data: a has changed"):
+        check_folder(run, small("cut"), listed("tif", 2))

@@ -142,3 +142,19 @@ def test_the_brighter_the_less_to_be_believed() -> None:
     assert centres[0] < centres[1] < centres[2]
     assert tuple(picture[0, 8]) == (0, 220, 220)
     assert trust.unlike_share == pytest.approx(1 / 3)
+
+
+def test_a_map_and_statistics_of_another_result_are_not_taken(
+    checkpoint: Path, make_slide: MakeSlide, tmp_path: Path
+) -> None:
+    """A TIFF and a Zarr of one name share the files beside them; here the Zarr of another part came last."""
+    model, he, out = load_model(checkpoint), make_slide(), tmp_path / "out.ome.tif"
+    beside = [tmp_path / f"out.{ending}" for ending in ("trust.png", "trust.csv", "statistics.safetensors")]
+    stain_slide(model, he, out, PART, extra=SlideMaps())
+    expected = [path.read_bytes() for path in beside]
+    other = tmp_path / "other.ome.tif"
+    stain_slide(model, he, other, ALL, extra=SlideMaps())
+    for path in beside:
+        path.write_bytes(path.with_name(path.name.replace("out", "other")).read_bytes())
+    assert stain_slide(model, he, out, PART, extra=SlideMaps()).skipped
+    assert [path.read_bytes() for path in beside] == expected

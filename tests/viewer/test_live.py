@@ -24,6 +24,7 @@ from restain.slides.reader import open_slide
 from restain.staining.model import load_model
 from restain.staining.settings import SlideSettings
 from restain.staining.slide import stain_slide
+from restain.trust.slide import SlideMaps
 from restain.viewer import View, open_view
 from restain.viewer.live import LiveStain
 from restain.viewer.opening import result_of
@@ -234,6 +235,15 @@ def test_finished_images_of_any_program_are_shown_at_the_scale_of_the_slide(look
         open_view(View(he, virtual=(virtual,), settings=SlideSettings(mpp=0.5)), []),
     ):
         pass
+
+
+def test_a_map_of_trust_is_shown_over_its_own_result_only(view: View, look_at: LookAt) -> None:
+    """The result was moved away, and its map was left."""
+    result = result_of(view.slide, view.models[0], view.out)
+    stain_slide(load_model(view.models[0]), view.slide, result, view.settings, extra=SlideMaps())
+    assert look_at(view)("overlays/trust?image=virtual1").status == 200
+    result.unlink()
+    assert look_at(view)("overlays/trust?image=virtual1").status == 404
 
 
 def test_a_wrong_transform_or_result_is_told_before_anything_is_served(view: View, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from restain.polygons import geojson_file
+from restain.staining.model import load_model
+from restain.staining.slide import stain_slide
+from restain.trust.slide import SlideMaps
 from restain.viewer import View
 from restain.viewer.opening import result_of
 
@@ -119,7 +122,7 @@ def test_overlays_lie_over_the_images_that_they_belong_to(
     result = result_of(view.slide, view.models[0], view.out)
     virtual = result.name.removesuffix(".ome.tif")
     matrix.write_text("1 0 40\n0 1 24\n")
-    Image.new("RGB", (40, 28), "yellow").save(result.with_name(f"{virtual}.trust.png"))
+    stain_slide(load_model(view.models[0]), view.slide, result, view.settings, extra=SlideMaps())
     for name, count in ((virtual, 3), ("ihc", 2)):
         with geojson_file(tmp_path / f"{name}.geojson") as file:
             for x in range(count):
