@@ -51,8 +51,7 @@ def listing(pairs: PairedTiles) -> str:
 def list_files(files: Iterable[PairFiles]) -> str:
     """The same for the files of pairs."""
     return "".join(
-        f"{pair.name}\t{weight(pair.he)}\t{weight(pair.ihc)}"
-        f"{'' if pair.grade is None else f'{chr(9)}{pair.grade}'}\n"
+        f"{pair.name}\t{weight(pair.he)}\t{weight(pair.ihc)}{'' if pair.grade is None else f'{chr(9)}{pair.grade}'}\n"
         for pair in files
     )
 

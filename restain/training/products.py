@@ -55,7 +55,7 @@ class Judge:
         log.held_out(saved.done, figures, held_out.partner, len(held_out.chosen))
 
     def _best_so_far(self) -> float | None:
-        """The best figure in the log, if the checkpoint that is kept was chosen by the same figure.
+        """The best figure in the log on the same pairs, if the checkpoint that is kept was chosen by the same figure.
 
         A checkpoint of a later step than the last in the log is replaced when its step is repeated, since it is better
         than all before.
@@ -70,7 +70,16 @@ class Judge:
             return None
         best = None
         log = self.out / HELD_OUT
-        for figures in map(json.loads, log.read_text(encoding="utf-8").splitlines() if log.is_file() else ()):
+        lines = list(map(json.loads, log.read_text(encoding="utf-8").splitlines() if log.is_file() else ()))
+        same = [
+            line
+            for line in lines
+            if (line.get("pairs"), line.get("against")) == (len(held_out.chosen), held_out.partner)
+        ]
+        for figures in same:
             if held_out.better(figures, best):
                 best = figures[held_out.best_by]
+        if lines and not same and self.console:
+            words = f"{path} is the best on other held-out pairs; the best of later steps replaces it"
+            self.console.print(words, soft_wrap=True, highlight=False, markup=False)
         return best

@@ -129,7 +129,7 @@ def test_images_that_have_changed_since_are_refused(pairs: Path, tmp_path: Path)
     for changed in (next(truth.iterdir()), next((data / "TrainValAB/trainB").iterdir())):
         before = changed.read_bytes()
         save_image(changed, 255 - load_image(changed))
-        with pytest.raises(OutputError, match="images in .* have changed"):
+        with pytest.raises(OutputError, match=r"images in .* have changed"):
             _take(out, what, _images_key(data, truth))
         changed.write_bytes(before)
     _take(out, what, _images_key(data, truth))

@@ -95,6 +95,20 @@ def test_a_resumed_run_keeps_the_same_best_and_the_same_figures(
     assert (again.sha256, again.extra) == (best.sha256, best.extra)
 
 
+def test_figures_on_other_pairs_do_not_keep_an_earlier_checkpoint(
+    small: Small, registered: Path, tmp_path: Path
+) -> None:
+    """A run is lengthened after the IHC in register, by which its figures are much better, was removed."""
+    out = tmp_path / "run"
+    train(small("pix2pix", training=LOOKING | {"steps": 2}), registered, out)
+    log = out / "held_out.jsonl"
+    log.write_text(json.dumps(figures(out)[0] | {"psnr": 99.0}) + "\n")
+    shutil.rmtree(registered / "valB_aligned")
+    train(small("pix2pix", training=LOOKING | {"steps": 4}), registered, out)
+    best = read_info(out / "best.safetensors").extra
+    assert (best["steps"], best["psnr"]) == (4, figures(out)[1]["psnr"])
+
+
 def test_looking_changes_nothing_about_the_weights(small: Small, tiles: Path, tmp_path: Path) -> None:
     plain = train(small("cut"), tiles, tmp_path / "plain")
     watched = train(
