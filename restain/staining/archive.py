@@ -124,6 +124,11 @@ def _stain(
         loaded = _load(model, sha256, device)
     except RestainError as error:
         return RestainError(f"{job.source}: {error} (on {platform.node()}, which must see the same files)")
+    if loaded.sha256 != sha256:
+        return RestainError(
+            f"{job.source}: {model} was replaced while the slides were stained, as by a running training; stain them "
+            "all with a copy that stays"
+        )
     try:
         own = replace(settings, mpp=job.mpp) if job.mpp else settings
         return stain_slide(loaded, job.source, job.target, own, overwrite=overwrite, extra=extra)

@@ -19,11 +19,11 @@ import tifffile
 
 from restain.checkpoint import save_checkpoint
 from restain.cli import main
-from restain.errors import InputError, InUseError, MissingError
+from restain.errors import InputError, InUseError, MissingError, RestainError
 from restain.networks.generator import Generator, GeneratorConfig
 from restain.slides.kinds import is_slide
 from restain.slides.spool import Spool
-from restain.staining.archive import stain_slides
+from restain.staining.archive import _stain, stain_slides
 from restain.staining.inputs import SlideJob, find_slides, shard
 from restain.staining.settings import SlideReport, SlideSettings
 from restain.staining.slide import stain_slide
@@ -304,3 +304,12 @@ def test_a_model_that_is_replaced_is_loaded_again(make_slide: MakeSlide, checkpo
 def test_a_wrong_model_is_told_before_any_slide(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"gone\.safetensors"):
         stain_slides(tmp_path / "gone.safetensors", [], pool=Processes(2))
+
+
+def test_one_call_does_not_stain_by_two_models(make_slide: MakeSlide, checkpoint: Path, tmp_path: Path) -> None:
+    """A process that begins later finds what a training has saved since."""
+    job = SlideJob(make_slide(), tmp_path / "out.ome.tif")
+    found = _stain(checkpoint, "of the first slide", job, SlideSettings(), "cpu", False, None, None)
+    assert isinstance(found, RestainError)
+    assert "was replaced while" in str(found)
+    assert not job.target.exists()

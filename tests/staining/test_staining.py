@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import openslide
@@ -199,6 +200,24 @@ def test_nothing_of_an_unfinished_slide_enters_the_next_one(
     assert np.array_equal(pixels(out), pixels(tmp_path / "clean.ome.tif"))
     first, second = (tmp_path / f"{name}.statistics.safetensors" for name in ("out", "clean"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_side_files_change_with_the_result_only(
+    model: Model, make_slide: MakeSlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is to replace a result stops while it assembles the file, which takes minutes."""
+    he, out, kept = make_slide(), tmp_path / "out.ome.tif", tmp_path / "out.statistics.safetensors"
+    stain_slide(model, he, out, PLAIN)
+    before = kept.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("restain.slides.writer.write_tiff", Mock(side_effect=OSError(28, "disk full")))
+        with pytest.raises(OutputError, match="disk full"):
+            stain_slide(model, he, out, ALL, overwrite=True)
+    assert kept.read_bytes() == before
+    assert (tmp_path / "out.tissue.png").exists()
+    stain_slide(model, he, out, ALL, overwrite=True)
+    assert kept.read_bytes() != before
+    assert not (tmp_path / "out.tissue.png").exists()
 
 
 def test_a_side_file_that_cannot_be_replaced_is_named_and_the_tiles_stay(
