@@ -69,20 +69,46 @@ class Roi:
 
 
 def draw_polygon(polygon: Polygon, size: tuple[int, int], *, with_edge: bool = False) -> NDArray[np.bool_]:
-    """Which pixels of an image lie in a polygon, H x W.
+    """Which pixels of an image lie in a polygon, H x W: those whose centres do, so that neighbours share none.
 
     Args:
         polygon: in px of the image; 0 is the upper left corner of its first pixel.
         size: width and height of the image.
         with_edge: whether pixels that the outline touches count too, those of holes included.
     """
+    if not with_edge:
+        outline, *holes = (_inside(ring, size) for ring in polygon)
+        for hole in holes:
+            outline &= ~hole
+        return outline
     image = Image.new("1", size)
     draw = ImageDraw.Draw(image)
     for index, ring in enumerate(polygon):
         corners = [tuple(corner) for corner in (ring - 0.5).tolist()]
-        outline = int(index == 0) if with_edge else None
-        draw.polygon(corners, fill=int(index == 0), outline=outline)
+        draw.polygon(corners, fill=int(index == 0), outline=int(index == 0))
     return np.asarray(image)
+
+
+def _inside(ring: Ring, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels have their centres in a ring (even-odd rule), or on its left or upper edge: H x W."""
+    found = np.zeros(size[::-1], bool)
+    left, top = np.floor(ring.min(0)).clip(0, size).astype(int).tolist()
+    right, bottom = np.ceil(ring.max(0)).clip(0, size).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return found
+    start, end = ring - 0.5, np.roll(ring, -1, axis=0) - 0.5  # centres of pixels are whole numbers
+    upward = (start[:, 1] > end[:, 1])[:, None]
+    start, end = np.where(upward, end, start), np.where(upward, start, end)  # one way, so that neighbours agree
+    first, last = (np.ceil(points[:, 1]).clip(top, bottom).astype(int) for points in (start, end))
+    counts = last - first
+    edge = np.repeat(np.arange(len(ring)), counts)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    (x, y), (dx, dy) = start[edge].T, (end - start)[edge].T
+    column = np.ceil(x + (row - y) / dy * dx).clip(left, right).astype(int)
+    crossed = np.zeros((bottom - top, right - left + 1), np.uint8)
+    np.add.at(crossed, (row - top, column - left), 1)
+    found[top:bottom, left:right] = np.cumsum(crossed, axis=1, dtype=np.uint8)[:, :-1] % 2
+    return found
 
 
 def read_rois(path: Path) -> list[Roi]:

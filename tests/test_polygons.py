@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restain.errors import InputError
-from restain.polygons import Roi, geojson_file, read_rois
+from restain.polygons import Roi, draw_polygon, geojson_file, read_rois
 
 SQUARE = [[0.0, 0.0], [20.0, 0.0], [20.0, 20.0], [0.0, 20.0], [0.0, 0.0]]
 HOLE = [[5.0, 5.0], [15.0, 5.0], [15.0, 15.0], [5.0, 15.0], [5.0, 5.0]]
@@ -61,6 +61,30 @@ def test_a_mask_holds_the_pixels_whose_centres_lie_inside(corners: tuple[float, 
     depth = np.min([x - left, right - x, y - top, bottom - y], axis=0)
     assert mask[depth > scale].all()
     assert not mask[depth < -scale].any()
+
+
+def test_a_mask_equals_the_slow_definition() -> None:
+    """A pixel is inside where a ray from its centre meets the rings an odd number of times."""
+    random = np.random.default_rng(0)
+    for corners in random.integers(3, 12, 40):
+        rings = [random.uniform(-8, 38, (corners, 2)), random.uniform(5, 25, (3, 2))]
+        y, x = np.mgrid[:24, :30] + 0.5
+        inside = [np.zeros(x.shape, bool) for _ in rings]
+        for ring, found in zip(rings, inside, strict=True):
+            for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+                found ^= ((y0 > y) != (y1 > y)) & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+        assert np.array_equal(draw_polygon(rings, (30, 24)), inside[0] & ~inside[1])
+
+
+@given(st.lists(st.tuples(st.floats(2, 28), st.floats(2, 22)), min_size=1, max_size=4), st.booleans())
+def test_neighbours_share_no_pixel_and_leave_none_out(border: list[tuple[float, float]], whole: bool) -> None:
+    if whole:  # centres of pixels lie on the border
+        border = [(round(x) + 0.5, round(y) + 0.5) for x, y in border]
+    line = [(15.5, 0.0), *sorted(border, key=lambda point: point[1]), (9.5, 24.0)]
+    left = np.array([(0.0, 0.0), *line, (0.0, 24.0)])
+    right = np.array([(30.0, 24.0), *line[::-1], (30.0, 0.0)])
+    both = [draw_polygon([ring], (30, 24)) for ring in (left, right)]
+    assert (both[0] ^ both[1]).all()
 
 
 def test_lists_without_end_are_refused_in_a_sentence(tmp_path: Path) -> None:
