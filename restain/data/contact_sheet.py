@@ -22,13 +22,14 @@ def save_contact_sheet(findings: Findings, path: Path) -> bool:
     """Draw the worst tiles as PNG, the most serious problems first and every kind in turn.
 
     Returns:
-        Whether there was anything to draw.
+        Whether there was anything to draw; otherwise an earlier picture is removed.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
     lines = worst_lines(findings)
     if not lines:
+        path.unlink(missing_ok=True)
         return False
     layout = find_layout(findings.root)
     files = {f"{part}/{pair.name}": pair for part in layout.parts for pair in layout.pairs(part)}

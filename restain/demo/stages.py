@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +38,8 @@ class Journal:
         """Take up the demo in `out`, or begin one.
 
         Raises:
-            OutputError: `out` holds something else, or a demo with another seed, or cannot be written.
+            OutputError: `out` holds something else, or a demo with another seed or of another version, or cannot be
+                written.
         """
         self.path, self.seed, self.console = out / "stages.json", seed, console or Console(quiet=True)
         self.stages: list[Stage] = []
@@ -92,12 +94,18 @@ class Journal:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             seed, self.done, self.seconds = content["seed"], set(content["done"]), dict(content["seconds"])
+            made_by = content.get("restain", version("restain"))
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise OutputError(f"{self.path} cannot be read; give a new folder, or remove this one") from error
         if seed != self.seed:
             raise OutputError(f"{self.path.parent} holds the demo of seed {seed}; give another folder, or that seed")
+        if made_by != version("restain"):
+            raise OutputError(
+                f"{self.path.parent} holds a demo of restain {made_by}, and this is {version('restain')}; give another "
+                "folder"
+            )
 
     def _write(self) -> None:
-        content = {"seed": self.seed, "done": sorted(self.done), "seconds": self.seconds}
+        content = {"restain": version("restain"), "seed": self.seed, "done": sorted(self.done), "seconds": self.seconds}
         with atomic_path(self.path) as temporary:
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

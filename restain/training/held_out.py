@@ -1,5 +1,6 @@
 """Figures on held-out pairs during training, equal to those of `restain evaluate` on the same crops."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from restain.networks.norm import evaluating
 from restain.randomness import generator
 from restain.stains import to_unit
 from restain.training.config import Recipe
+from restain.training.folder import list_files
 from restain.training.tiles import plain_pairs
 
 Name = Literal["psnr", "dab_error", "positive_dice", "kid"]
@@ -48,6 +50,13 @@ class HeldOut:
         """A description in one sentence."""
         kid = f", KID by {self.extractor.name or 'Inception v3'}" if self.extractor else "; no KID without an extractor"
         return f"held-out figures: {len(self.chosen)} of {len(self.pairs)} pairs, against {self.partner}{kid}"
+
+    @property
+    def key(self) -> str:
+        """Identifies what the selected figure depends on besides the product; with another one it is not compared."""
+        judge = (self.extractor.name, self.extractor.weights) if self.extractor and self.best_by == "kid" else ()
+        parts = list_files(self.pairs.files[index] for index in self.chosen), self.partner, *judge
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def measure(self, method: Method, device: torch.device) -> dict[str, float | None]:
         """The figures of a method's product, one image at a time; the method is unchanged.

@@ -78,13 +78,13 @@ class Log:
         """The losses since the last line, for a run that stops between two lines."""
         return tuple((step, {term: value.item() for term, value in losses.items()}) for step, losses in self.waiting)
 
-    def held_out(self, step: int, figures: Mapping[str, float | None], partner: str, pairs: int) -> None:
-        """Write the figures on held-out pairs.
+    def held_out(self, step: int, figures: Mapping[str, float | None], partner: str, pairs: int, key: str) -> None:
+        """Write the figures on held-out pairs, and what identifies these.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        self._append(HELD_OUT, {"step": step, **figures, "pairs": pairs, "against": partner})
+        self._append(HELD_OUT, {"step": step, **figures, "pairs": pairs, "against": partner, "key": key})
         known = {name: value for name, value in figures.items() if value is not None}
         if self.tensorboard:
             for name, value in known.items():

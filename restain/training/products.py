@@ -52,7 +52,7 @@ class Judge:
             self.best = figures[held_out.best_by]
             said = {"best_by": held_out.best_by, held_out.best_by: self.best, "against": held_out.partner}
             save_product(self.out / BEST, method, self.recipe, saved, said)
-        log.held_out(saved.done, figures, held_out.partner, len(held_out.chosen))
+        log.held_out(saved.done, figures, held_out.partner, len(held_out.chosen), held_out.key)
 
     def _best_so_far(self) -> float | None:
         """The best figure in the log on the same pairs, if the checkpoint that is kept was chosen by the same figure.
@@ -71,11 +71,8 @@ class Judge:
         best = None
         log = self.out / HELD_OUT
         lines = list(map(json.loads, log.read_text(encoding="utf-8").splitlines() if log.is_file() else ()))
-        same = [
-            line
-            for line in lines
-            if (line.get("pairs"), line.get("against")) == (len(held_out.chosen), held_out.partner)
-        ]
+        own = {"pairs": len(held_out.chosen), "against": held_out.partner, "key": held_out.key}
+        same = [line for line in lines if all(line.get(name, value) == value for name, value in own.items())]
         for figures in same:
             if held_out.better(figures, best):
                 best = figures[held_out.best_by]

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,8 @@ def test_each_fault_is_found_and_named(sound: Path, tmp_path: Path) -> None:
     assert {problem["kind"] for problem in content["problems"]} == {problem.kind for problem in found.problems}
     assert save_contact_sheet(found, tmp_path / "out" / "worst.png")
     assert Image.open(tmp_path / "out" / "worst.png").width > 1000
+    assert not save_contact_sheet(replace(found, problems=[]), tmp_path / "out" / "worst.png")
+    assert not (tmp_path / "out" / "worst.png").exists()
 
 
 def test_the_same_tissue_across_a_split_comes_first(sound: Path) -> None:

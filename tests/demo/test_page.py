@@ -1,5 +1,6 @@
 """The demo's page: whole in one file, from its first version on, and safe from the names it is given."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from restain.demo.figures import draw_curves
 from restain.demo.page import Content, SlidesInRegister, write_page
 from restain.demo.pictures import Example
-from restain.demo.stages import Stage
+from restain.demo.stages import Journal, Stage
+from restain.errors import OutputError
 from restain.image import save_image
 from restain.metrics import evaluate
 
@@ -101,3 +103,16 @@ def test_drawings_are_well_formed_and_repeat() -> None:
     curves = {"a": [(1, 1.0), (2, 0.5)], "b": [(1, 0.7), (2, 0.6)]}
     assert ET.fromstring(draw_curves(curves, "L1")).tag.endswith("svg")
     assert draw_curves(curves, "L1") == draw_curves(curves, "L1")
+
+
+def test_stages_of_another_version_are_not_shown_as_those_of_this_one(tmp_path: Path) -> None:
+    Journal(tmp_path, 0)
+    Journal(tmp_path, 0)
+    path = tmp_path / "stages.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"restain": "0.0.1"}))
+    with pytest.raises(OutputError, match=r"a demo of restain 0\.0\.1, and this is"):
+        Journal(tmp_path, 0)
+    del content["restain"]  # of a version that did not record it
+    path.write_text(json.dumps(content))
+    Journal(tmp_path, 0)

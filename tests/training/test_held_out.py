@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from restain.checkpoint import load_generator, read_info
 from restain.data.pairs import PairedTiles
 from restain.errors import ConfigError
-from restain.image import save_image, to_uint8
+from restain.image import load_image, save_image, to_uint8
 from restain.metrics.distribution import kernel_distance
 from restain.metrics.evaluation import evaluate
 from restain.training import Recipe, train
@@ -107,6 +107,23 @@ def test_figures_on_other_pairs_do_not_keep_an_earlier_checkpoint(
     train(small("pix2pix", training=LOOKING | {"steps": 4}), registered, out)
     best = read_info(out / "best.safetensors").extra
     assert (best["steps"], best["psnr"]) == (4, figures(out)[1]["psnr"])
+
+
+def test_what_figures_are_measured_on_and_by_is_identified(registered: Path, small: Small) -> None:
+    def key(by: str = "psnr", extractor: tuple[str, Path] | None = None) -> str:
+        recipe = small("pix2pix", training=LOOKING | {"best_by": by})
+        found = find_held_out(recipe, registered, torch.device("cpu"), extractor)
+        assert found
+        return found.key
+
+    torch.save(Colours().state_dict(), weights := registered / "colours.pth")
+    entry = f"{__name__}:Colours", weights
+    before = key()
+    assert before == key() == key(extractor=entry)
+    assert key("kid", entry) != before
+    image = next((registered / "valA").iterdir())
+    save_image(image, 255 - load_image(image)[::-1] // 2)
+    assert key() != before
 
 
 def test_looking_changes_nothing_about_the_weights(small: Small, tiles: Path, tmp_path: Path) -> None:
