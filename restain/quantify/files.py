@@ -39,7 +39,7 @@ class QuantifyReport:
     tiles: Sequence[Mapping[str, object]]
     """Rows of `tiles.csv`."""
     notes: Sequence[str]
-    """One sentence each, such as on regions outside the image."""
+    """One sentence each, such as on regions without a pixel of the image."""
 
 
 def save_tables(out: Path, reports: Sequence[QuantifyReport]) -> None:
@@ -110,7 +110,7 @@ def quantify_file(
     save_image(out / f"{image.name}.overlay.png", overlay.picture)
     width, height = (round(side * image.scale) for side in image.size)
     notes = [
-        f"{image.name}: region '{name}' lies outside the image of {width} × {height} px; its row is empty"
+        f"{image.name}: region '{name}' covers no pixel of the image of {width} × {height} px; its row is empty"
         for name, counted in parts.items()
         if not counted.area_um2
     ]

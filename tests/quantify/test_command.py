@@ -101,13 +101,15 @@ def test_slides_in_a_folder_of_images_are_told(tile: Path, tmp_path: Path) -> No
 
 
 def test_a_region_outside_the_image_is_told(tile: Path, tmp_path: Path) -> None:
-    shapes = [{"geometry": {"type": "Polygon", "coordinates": [square(left, 0)]}} for left in (0, 500)]
-    regions = [shape | {"properties": {"name": name}} for shape, name in zip(shapes, ("in", "far"), strict=True)]
+    dot = [[9.6, 9.6], [10.4, 9.6], [10.4, 10.4], [9.6, 9.6]]  # around no centre of a pixel
+    shapes = [{"geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in (square(0, 0), square(500, 0), dot)]
+    regions = [shape | {"properties": {"name": name}} for shape, name in zip(shapes, ("in", "far", "dot"), strict=True)]
     (tmp_path / "two.geojson").write_text(json.dumps(regions))
     said = run(
         tile, "--out", tmp_path / "out", "--marker", "nuclear", "--mpp", 0.25, "--regions", tmp_path / "two.geojson"
     )
-    assert "region 'far' lies outside the image of 192 × 192 px" in said
+    for name in ("far", "dot"):
+        assert f"region '{name}' covers no pixel of the image of 192 × 192 px" in said
     assert "'in'" not in said
 
 
