@@ -78,7 +78,7 @@ def columns_not_read(path: Path) -> list[str]:
     Raises:
         MissingError, InputError: as in `read_slide_pairs`.
     """
-    return [name for name in _rows(path)[0][1] if name not in COLUMNS]
+    return [name for name in _rows(path)[0][1] if name and name not in COLUMNS]
 
 
 def _split_by_case(pairs: Sequence[SlidePair], validation: float, seed: int) -> list[SlidePair]:

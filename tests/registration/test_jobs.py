@@ -74,7 +74,7 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path: Path, text: str, messag
 
 
 def test_columns_under_other_names_are_told(tmp_path: Path) -> None:
-    listed(tmp_path, "he,ihc,Case,patient\na.svs,b.svs,1,p1\n")
+    listed(tmp_path, ",he,ihc,Case,patient\n0,a.svs,b.svs,1,p1\n")
     assert columns_not_read(tmp_path / "slides.csv") == ["patient"]
 
 
