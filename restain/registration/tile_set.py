@@ -14,6 +14,7 @@ from typing import Any
 
 from restain.data.layouts import LIST_NAME
 from restain.errors import OutputError
+from restain.folders import sampled_hash
 from restain.image import atomic_path, remove_unfinished
 from restain.registration.tile_pairs import AlignSettings, PairRow, PairVerdict, PlannedPair, align_pair, plan
 from restain.workers.lock import LOCK, locked
@@ -182,10 +183,13 @@ def write_table(path: Path, rows: Sequence[PairRow]) -> None:
 
 
 def _stamp(place: PlannedPair) -> str:
-    """Size and time of the last change of each file of a pair, its case and its grade."""
+    """Hashes of the files of a pair, its case and its grade, to tell if it has changed; empty if one is unreadable."""
     pair, judge = place.pair, place.pair.in_register()
-    stats = [path.stat() for path in (pair.he, pair.ihc, *((judge.ihc,) if judge else ()))]
-    return "; ".join([*(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats), f"{pair.case} {pair.grade}"])
+    try:
+        files = [sampled_hash(path) for path in (pair.he, pair.ihc, *((judge.ihc,) if judge else ()))]
+    except OSError:
+        return ""
+    return "; ".join([*files, f"{pair.case} {pair.grade}"])
 
 
 def _absolute(place: PlannedPair) -> PlannedPair:

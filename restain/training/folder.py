@@ -19,6 +19,7 @@ from pathlib import Path
 from restain.data.pairs import PairedTiles
 from restain.data.partners import PairFiles
 from restain.errors import OutputError
+from restain.folders import sampled_hash
 from restain.image import atomic_path, is_unfinished, remove_unfinished
 from restain.training.config import LENGTH, Recipe, identity
 from restain.training.state import Saved
@@ -33,9 +34,6 @@ _SHOWN = 5
 
 _UNCOMPRESSED = frozenset({".tif", ".tiff", ".bmp"})
 """Suffixes of images whose size in bytes may say nothing about their contents."""
-_BLOCKS, _BLOCK_BYTES = 16, 4096
-"""What is hashed of such an image: blocks spread over it."""
-
 _HASHED = "# sha256 "
 """Beginning of the last line of `data.txt`."""
 
@@ -58,15 +56,7 @@ def list_files(files: Iterable[PairFiles]) -> str:
 
 def weight(image: Path) -> str:
     """Size of an image in bytes; of one that may be uncompressed, as all of its shape are, also a hash of parts."""
-    length = image.stat().st_size
-    if image.suffix.lower() not in _UNCOMPRESSED:
-        return str(length)
-    digest = hashlib.sha256()
-    with image.open("rb") as file:
-        for block in range(_BLOCKS):
-            file.seek(block * max(0, length - _BLOCK_BYTES) // (_BLOCKS - 1))
-            digest.update(file.read(_BLOCK_BYTES))
-    return f"{length}:{digest.hexdigest()[:16]}"
+    return sampled_hash(image) if image.suffix.lower() in _UNCOMPRESSED else str(image.stat().st_size)
 
 
 def check_folder(out: Path, recipe: Recipe, listed: str, steps: int, saved: Saved) -> None:
