@@ -40,6 +40,14 @@ def command(
             show_default=False,
         ),
     ] = None,
+    ihc_mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of the IHC slide, as given to `restain pairs cut`.",
+            show_default="its own",
+            rich_help_panel=ADVANCED,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the result.", metavar="DIR", show_default="the slide's folder"),
@@ -81,11 +89,14 @@ def command(
 
     if transform and not ihc:
         raise InputError("--transform maps to the slide of --ihc; give both")
+    if ihc_mpp and not ihc:
+        raise InputError("--ihc-mpp is of the slide of --ihc; give both")
     view = View(
         slide,
         models=tuple(map(find_model, model or ())),
         virtual=tuple(virtual or ()),
         ihc=ihc,
+        ihc_mpp=ihc_mpp,
         transform=transform,
         cells=tuple(cells or ()),
         out=out,

@@ -39,6 +39,8 @@ class View:
     """Finished virtual stains of the slide, also of other programs; an image without a scale has the H&E's."""
     ihc: Path | None = None
     """The slide of the neighbouring section, really stained."""
+    ihc_mpp: float | None = None
+    """Its micrometres per pixel, where its file has none or wrong ones."""
     transform: Path | None = None
     """From the H&E to it; without one both are laid corner on corner, µm on µm."""
     cells: tuple[Path, ...] = ()
@@ -122,9 +124,9 @@ def _finished(name: str, path: Path, he: Slide, stack: ExitStack) -> Shown:
     return Shown(name, f"virtual ({called})", "virtual", SlidePicture(slide), slide.mpp / he.mpp, slide)
 
 
-def _beside(path: Path, he: Slide) -> Slide:
-    """Open an image of the scene; plain images do not say their scale and have the H&E's."""
-    return open_slide(path, he.mpp if is_plain_image(path) else None)
+def _beside(path: Path, he: Slide, mpp: float | None = None) -> Slide:
+    """Open an image of the scene; plain images do not say their scale and have the H&E's, unless it is given."""
+    return open_slide(path, mpp or (he.mpp if is_plain_image(path) else None))
 
 
 def result_of(slide: Path, model: Path, out: Path | None) -> Path:
@@ -142,7 +144,7 @@ def _check_names(view: View) -> None:
 
 def _real(view: View, he: Slide, stack: ExitStack, notes: list[str]) -> Shown:
     assert view.ihc is not None
-    ihc = stack.enter_context(_beside(view.ihc, he))
+    ihc = stack.enter_context(_beside(view.ihc, he, view.ihc_mpp))
     scans = Scan(view.slide.name, he.size, he.mpp), Scan(view.ihc.name, ihc.size, ihc.mpp)
     if view.transform:
         transform = read_transform(view.transform, *scans)

@@ -20,6 +20,8 @@ from restain.image import RGB
 from restain.polygons import Roi
 from restain.quantify.tally import Tally
 from restain.quantify.tiles import QuantifySettings, quantify_tiles
+from restain.registration.field import Affine
+from restain.registration.transform import Scan, Transform
 from restain.slides.reader import open_slide
 from restain.staining.model import load_model
 from restain.staining.settings import SlideSettings
@@ -214,6 +216,20 @@ def test_the_real_ihc_lies_where_its_transform_says(
     he_tile = decoded(client("tiles/he/0/0_0").body).astype(int)
     ihc_tile = decoded(client("tiles/ihc/0/0_0").body).astype(int)
     assert np.abs(ihc_tile[150:300, 300:460] - he_tile[174:324, 340:500]).mean() < 4  # JPEG and resampling
+
+
+def test_a_transform_cut_at_a_corrected_resolution_fits_where_that_is_given(
+    make_slide: Callable[..., Path], look_at: LookAt, tmp_path: Path
+) -> None:
+    he, ihc = make_slide(mpp=8.0), make_slide("ihc.ome.tif", mpp=8.0)
+    Transform(Scan(he.name, (600, 430), 8.0), Scan(ihc.name, (600, 430), 4.0), Affine.identity()).save(
+        tmp_path / "transform.json"
+    )
+    view = View(he, ihc=ihc, transform=tmp_path / "transform.json")
+    with pytest.raises(InputError, match=r"belongs to ihc\.ome\.tif"), open_view(view, []):
+        pass
+    client = look_at(replace(view, ihc_mpp=4.0))
+    assert [image["kind"] for image in scene(client)["images"]] == ["he", "ihc"]
 
 
 def test_finished_images_of_any_program_are_shown_at_the_scale_of_the_slide(look_at: LookAt, tmp_path: Path) -> None:
