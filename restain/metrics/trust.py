@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from restain.errors import OutputError
@@ -15,21 +15,25 @@ COLUMNS = ("name", "unlike_training_share", "made_with")
 is not calibrated; what the map depends on."""
 
 
-def write_trust_table(path: Path, shares: Iterable[tuple[str, float]], made_with: str) -> None:
+def trust_row(name: str, share: float, made_with: str) -> dict[str, str]:
+    """A row of the table; the share is NaN where it is not known."""
+    return dict(zip(COLUMNS, (name, "" if math.isnan(share) else f"{share:.5f}", made_with), strict=True))
+
+
+def write_trust_table(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     """Write the table.
 
     Args:
         path: the CSV.
-        shares: name, and share of unlike blocks, NaN where it is not known.
-        made_with: the same for all.
+        rows: from `trust_row` and `read_trust_table`.
 
     Raises:
         OutputError: it cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([name, "" if math.isnan(share) else f"{share:.5f}", made_with] for name, share in shares)
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def forget_trust(folder: Path, names: Collection[str]) -> None:
@@ -53,10 +57,7 @@ def forget_trust(folder: Path, names: Collection[str]) -> None:
     except OSError as error:
         raise OutputError(f"cannot remove earlier trust maps in {folder}: {error.strerror}; move it away") from error
     if kept and len(kept) < len(rows):
-        with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\r\n")
-            writer.writeheader()
-            writer.writerows(kept)
+        write_trust_table(table, kept)
 
 
 def read_trust_table(path: Path) -> dict[str, dict[str, str]]:

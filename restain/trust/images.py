@@ -8,7 +8,7 @@ import numpy as np
 
 from restain.folders import trust_map
 from restain.image import RGB, save_image, to_tensor
-from restain.metrics.trust import TABLE, write_trust_table
+from restain.metrics.trust import TABLE, read_trust_table, trust_row, write_trust_table
 from restain.staining.inputs import ImageJob
 from restain.stains import to_unit
 from restain.trust.disagreement import Stain, disagreement, under_symmetries
@@ -47,11 +47,13 @@ class ImageMaps:
         self._shares.setdefault(path.parent / TABLE, []).append((job.target.stem, share))
 
     def save(self) -> list[Path]:
-        """Write the table of each folder; returns the tables.
+        """Write the table of each folder, keeping the rows of other images; returns the tables.
 
         Raises:
             OutputError: one cannot be written.
         """
         for table, shares in self._shares.items():
-            write_trust_table(table, sorted(shares), made_with(self.familiarity))
+            key = made_with(self.familiarity)
+            rows = read_trust_table(table) | {name: trust_row(name, share, key) for name, share in shares}
+            write_trust_table(table, (rows[name] for name in sorted(rows)))
         return list(self._shares)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from restain.folders import beside
 from restain.image import RGB, save_image, to_tensor, to_uint8
-from restain.metrics.trust import read_trust_table, write_trust_table
+from restain.metrics.trust import read_trust_table, trust_row, write_trust_table
 from restain.networks.norm import evaluating
 from restain.quantify.density import Float32s
 from restain.slides.identity import job_of
@@ -81,7 +81,7 @@ class SlideMaps:
         save_image(picture, trust.picture())
         share = trust.unlike_share
         key = made_with(familiarity, sitting.job)
-        write_trust_table(table, [(table.name.removesuffix(".trust.csv"), share)], key)
+        write_trust_table(table, [trust_row(table.name.removesuffix(".trust.csv"), share, key)])
         found = f"; {share:.1%} of its blocks are unlike the training H&E" if familiarity else ""
         return [f"{picture} is bright where the stain depends on orientation{found}"]
 

@@ -152,6 +152,10 @@ def test_a_threshold_without_validation_tiles_is_said_to_be_too_tight(part: str,
     assert read_info(model).extra["familiarity"]["threshold"] > 0
 
 
+def rows(table: Path) -> list[str]:
+    return [line.partition(",")[0] for line in table.read_text(encoding="utf-8").splitlines()]
+
+
 def test_no_map_of_an_earlier_result_stays_beside_a_new_one(model: Path, tmp_path: Path) -> None:
     """An evaluation would show it, and count its row; those of images that are not stained again stay."""
     out = tmp_path / "out"
@@ -160,7 +164,8 @@ def test_no_map_of_an_earlier_result_stays_beside_a_new_one(model: Path, tmp_pat
     invoke("stain", tmp_path / "he", "--model", model, "--out", out, "--trust")
     invoke("stain", tmp_path / "he" / "x.png", "--model", model, "--out", out, "--overwrite")
     assert {path.name for path in (out / "trust").iterdir()} == {"y.png", "trust.csv"}
-    lines = (out / "trust" / "trust.csv").read_text(encoding="utf-8").splitlines()
-    assert [line.partition(",")[0] for line in lines] == ["name", "y"]
+    assert rows(out / "trust" / "trust.csv") == ["name", "y"]
+    invoke("stain", tmp_path / "he" / "x.png", "--model", model, "--out", out, "--overwrite", "--trust")
+    assert rows(out / "trust" / "trust.csv") == ["name", "x", "y"]
     invoke("stain", tmp_path / "he", "--model", model, "--out", out, "--overwrite")
     assert not list((out / "trust").iterdir())
