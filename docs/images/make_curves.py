@@ -1,6 +1,7 @@
-"""Draw `curves.png`: the learning curves of benches, one row each, on common axes.
+"""Draw the learning curves of benches, one row each, on common axes.
 
-Run it from the project's root: `python docs/images/make_curves.py "displaced pairs=BENCH" "registered pairs=BENCH"`.
+Run it from the project's root, with the picture's name and the benches:
+`python docs/images/make_curves.py curves.png "displaced pairs=BENCH" "registered pairs=BENCH"`.
 """
 
 import json
@@ -16,7 +17,7 @@ from restain.metrics.plots import STYLE
 TITLES = {"psnr": "PSNR ↑, dB", "positive_dice": "Positive area, Dice ↑", "dab_error": "DAB density error ↓, OD"}
 
 
-def main(benches: dict[str, Path]) -> None:
+def main(picture: str, benches: dict[str, Path]) -> None:
     """Write the picture beside this script."""
     tables = {name: json.loads((bench / "table.json").read_text("utf-8")) for name, bench in benches.items()}
     styles = line_styles([row for table in tables.values() for row in table["rows"]])
@@ -35,8 +36,8 @@ def main(benches: dict[str, Path]) -> None:
             panel.set_xlabel("generator steps")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        figure.savefig(Path(__file__).with_name("curves.png"), dpi=110)
+        figure.savefig(Path(__file__).with_name(picture), dpi=110)
 
 
 if __name__ == "__main__":
-    main({name: Path(bench) for name, _, bench in (given.partition("=") for given in sys.argv[1:])})
+    main(sys.argv[1], {name: Path(bench) for name, _, bench in (given.partition("=") for given in sys.argv[2:])})
