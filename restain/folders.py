@@ -19,7 +19,6 @@ BESIDE_SLIDES = ("tissue.png", "tissue.geojson", "statistics.safetensors", "trus
 MOST_TEXT_BYTES = 2**30
 """Of a text file that is read whole, such as a table or the GeoJSON of a slide's cells."""
 
-_BLOCKS, _BLOCK_BYTES = 16, 4096
 _MAPS = tuple(f".{ending}" for ending in BESIDE_SLIDES if ending.endswith(".png"))
 _UNFINISHED = ".spool"
 
@@ -110,12 +109,29 @@ def sampled_hash(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    size, digest = path.stat().st_size, hashlib.sha256()
+    digest = hashlib.sha256()
+    for block in spread_blocks(path, 16, 4096):
+        digest.update(block)
+    return f"{path.stat().st_size}:{digest.hexdigest()[:16]}"
+
+
+def spread_blocks(path: Path, count: int, length: int) -> Iterator[bytes]:
+    """So many blocks of so many bytes, spread evenly over a file from its beginning to its end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    last = max(0, path.stat().st_size - length)
     with path.open("rb") as file:
-        for block in range(_BLOCKS):
-            file.seek(block * max(0, size - _BLOCK_BYTES) // (_BLOCKS - 1))
-            digest.update(file.read(_BLOCK_BYTES))
-    return f"{size}:{digest.hexdigest()[:16]}"
+        for block in range(count):
+            file.seek(block * last // (count - 1))
+            yield file.read(length)
+
+
+def separator(text: str) -> str:
+    """What separates the columns of a CSV: comma, semicolon or tab, whichever its first line with words has most of."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return max(",;\t", key=first.count)
 
 
 def read_text(path: Path, expected: str) -> str:

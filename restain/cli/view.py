@@ -89,7 +89,7 @@ def command(
 
     if transform and not ihc:
         raise InputError("--transform maps to the slide of --ihc; give both")
-    if ihc_mpp and not ihc:
+    if ihc_mpp is not None and not ihc:
         raise InputError("--ihc-mpp is of the slide of --ihc; give both")
     view = View(
         slide,

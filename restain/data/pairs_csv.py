@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 
 from restain.data.partners import PairFiles
 from restain.errors import InputError, MissingError
-from restain.folders import some
+from restain.folders import separator, some
 
 COLUMNS = ("he", "ihc", "case", "grade", "split")
 """The columns that are read; the first two are required."""
@@ -76,11 +76,9 @@ def read_pairs(path: Path) -> Listed:
 def _rows(path: Path) -> tuple[list[str], list[_Row]]:
     """The header in lower case, and the rows that are not blank."""
     text = _text(path)
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
     header: list[str] = []
     rows = []
-    for line, values in _lines(path, text, delimiter):
+    for line, values in _lines(path, text):
         if not header:
             header = [value.lower() for value in values]
             _check_header(path, header)
@@ -96,8 +94,8 @@ def _rows(path: Path) -> tuple[list[str], list[_Row]]:
     return header, rows
 
 
-def _lines(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text), skipinitialspace=True, strict=True)
     try:
         for values in reader:
             stripped = [value.strip() for value in values]

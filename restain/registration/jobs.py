@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from restain.errors import InputError, MissingError
-from restain.folders import is_file_named, read_text
+from restain.folders import is_file_named, read_text, separator
 from restain.image import check_mpp
 from restain.randomness import derive_seed
 
@@ -96,8 +96,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line and values of each row."""
     try:
         text = read_text(path, "a CSV of slides")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator(text), skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader]
         header = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error as error:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from restain.errors import InputError
+from restain.folders import spread_blocks
 from restain.slides.ngff import is_ngff, job_of_ngff
-
-_BLOCKS, _BLOCK_BYTES = 64, 2**16
 
 
 def content_key(path: Path) -> str:
@@ -29,10 +28,8 @@ def content_key(path: Path) -> str:
         for file in files:
             length = file.stat().st_size
             digest.update(f"{file.name if file != path else ''} {length};".encode())
-            with file.open("rb") as opened:
-                for block in range(_BLOCKS):
-                    opened.seek(block * max(0, length - _BLOCK_BYTES) // (_BLOCKS - 1))
-                    digest.update(opened.read(_BLOCK_BYTES))
+            for block in spread_blocks(file, 64, 2**16):
+                digest.update(block)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from restain.errors import InputError, MissingError, OutputError
-from restain.folders import IMAGE_SUFFIXES, files_below, is_image, read_text
+from restain.folders import IMAGE_SUFFIXES, files_below, is_image, read_text, separator
 from restain.image import check_mpp
 from restain.slides.identity import job_of
 from restain.slides.kinds import SLIDE_SUFFIXES, is_ome_tiff, is_plain_image, is_slide
@@ -152,9 +152,8 @@ def _slides_below(folder: Path, out: Path) -> Iterator[Path]:
 
 def _listed(table: Path, out: Path) -> Iterator[SlideJob]:
     text = read_text(table, "a CSV of slides")
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator(text), skipinitialspace=True)
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:

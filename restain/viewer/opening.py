@@ -126,7 +126,7 @@ def _finished(name: str, path: Path, he: Slide, stack: ExitStack) -> Shown:
 
 def _beside(path: Path, he: Slide, mpp: float | None = None) -> Slide:
     """Open an image of the scene; plain images do not say their scale and have the H&E's, unless it is given."""
-    return open_slide(path, mpp or (he.mpp if is_plain_image(path) else None))
+    return open_slide(path, he.mpp if mpp is None and is_plain_image(path) else mpp)
 
 
 def result_of(slide: Path, model: Path, out: Path | None) -> Path:

@@ -228,6 +228,8 @@ def test_a_transform_cut_at_a_corrected_resolution_fits_where_that_is_given(
     view = View(he, ihc=ihc, transform=tmp_path / "transform.json")
     with pytest.raises(InputError, match=r"belongs to ihc\.ome\.tif"), open_view(view, []):
         pass
+    with pytest.raises(InputError, match=r"0.* out of range"), open_view(replace(view, ihc_mpp=0.0), []):
+        pass
     client = look_at(replace(view, ihc_mpp=4.0))
     assert [image["kind"] for image in scene(client)["images"]] == ["he", "ihc"]
 
